@@ -1,0 +1,167 @@
+"""Published checkpoints: unwrap, rename by rules, load strictly, report.
+
+mmengine loads ``init_cfg=dict(type='Pretrained')`` non-strictly, so a published file with its own
+names would load nothing and only log it. Here everything fits, or nothing is loaded.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import Tensor, nn
+
+# keys under which training scripts store the weights, in the order of trial
+STATE_DICT_KEYS = ("state_dict", "model")
+# names that one error message lists of each kind
+MAX_LISTED = 20
+
+
+class LoadReport(NamedTuple):
+    """What became of each entry, by name."""
+
+    loaded: list[str]  # names in the model
+    dropped: list[str]  # names in the checkpoint that the model has no place for, by rule
+    fresh: list[str]  # names in the model that keep their initialisation, by rule
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} entries loaded"
+        for verb, names in (("dropped", self.dropped), ("left fresh", self.fresh)):
+            if names:
+                text += f", {len(names)} {verb} ({', '.join(sorted(names))})"
+        return text
+
+
+def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint, whatever training script wrote it.
+
+    Files are read with ``weights_only=True``: no code in them is run.
+
+    Args:
+        checkpoint: a path, an http(s) URL, or an already loaded dict; the weights themselves or a
+            dict that holds them under ``state_dict`` or ``model``.
+
+    Raises:
+        ValueError: where there is no such file, it is not a checkpoint, or holds no weights.
+    """
+    content = checkpoint if isinstance(checkpoint, Mapping) else _read_file(str(checkpoint))
+    for key in STATE_DICT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not any(isinstance(x, Tensor) for x in content.values()):
+        keys = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content)
+        raise ValueError(
+            f"no weights in the checkpoint: expected named tensors, bare or under one of "
+            f"{STATE_DICT_KEYS}, got {keys}"
+        )
+    state_dict = {str(name): value for name, value in content.items()}
+    if all(name.startswith("module.") for name in state_dict):
+        state_dict = {name.removeprefix("module."): x for name, x in state_dict.items()}
+    return state_dict
+
+
+def _read_file(checkpoint: str) -> Mapping:
+    try:
+        if checkpoint.startswith(("http://", "https://")):
+            return torch.hub.load_state_dict_from_url(
+                checkpoint, map_location="cpu", weights_only=True
+            )
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"no checkpoint at {checkpoint!r}: check the path") from error
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"cannot read {checkpoint!r} as a checkpoint of weights: {error}"
+        ) from error
+
+
+def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadReport:
+    """Load weights with their published names into a backbone or into a model around one.
+
+    The backbone's `rename_rules` give the names; its classifier is loaded where the model is an
+    mmpretrain classifier and dropped elsewhere. Checkpoints of this project's own classifiers load
+    too. The model is changed only if every entry fits.
+
+    Args:
+        model: a backbone of this package, or a model with one as its attribute `backbone`.
+        checkpoint: as for :func:`read_state_dict`.
+
+    Raises:
+        ValueError: lists the entries that are missing, unexpected or of another shape.
+    """
+    backbone = getattr(model, "backbone", model)
+    if not hasattr(backbone, "rename_rules"):
+        raise ValueError(
+            "expected a backbone of hybrid_backbones or a model around one, "
+            f"got {type(model).__name__} with {type(backbone).__name__}"
+        )
+    is_classifier = backbone is not model and hasattr(model, "head")
+    target = model if is_classifier else backbone
+    prefix = "backbone." if is_classifier else ""
+
+    given, dropped = {}, []
+    for name, value in read_state_dict(checkpoint).items():
+        renamed = rename(name, backbone.rename_rules)
+        is_head = renamed.startswith(backbone.classifier_prefix)
+        if is_head and not is_classifier:
+            dropped.append(name)
+        else:
+            given[renamed if is_head else prefix + renamed] = value
+
+    own = target.state_dict()
+    missing = own.keys() - given.keys()
+    fresh = [n for n in missing if any(re.search(p, n) for p in backbone.fresh_entries)]
+    _require_fit(type(backbone).__name__, own, given, missing.difference(fresh))
+    target.load_state_dict(own | given)
+    report = LoadReport(sorted(given), dropped, sorted(fresh))
+    print_log(f"{type(backbone).__name__}: {report}", logger="current")
+    return report
+
+
+def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """Apply (pattern, replacement) rules in turn, after stripping our own ``backbone.``."""
+    name = name.removeprefix("backbone.")
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _require_fit(network: str, own: Mapping, given: Mapping, missing: set[str]) -> None:
+    shapes = [
+        f"{name}: {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & given.keys())
+        if own[name].shape != given[name].shape
+    ]
+    problems = {
+        "missing": sorted(missing),
+        "unexpected": sorted(given.keys() - own.keys()),
+        "of another shape": shapes,
+    }
+    lines = []
+    for kind, names in problems.items():
+        if names:
+            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+            lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
+    if lines:
+        raise ValueError(
+            f"the checkpoint does not fit {network}, nothing was loaded. "
+            + "; ".join(lines)
+            + ". Is it of this architecture and size?"
+        )
+
+
+@WEIGHT_INITIALIZERS.register_module(name="Published")
+class PublishedInit:
+    """Initialise from a checkpoint: ``init_cfg=dict(type='Published', checkpoint=...)``."""
+
+    def __init__(self, checkpoint: str | Path):
+        self.checkpoint = checkpoint
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load into `module`, as :func:`load_published` does."""
+        load_published(module, self.checkpoint)

@@ -1,0 +1,240 @@
+"""ACmix: convolution and self-attention from the same three projections.
+
+Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
+https://arxiv.org/abs/2111.14556. The one idea: a 3×3 convolution and a self-attention layer both
+begin with 1×1 projections; compute these once and let two light branches share them.
+
+Two identities make it lean, both exact. The position term of the query is the same for all of its
+neighbours and cancels in the softmax: attention is plain local attention with ``key - position``.
+And the head-mixing layer followed by the shifting convolution is one grouped convolution, whose
+kernel is the product of the two weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .local_attention import local_attention
+
+
+def position_map(height: int, width: int, *, device=None, dtype=None) -> Tensor:
+    """Make the map of pixel coordinates, each axis from -1 to 1 (an axis of one pixel is -1).
+
+    Returns:
+        ``(1, 2, H, W)``: channel 0 is x, channel 1 is y.
+    """
+    xs = torch.linspace(-1, 1, width, device=device, dtype=dtype)
+    ys = torch.linspace(-1, 1, height, device=device, dtype=dtype)
+    return torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)])[None]
+
+
+def acmix_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Tensor,
+    num_heads: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Attend over the K×K neighbours with a relative position term: ACmix's attention branch.
+
+    The logit of query p and neighbour n is ``query(p)·(key(n) + position(p) - position(n)) / √d``.
+
+    Args:
+        query: ``(B, C, H, W)`` at full resolution, channels head-major.
+        key: ``(B, C, H, W)``.
+        value: ``(B, C, H, W)``.
+        position: ``(1, d, H, W)`` encoded positions, shared by all heads and the batch.
+        num_heads: h, a divisor of C.
+        kernel_size: K, odd.
+        stride: of the queries, in pixels.
+        dilation: of the neighbours, in pixels.
+        backend: as in :func:`local_attention`.
+
+    Returns:
+        ``(B, C, ceil(H / stride), ceil(W / stride))``.
+    """
+    query, key, value = (x.unflatten(1, (num_heads, -1)) for x in (query, key, value))
+    # query · position(p) is the same for all neighbours n and cancels in the softmax
+    out = local_attention(
+        query[..., ::stride, ::stride],
+        key - position[:, None],
+        value,
+        kernel_size,
+        stride=stride,
+        dilation=dilation,
+        backend=backend,
+    )
+    return out.flatten(1, 2)
+
+
+def acmix_convolution(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mixing: Tensor,
+    kernels: Tensor,
+    num_heads: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """Mix the heads of query, key and value into Kc² maps, then shift and sum them.
+
+    This is ACmix's convolution branch, a Kc×Kc convolution of zero-padded maps::
+
+        x = [query, key, value],   3n maps of d channels each,   n = num_heads
+        G[t, d] = Σ_h mixing[t, h] x[h, d]
+        out[c] = Σ_t kernels[c, t] * G[t, c // n]
+
+    Args:
+        query: ``(B, C, H, W)``, channels head-major.
+        key: ``(B, C, H, W)``.
+        value: ``(B, C, H, W)``.
+        mixing: ``(Kc², 3n)``.
+        kernels: ``(C, Kc², Kc, Kc)``.
+        num_heads: n, a divisor of C.
+        stride: of the convolution, in pixels.
+        dilation: of the convolution, in pixels.
+
+    Returns:
+        ``(B, C, ceil(H / stride), ceil(W / stride))``.
+    """
+    # Σ_t over mixing and kernels first: the same number of products, and G is never stored
+    composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3n, Kc, Kc)
+    heads = [x.unflatten(1, (num_heads, -1)) for x in (query, key, value)]
+    grouped = torch.cat(heads, 1).transpose(1, 2).flatten(1, 2)  # (B, d·3n, H, W)
+    return F.conv2d(
+        grouped,
+        composed,
+        stride=stride,
+        padding=dilation * (kernels.shape[-1] // 2),
+        dilation=dilation,
+        groups=query.shape[1] // num_heads,
+    )
+
+
+class ShiftConvolution(nn.Module):
+    """Own the kernels of the convolution branch, ``(out_channels, Kc², Kc, Kc)``.
+
+    At initialisation filter t moves its map by one of the Kc² shifts. It is not an `nn.Conv2d`, so
+    a host that re-initialises every convolution by class leaves the shifts as they are.
+    """
+
+    def __init__(self, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, kernel_size**2, kernel_size, kernel_size)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make filter t one-hot at ``(t // Kc, t % Kc)``, the same for every output channel."""
+        taps = self.weight.shape[1]
+        shifts = torch.eye(taps).view(self.weight.shape[1:])
+        with torch.no_grad():
+            self.weight.copy_(shifts.expand_as(self.weight))
+
+
+@MODELS.register_module()
+class ACmix(nn.Module):
+    """Add self-attention and convolution computed from shared projections::
+
+        q, k, v = conv1(x), conv2(x), conv3(x)
+        out = rate1 · acmix_attention(q, k, v, conv_p(position_map))
+            + rate2 · acmix_convolution(q, k, v, fc, dep_conv)
+
+    It takes the place of a convolution: mmdet's and mmseg's ResNets accept
+    ``dcn=dict(type='ACmix')``, mmcv's ``build_conv_layer`` builds it. The output has
+    ``ceil(H / stride)`` rows and ``ceil(W / stride)`` columns for any input size.
+
+    Published at https://github.com/LeapLabTHU/ACmix, whose entry names these are. There the bias of
+    the projections is always on, and dilation, kernel sizes other than 3 and odd sizes under a
+    stride fail; here dilation spreads the neighbours of both branches.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output, a multiple of num_heads.
+        kernel_size: Kc of the convolution branch, odd.
+        stride: of the output, in pixels.
+        padding: must be ``dilation * (kernel_size // 2)``, the one that keeps the size.
+        dilation: of both branches, in pixels.
+        bias: whether the projections have one.
+        num_heads: h.
+        attn_kernel_size: K of the attention branch, odd.
+        attn_backend: backend of :func:`local_attention`.
+
+    Raises:
+        ValueError: for settings other than these.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
+        *,
+        num_heads: int = 4,
+        attn_kernel_size: int = 7,
+        attn_backend: str | None = None,
+    ):
+        super().__init__()
+        if num_heads < 1 or out_channels % num_heads:
+            raise ValueError(
+                f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
+            )
+        if kernel_size % 2 == 0 or attn_kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size and attn_kernel_size must be odd, got {kernel_size=}, "
+                f"{attn_kernel_size=}"
+            )
+        if padding != dilation * (kernel_size // 2):
+            raise ValueError(
+                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
+                f"got {padding=}"
+            )
+        self.num_heads = num_heads
+        self.stride = stride
+        self.dilation = dilation
+        self.attn_kernel_size = attn_kernel_size
+        self.attn_backend = attn_backend
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv3 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv_p = nn.Conv2d(2, out_channels // num_heads, 1, bias=bias)
+        self.fc = nn.Conv2d(3 * num_heads, kernel_size**2, 1, bias=False)
+        self.dep_conv = ShiftConvolution(out_channels, kernel_size)
+        self.rate1 = nn.Parameter(torch.full((1,), 0.5))
+        self.rate2 = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
+        query, key, value = self.conv1(x), self.conv2(x), self.conv3(x)
+        grid = position_map(*x.shape[2:], device=x.device, dtype=self.conv_p.weight.dtype)
+        placement = dict(stride=self.stride, dilation=self.dilation)
+        attention = acmix_attention(
+            query,
+            key,
+            value,
+            self.conv_p(grid),
+            self.num_heads,
+            self.attn_kernel_size,
+            backend=self.attn_backend,
+            **placement,
+        )
+        mixing = self.fc.weight.flatten(1)  # (Kc², 3h)
+        convolution = acmix_convolution(
+            query, key, value, mixing, self.dep_conv.weight, self.num_heads, **placement
+        )
+        # under autocast the branches are half precision and the rates are not
+        rate1, rate2 = self.rate1.to(attention.dtype), self.rate2.to(convolution.dtype)
+        return rate1 * attention + rate2 * convolution
