@@ -1,0 +1,299 @@
+"""The embedded mini set: textured shapes that the project draws itself, so nothing is downloaded.
+
+One generator serves three tasks: scenes of overlapping shapes come with COCO instance annotations
+and ADE-style label maps, scenes of a single shape lie in class folders. Colour, texture, size and
+rotation are random, so only the outline tells the class. Every picture has its own seed and all
+arithmetic is on integers: every machine draws the same pixels.
+
+Folders are named as in the real sets, so a config only changes its root::
+
+    coco/{train2017,val2017}/*.png           coco/annotations/instances_{train2017,val2017}.json
+    ade/images/{training,validation}/*.png   ade/annotations/{training,validation}/*.png
+    imagenet/{train,val}/<class>/*.png
+"""
+
+import json
+import math
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.random import PCG64, Generator
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+# raise it with every change of what is drawn: a set of another version on disk is then replaced
+VERSION = "1"
+MARKER = ".hybrid-backbones-mini"
+
+# (COCO's folder, ADE20K's folder, number of scenes) and (ImageNet's folder, pictures per class)
+SCENES = (("train2017", "training", 256), ("val2017", "validation", 48))
+SINGLES = (("train", 40), ("val", 10))
+# pictures are (height, width), shapes (smallest, largest side), both in pixels
+SCENE_SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 160))
+SCENE_SHAPES = (14, 80)
+SINGLE_SIZE = (64, 64)
+SINGLE_SHAPES = (28, 58)
+MAX_SHAPES = 5
+# percent of a shape that the later ones may cover
+MAX_HIDDEN = 35
+NUM_TRIES = 20
+
+# rounded so coarsely that the last bit of a machine's cosine has no effect
+ONE = 4096
+COS = [round(ONE * math.cos(math.radians(angle))) for angle in range(360)]
+SIN = [COS[angle - 90] for angle in range(360)]
+# an outline is tested at SUB x SUB points per pixel, which gives smooth edges
+SUB = 4
+
+
+def _rotate(y: np.ndarray, x: np.ndarray, angle: int) -> tuple[np.ndarray, np.ndarray]:
+    return (y * COS[angle] - x * SIN[angle]) // ONE, (y * SIN[angle] + x * COS[angle]) // ONE
+
+
+def _star(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    # a pentagram is the points on the inner side of at least four of its five lines
+    inner = [y * COS[angle] + x * SIN[angle] < 309 * ONE for angle in range(0, 360, 72)]
+    return np.sum(inner, axis=0) >= 4
+
+
+# is a point inside? Coordinates are thousandths of the radius of a circle around the shape;
+# the order is alphabetical, so class folders sorted by name give the same labels
+OUTLINES = {
+    "cross": lambda y, x: (np.minimum(abs(y), abs(x)) < 300) & (np.maximum(abs(y), abs(x)) < 950),
+    "disc": lambda y, x: y**2 + x**2 < 900**2,
+    "ring": lambda y, x: (y**2 + x**2 > 500**2) & (y**2 + x**2 < 960**2),
+    "square": lambda y, x: np.maximum(abs(y), abs(x)) < 707,
+    "star": _star,
+    "triangle": lambda y, x: (y < 500) & (1732 * abs(x) - 1000 * y < 1000**2),
+}
+CLASSES = tuple(OUTLINES)
+# the background first, as in segmentation; detection and classification take PALETTE[1:]
+PALETTE = (
+    (120, 120, 120),
+    (230, 25, 75),
+    (60, 180, 75),
+    (0, 130, 200),
+    (255, 225, 25),
+    (145, 30, 180),
+    (245, 130, 48),
+)
+
+
+def _clouds(rng: Generator, y: np.ndarray, x: np.ndarray, width: int) -> np.ndarray:
+    # random knots, straight lines between them
+    row, down = np.divmod(y - y.min(), 2 * width)
+    column, right = np.divmod(x - x.min(), 2 * width)
+    knots = rng.integers(256, size=(row.max() + 2, column.max() + 2))
+    upper = knots[row, column] * (2 * width - right) + knots[row, column + 1] * right
+    lower = knots[row + 1, column] * (2 * width - right) + knots[row + 1, column + 1] * right
+    return (upper * (2 * width - down) + lower * down) // (4 * width**2)
+
+
+# how much of the first of two colours, 0 to 255? Coordinates and width share any one unit
+TEXTURES = (
+    lambda rng, y, x, width: y // width % 2 * 255,  # stripes
+    lambda rng, y, x, width: (y // width + x // width) % 2 * 255,  # checks
+    lambda rng, y, x, width: (  # dots
+        ((y % (2 * width) - width) ** 2 + (x % (2 * width) - width) ** 2 < width**2 // 2) * 255
+    ),
+    lambda rng, y, x, width: (y - y.min()) * 255 // (y.max() - y.min()),  # a gradient
+    _clouds,
+)
+
+
+def _muted_colours(rng: Generator) -> np.ndarray:
+    """Return two near greys, (2, 3)."""
+    base = rng.integers(70, 170) + rng.integers(-12, 13, size=3)
+    return np.stack([base + 9, base - 9])
+
+
+def _vivid_colours(rng: Generator) -> np.ndarray:
+    """Return two shades of one saturated colour, (2, 3)."""
+    order = rng.integers(1 << 30, size=3).argsort()
+    colour = rng.integers([215, 0, 0], [256, 256, 40])[order]
+    return np.stack([colour, colour * rng.integers(70, 88) // 100])
+
+
+def _paint(rng: Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
+    """Mix two colours by a random texture, (height, width, 3)."""
+    # in sixteenths of a pixel
+    y, x = _rotate(16 * np.arange(height)[:, None], 16 * np.arange(width), rng.integers(360))
+    texture = TEXTURES[rng.integers(len(TEXTURES))]
+    share = texture(rng, y, x, 16 * rng.integers(3, 8))[..., None]
+    return (colours[0] * share + colours[1] * (255 - share)) // 255
+
+
+def _cover(rng: Generator, name: str, size: int) -> np.ndarray:
+    """Count the points of each pixel that lie in the randomly rotated shape, (size, size)."""
+    points = np.arange(1 - size * SUB, size * SUB, 2) * 1000 // (size * SUB)
+    inside = OUTLINES[name](*_rotate(points[:, None], points, rng.integers(360)))
+    return inside.reshape(size, SUB, size, SUB).sum(axis=(1, 3))
+
+
+def _find_place(
+    rng: Generator, owner: np.ndarray, areas: list[int], solid: np.ndarray
+) -> tuple[slice, slice] | None:
+    """Find a window for a new shape where none of the others loses too much."""
+    (height, width), size = owner.shape, len(solid)
+    visible = np.bincount(owner.ravel(), minlength=len(areas))
+    for _ in range(NUM_TRIES):
+        top, left = rng.integers([height - size + 1, width - size + 1])
+        window = slice(top, top + size), slice(left, left + size)
+        remaining = visible - np.bincount(owner[window][solid], minlength=len(areas))
+        if np.all(100 * remaining >= (100 - MAX_HIDDEN) * np.array(areas)):
+            return window
+    return None
+
+
+def draw_scene(
+    rng: Generator, height: int, width: int, labels: list[int], *, shapes: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Draw one shape per label, each over the ones before it, on a textured background.
+
+    A shape that finds no place, because it would hide too much of another one, is left out.
+
+    Args:
+        labels: indices into CLASSES.
+        shapes: smallest and largest side of a shape in pixels; small ones are more frequent.
+
+    Returns:
+        image: uint8 RGB (height, width, 3).
+        masks: what is visible of each shape, bool (N, height, width).
+        labels: the N labels of these shapes.
+    """
+    image = _paint(rng, height, width, _muted_colours(rng))
+    owner = np.zeros((height, width), dtype=np.int64)  # the topmost shape, counted from 1
+    areas, placed = [0], []  # the background may disappear, so its area counts as 0
+    for label in labels:
+        size = rng.integers(shapes[0], shapes[1] + 1, size=2).min()
+        fill = _paint(rng, size, size, _vivid_colours(rng))
+        cover = _cover(rng, CLASSES[label], size)
+        solid = 2 * cover >= SUB**2
+        window = _find_place(rng, owner, areas, solid)
+        if window is None:
+            continue
+        placed.append(label)
+        areas.append(solid.sum())
+        owner[window][solid] = len(placed)
+        image[window] += (fill - image[window]) * cover[..., None] // SUB**2
+    masks = owner == np.arange(1, len(placed) + 1)[:, None, None]
+    return image.astype(np.uint8), masks, placed
+
+
+def _annotation(mask: np.ndarray, label: int) -> dict:
+    """Describe one visible mask as COCO does; run lengths also hold holes and separate pieces."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "category_id": label + 1,
+        "bbox": coco_mask.toBbox(encoded).tolist(),
+        "area": int(coco_mask.area(encoded)),
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+        "iscrowd": 0,
+    }
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def _write_scenes(root: Path, seed: int, coco: str, ade: str, num_scenes: int) -> None:
+    images, annotations = [], []
+    for image_id in range(1, num_scenes + 1):
+        rng = Generator(PCG64([seed, image_id]))
+        height, width = SCENE_SIZES[rng.integers(len(SCENE_SIZES))]
+        labels = rng.integers(len(CLASSES), size=rng.integers(1, MAX_SHAPES + 1)).tolist()
+        image, masks, labels = draw_scene(rng, height, width, labels, shapes=SCENE_SHAPES)
+        # ADE20K's numbers: 0 is unlabelled (there is none here), 1 the background, then the shapes
+        label_map = 1 + np.einsum("nhw,n->hw", masks, np.array(labels, dtype=np.uint8) + 1)
+
+        name = f"{image_id:012d}.png"
+        _write_png(root / "coco" / coco / name, image)
+        _write_png(root / "ade/images" / ade / name, image)
+        _write_png(root / "ade/annotations" / ade / name, label_map)
+        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        for mask, label in zip(masks, labels, strict=True):
+            ids = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(ids | _annotation(mask, label))
+
+    contents = {
+        "info": {"description": "mini set of hybrid_backbones", "version": VERSION},
+        "licenses": [],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)],
+        "images": images,
+        "annotations": annotations,
+    }
+    folder = root / "coco/annotations"
+    folder.mkdir(exist_ok=True)
+    (folder / f"instances_{coco}.json").write_text(json.dumps(contents))
+
+
+def _write_singles(root: Path, seed: int, folder: str, num_per_class: int) -> None:
+    for index in range(num_per_class * len(CLASSES)):
+        rng = Generator(PCG64([seed, index]))
+        label = index % len(CLASSES)
+        image, _, _ = draw_scene(rng, *SINGLE_SIZE, [label], shapes=SINGLE_SHAPES)
+        _write_png(root / "imagenet" / folder / CLASSES[label] / f"{index:04d}.png", image)
+
+
+def _find_version(root: Path) -> str | None:
+    """Return the version of the set in a folder, or None if there is nothing yet."""
+    try:
+        names = os.listdir(root)
+        if MARKER in names:
+            return (root / MARKER).read_text()
+    except FileNotFoundError:  # also when another process moves an older set aside just now
+        return None
+    except NotADirectoryError:
+        names = ["a file"]
+    if not names:
+        return None
+    raise ValueError(
+        f"cannot draw the mini set into {root}: expected a new or empty folder, found "
+        f"{', '.join(sorted(names)[:5])}. Choose another folder or empty this one yourself."
+    )
+
+
+def _publish(draft: Path, root: Path) -> None:
+    """Move a whole set to its place, unless another process was first."""
+    try:
+        if _find_version(root) not in (None, VERSION):
+            # another process may move the older set aside at the same time
+            with suppress(FileNotFoundError):
+                root.rename(draft.with_name("retired"))
+        draft.rename(root)  # atomic, and refused where files are
+    except OSError:
+        if _find_version(root) != VERSION:
+            raise
+
+
+def draw_mini(root: str | Path) -> Path:
+    """Draw the mini set into a folder, unless it is there already.
+
+    The set appears at once when it is whole, so processes that want it at the same time may all
+    call this. A set of another version is replaced.
+
+    Raises:
+        ValueError: the folder holds something that is not a mini set; it is left untouched.
+    """
+    root = Path(root).resolve()
+    if _find_version(root) == VERSION:
+        return root
+    # a sibling is on the same file system, which makes the final rename atomic
+    workspace = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
+    draft = workspace / "draft"
+    draft.mkdir(parents=True)
+    try:
+        for seed, split in enumerate(SCENES):
+            _write_scenes(draft, seed, *split)
+        for seed, split in enumerate(SINGLES, start=len(SCENES)):
+            _write_singles(draft, seed, *split)
+        (draft / MARKER).write_text(VERSION)
+        _publish(draft, root)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+    return root

@@ -1,0 +1,230 @@
+"""From the command line to a run: config, checks, runner.
+
+Everything that a user can get wrong is looked at here before the training starts, and reported in
+one line.
+"""
+
+import errno
+import os
+import sys
+import time
+import traceback
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.evaluator import DumpResults
+from mmengine.logging import MMLogger, print_log
+from mmengine.runner import Runner
+
+from ..checkpoints import load_own, require_same_entries
+from .mini import apply_mini, dicts
+from .whole_checkpoints import find_last_checkpoint
+
+# the variable that says where the data of each framework's configs lies
+ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
+# bfloat16 has the range of float32: no loss scale is needed, and the CPU has none
+AMP_ON_CUDA = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+AMP_ON_CPU = dict(type="BFloat16OptimWrapper")
+# how each framework's picture hook is told where to put the pictures of a test
+SHOW_DIR_KEYS = dict(
+    mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
+)
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that training and testing share, with OpenMMLab's names."""
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="settings of the config to override, as key=value",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="job launcher",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def load_config(args: Namespace) -> Config:
+    """Read the config of the command line, with its overrides, and check what it needs.
+
+    Raises:
+        ValueError: where the config, its data or the work dir cannot be used.
+    """
+    if not Path(args.config).is_file():
+        raise ValueError(
+            f"no config at {args.config}: check the path, see configs/ for those we have"
+        )
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem + ("_mini" if args.mini else "")
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
+    if args.mini:
+        apply_mini(cfg)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    _require_data(cfg)
+    _require_writable(Path(cfg.work_dir))
+    if args.launcher != "none" and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
+    return cfg
+
+
+def train(args: Namespace) -> None:
+    """Train as the command line says.
+
+    Raises:
+        ValueError: for what a user can mend.
+    """
+    cfg = load_config(args)
+    if args.amp:
+        cfg.optim_wrapper.update(AMP_ON_CUDA if torch.cuda.is_available() else AMP_ON_CPU)
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        cfg.auto_scale_lr.enable = True
+    cfg.resume, cfg.load_from = False, cfg.get("load_from")
+    if args.resume:
+        cfg.resume, cfg.load_from = True, str(_checkpoint_to_resume(args.resume, cfg.work_dir))
+    elif os.environ.get("RANK", "0") == "0":
+        _put_aside(Path(cfg.work_dir))
+    runner = Runner.from_cfg(cfg)
+    if cfg.load_from:
+        require_same_entries(runner.model, cfg.load_from)
+    runner.train()
+
+
+def test(args: Namespace) -> dict:
+    """Evaluate a checkpoint as the command line says, and return the metrics.
+
+    Raises:
+        ValueError: for what a user can mend.
+    """
+    cfg = load_config(args)
+    cfg.resume, cfg.load_from = False, None
+    if args.show_dir:
+        _show_in(cfg, str(Path(args.show_dir).absolute()))
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out must end with .pkl or .pickle, got {args.out}")
+    runner = Runner.from_cfg(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    load_own(runner.model, args.checkpoint)
+    return runner.test()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the program with one line for what a user can mend; the log file gets the traceback."""
+    try:
+        yield
+    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+        _log_traceback()
+        sys.exit(f"error: {_last_line(error)}")
+
+
+def _log_traceback() -> None:
+    for handler in MMLogger.get_current_instance().handlers:
+        if hasattr(handler, "baseFilename"):
+            handler.stream.write(traceback.format_exc())
+
+
+def _last_line(error: Exception) -> str:
+    # an error in a loading worker arrives with the worker's traceback as its text
+    lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    line = (
+        lines[-1].removeprefix(f"{type(error).__name__}: ")
+        if "Traceback" in str(error)
+        else " ".join(lines)
+    )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        line += ". The checkpoints that are there are whole: free some space and use --resume"
+    return line
+
+
+def _checkpoint_to_resume(resume: str, work_dir: str) -> Path:
+    path = find_last_checkpoint(work_dir) if resume == "auto" else Path(resume)
+    if path is None:
+        raise ValueError(
+            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start anew, or "
+            "name a checkpoint behind it"
+        )
+    if not path.is_file():
+        raise ValueError(f"--resume: no checkpoint at {path}; check the path")
+    return path
+
+
+def _put_aside(work_dir: Path) -> None:
+    """Move the checkpoints of an earlier training away, where a new one would overwrite them."""
+    earlier = list(work_dir.glob("*.pth"))
+    if earlier:
+        aside = work_dir / time.strftime("before_%Y%m%d_%H%M%S")
+        aside.mkdir()
+        for path in earlier:
+            path.rename(aside / path.name)
+        print_log(f"{len(earlier)} checkpoints of an earlier training moved to {aside}")
+
+
+def _require_data(cfg: Config) -> None:
+    """Look for the files and folders that the data sets of the config name."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        dataset = loader.dataset
+        root = Path(dataset.get("data_root") or "")
+        prefix = dataset.get("data_prefix", {})
+        expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+        expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
+        missing = [name for name in expected if name and not (root / name).exists()]
+        if missing:
+            variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
+            raise ValueError(
+                f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder "
+                f"that has {', '.join(expected)}, or add --mini to run on the embedded set"
+            )
+
+
+def _require_writable(work_dir: Path) -> None:
+    probe = work_dir / f".probe-{os.getpid()}"
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the work dir {work_dir} ({error}): choose another with --work-dir"
+        ) from error
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Start gloo processes here, since mmengine would ask for a GPU of each."""
+    if cfg.launcher != "pytorch":
+        raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
+    torch.distributed.init_process_group("gloo")
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    )
+    # synchronised normalisation exists for GPUs only
+    cfg.pop("sync_bn", None)
+    for settings in dicts(cfg.model):
+        if settings.get("type") == "SyncBN":
+            settings.type = "BN"
+    print_log("no GPU: processes talk through gloo, and normalise each for itself")
+
+
+def _show_in(cfg: Config, folder: str) -> None:
+    hook = cfg.default_hooks.visualization
+    switch, key = SHOW_DIR_KEYS[cfg.default_scope]
+    hook[switch], hook.interval = True, 1
+    if key:
+        hook[key] = folder
+    else:
+        cfg.visualizer.save_dir = folder

@@ -1,0 +1,206 @@
+"""The mini preset: any config of the repository on the embedded set, in minutes on two CPU cores.
+
+The network's code is the config's. The preset replaces the data, the number of classes, the image
+size and the schedule, and drops ImageNet weights, which a first run cannot have.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from ..datasets.shapes import CLASSES, PALETTE, draw_mini
+
+# what only makes sense with pre-trained weights, wherever it stands in a model
+FROM_SCRATCH = dict(init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False)
+# the shapes are smaller than COCO's objects, there are fewer of them, and every RoI costs
+DETECTION = dict(
+    scales=[4],
+    octave_base_scale=2,
+    nms_pre=200,
+    max_per_img=100,
+    num_rois=32,
+)
+
+
+def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
+    """Turn a config into its mini run, in place; draw the set where it is not there yet.
+
+    Args:
+        cfg: a config whose `default_scope` is mmdet, mmseg or mmpretrain.
+        root: folder of the embedded set.
+
+    Raises:
+        ValueError: for another scope.
+    """
+    presets = {"mmdet": _detection, "mmseg": _segmentation, "mmpretrain": _classification}
+    scope = cfg.get("default_scope")
+    if scope not in presets:
+        raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
+    for settings in dicts(cfg.model):
+        settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
+    for key, value in presets[scope](cfg, draw_mini(root)).items():
+        cfg[key] = value
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.default_hooks.logger.interval = 10
+
+
+def _detection(cfg: Config, root: Path) -> dict:
+    with_mask = "segm" in cfg.val_evaluator.metric
+    for settings in dicts(cfg.model):
+        changes = DETECTION | dict(num_classes=len(CLASSES))
+        if settings.get("type") == "RandomSampler" and "rcnn" in cfg.model.train_cfg:
+            settings.num = DETECTION["num_rois"]
+        settings.update({k: v for k, v in changes.items() if k in settings})
+    load = [
+        dict(type="LoadWholeImage"),
+        dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask),
+    ]
+    meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    train = [
+        dict(type="SeedSample"),
+        *load,
+        dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
+        dict(type="PackDetInputs"),
+    ]
+    val = [
+        *load,
+        dict(type="Resize", scale_factor=1.0, keep_ratio=True),
+        dict(type="PackDetInputs", meta_keys=meta_keys),
+    ]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="CheckedCocoDataset",
+            data_root=str(root / "coco"),
+            ann_file=f"annotations/instances_{split}2017.json",
+            data_prefix=dict(img=f"{split}2017/"),
+            metainfo=dict(classes=CLASSES, palette=PALETTE[1:]),
+            test_mode=split == "val",
+        )
+
+    return dict(
+        train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
+        val_dataloader=_val_loader(dataset("val"), val, 1),
+        val_evaluator=dict(
+            cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
+        ),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=4),
+        **_one_cycle(lr=4e-4, num_iters=8 * 64),
+    )
+
+
+def _segmentation(cfg: Config, root: Path) -> dict:
+    classes = ("background", *CLASSES)
+    for settings in dicts(cfg.model):
+        if "num_classes" in settings:
+            settings.num_classes = len(classes)
+    cfg.model.data_preprocessor.size = (128, 128)
+    load = [
+        dict(type="LoadWholeImage"),
+        dict(type="LoadAnnotations", reduce_zero_label=True),
+    ]
+    train = [
+        dict(type="SeedSample"),
+        *load,
+        dict(type="RandomCrop", crop_size=(128, 128)),
+        dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
+        dict(type="PackSegInputs"),
+    ]
+    val = [*load, dict(type="PackSegInputs")]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="BaseSegDataset",
+            data_root=str(root / "ade"),
+            data_prefix=dict(img_path=f"images/{split}", seg_map_path=f"annotations/{split}"),
+            img_suffix=".png",
+            seg_map_suffix=".png",
+            reduce_zero_label=True,
+            metainfo=dict(classes=classes, palette=PALETTE),
+        )
+
+    num_iters = 300
+    cfg.default_hooks.checkpoint.interval = num_iters // 3
+    return dict(
+        train_dataloader=_train_loader(dataset("training"), train, 8, "SeededInfiniteSampler"),
+        val_dataloader=_val_loader(dataset("validation"), val, 1),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
+        **_one_cycle(lr=5e-4, num_iters=num_iters),
+    )
+
+
+def _classification(cfg: Config, root: Path) -> dict:
+    for settings in (*dicts(cfg.model), cfg.data_preprocessor):
+        if "num_classes" in settings:
+            settings.num_classes = len(CLASSES)
+    cfg.model.head.topk = (1,)
+    train = [
+        dict(type="SeedSample"),
+        dict(type="LoadWholeImage"),
+        dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+        dict(type="RandomFlip", prob=0.5, direction="vertical"),
+        dict(type="PackInputs"),
+    ]
+    val = [dict(type="LoadWholeImage"), dict(type="PackInputs")]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="CustomDataset",
+            data_root=str(root / "imagenet"),
+            data_prefix=split,
+            metainfo=dict(classes=CLASSES),
+        )
+
+    return dict(
+        train_dataloader=_train_loader(dataset("train"), train, 16, "SeededSampler"),
+        val_dataloader=_val_loader(dataset("val"), val, 20),
+        val_evaluator=dict(type="Accuracy", topk=(1,)),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=20, val_interval=5),
+        **_one_cycle(lr=5e-4, num_iters=20 * 15),
+    )
+
+
+def dicts(settings) -> Iterator[ConfigDict]:
+    """Walk through all dicts inside of dicts and lists."""
+    if isinstance(settings, dict):
+        yield settings
+        settings = settings.values()
+    if not isinstance(settings, str):
+        for value in settings if hasattr(settings, "__iter__") else ():
+            yield from dicts(value)
+
+
+def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
+    return dict(
+        batch_size=batch_size,
+        # decoding such pictures takes less than handing them over would
+        num_workers=0,
+        drop_last=True,
+        sampler=dict(type=sampler, shuffle=True),
+        dataset=dict(dataset, pipeline=pipeline),
+    )
+
+
+def _val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        dataset=dict(dataset, pipeline=pipeline),
+    )
+
+
+def _one_cycle(lr: float, num_iters: int) -> dict:
+    warmup = num_iters // 10
+    return dict(
+        optim_wrapper=dict(
+            type="OptimWrapper",
+            optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05),
+            clip_grad=dict(max_norm=10.0),
+        ),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.05, by_epoch=False, end=warmup),
+            dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=num_iters),
+        ],
+    )

@@ -1,0 +1,24 @@
+"""Evaluate a checkpoint.
+
+Usage: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] [--work-dir DIR]
+       [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
+"""
+
+import argparse
+
+from hybrid_backbones.engine import launch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
+    parser.add_argument("config", help="config file, see configs/")
+    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
+    parser.add_argument("--out", help="write the predictions to this .pkl file")
+    parser.add_argument("--show-dir", help="draw the predictions into this folder")
+    launch.add_common_arguments(parser)
+    with launch.one_line_errors():
+        launch.test(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

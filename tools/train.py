@@ -1,0 +1,33 @@
+"""Train a model.
+
+Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp]
+       [--auto-scale-lr] [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
+"""
+
+import argparse
+
+from hybrid_backbones.engine import launch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a model.")
+    parser.add_argument("config", help="config file, see configs/")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from the last checkpoint of the work dir, or from the one named here",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision: fp16, on CPU bf16")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the total batch size",
+    )
+    launch.add_common_arguments(parser)
+    with launch.one_line_errors():
+        launch.train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
