@@ -24,7 +24,7 @@ class ACmixResNet(HybridResNet):
         hybrid_stages: for each of the four stages, whether its 3×3 convolutions are ACmix.
         num_heads: of ACmix.
         attn_kernel_size: of ACmix, odd, in pixels of the stage's map.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        **kwargs: settings of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
     """
 
     def __init__(

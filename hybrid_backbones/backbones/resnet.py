@@ -23,6 +23,8 @@ class HybridResNet(HierarchicalBackbone):
         depth: a key of `DEPTHS`.
         hybrid_stages: for each of the four stages, whether its blocks use the operator.
         make_operator: called with ``(channels, stride)`` for each slot.
+        zero_init_residual: begin with blocks that pass their input on, as the ResNets of the
+            OpenMMLab libraries do; without it a training from scratch begins with huge gradients.
         **kwargs: settings of :class:`HierarchicalBackbone`.
     """
 
@@ -34,6 +36,8 @@ class HybridResNet(HierarchicalBackbone):
         depth: int,
         hybrid_stages: Sequence[bool],
         make_operator: Callable[[int, int], nn.Module],
+        *,
+        zero_init_residual: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -53,6 +57,8 @@ class HybridResNet(HierarchicalBackbone):
             # as the publications do, operators included
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck) and zero_init_residual:
+                nn.init.zeros_(module.bn3.weight)
 
     def stem(self, x: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to ``(B, 64, H/4, W/4)``."""
