@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
@@ -123,6 +123,27 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
     return report
 
 
+def load_own(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load a checkpoint that a training of this very model has saved.
+
+    Raises:
+        ValueError: lists the entries that are missing, unexpected or of another shape.
+    """
+    model.load_state_dict(require_same_entries(model, checkpoint))
+
+
+def require_same_entries(model: nn.Module, checkpoint: str | Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint whose entries are those of the model.
+
+    Raises:
+        ValueError: lists the entries that are missing, unexpected or of another shape.
+    """
+    model = getattr(model, "module", model)  # what DistributedDataParallel wraps
+    own, given = model.state_dict(), read_state_dict(checkpoint)
+    _require_fit(type(model).__name__, own, given, own.keys() - given.keys())
+    return given
+
+
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
     """Apply (pattern, replacement) rules in turn, after stripping our own ``backbone.``."""
     name = name.removeprefix("backbone.")
@@ -151,7 +172,7 @@ def _require_fit(network: str, own: Mapping, given: Mapping, missing: set[str]) 
         raise ValueError(
             f"the checkpoint does not fit {network}, nothing was loaded. "
             + "; ".join(lines)
-            + ". Is it of this architecture and size?"
+            + ". Is it a checkpoint of this architecture and size?"
         )
 
 

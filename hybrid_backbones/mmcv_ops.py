@@ -25,8 +25,8 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 _NO_STAND_IN = """\
 mmcv operator '{name}' has no stand-in: it needs mmcv's compiled extension. Install a wheel made for
-your torch and CUDA versions (https://mmwheels.onedl.ai), or build one, with torch installed and a
-C++ compiler (for GPUs also nvcc) at hand:
+your torch and CUDA versions (mmcv's installation guide says where they are), or build one, with
+torch installed and a C++ compiler (for GPUs also nvcc) at hand:
     pip install "setuptools>=80,<82" wheel packaging
     pip install --no-build-isolation --no-deps --force-reinstall --no-binary onedl-mmcv onedl-mmcv
 With upstream's packages: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0"""
