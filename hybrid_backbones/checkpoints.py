@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -19,6 +20,28 @@ from torch import Tensor, nn
 STATE_DICT_KEYS = ("state_dict", "model")
 # names that one error message lists of each kind
 MAX_LISTED = 20
+
+
+def _statistic(owner: type, name: str):
+    """Stand in for `getattr`, with which mmengine's log names its statistics."""
+    if owner is not HistoryBuffer or name not in ("current", "max", "mean", "min"):
+        raise pickle.UnpicklingError(f"a checkpoint may not look up {name!r} of {owner!r}")
+    return getattr(owner, name)
+
+
+# mmengine's checkpoints hold its log too, in numpy arrays and scalars. With these allowed, they are
+# read safely, also by versions of mmengine that call `torch.load` without further ado
+torch.serialization.add_safe_globals(
+    [
+        HistoryBuffer,
+        (_statistic, "builtins.getattr"),
+        np.ndarray,
+        np.dtype,
+        np.zeros(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
+    ]
+)
 
 
 class LoadReport(NamedTuple):
@@ -48,7 +71,7 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     Raises:
         ValueError: where there is no such file, it is not a checkpoint, or holds no weights.
     """
-    content = checkpoint if isinstance(checkpoint, Mapping) else _read_file(str(checkpoint))
+    content = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -65,7 +88,13 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     return state_dict
 
 
-def _read_file(checkpoint: str) -> Mapping:
+def read_checkpoint(checkpoint: str | Path) -> Mapping:
+    """Read all that a checkpoint file or URL holds, without running code in it.
+
+    Raises:
+        ValueError: where there is no such file, or it is not a checkpoint.
+    """
+    checkpoint = str(checkpoint)
     try:
         if checkpoint.startswith(("http://", "https://")):
             return torch.hub.load_state_dict_from_url(

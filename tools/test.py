@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
-    launch.add_common_arguments(parser)
+    launch.add_run_arguments(parser)
     with launch.one_line_errors():
         launch.test(parser.parse_args())
 

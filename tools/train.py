@@ -24,7 +24,7 @@ def main() -> None:
         action="store_true",
         help="scale the learning rate with the total batch size",
     )
-    launch.add_common_arguments(parser)
+    launch.add_run_arguments(parser)
     with launch.one_line_errors():
         launch.train(parser.parse_args())
 

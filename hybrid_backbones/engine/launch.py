@@ -35,9 +35,8 @@ SHOW_DIR_KEYS = dict(
 )
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the flags that training and testing share, with OpenMMLab's names."""
-    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that change a config."""
     parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
     parser.add_argument(
         "--cfg-options",
@@ -45,6 +44,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         action=DictAction,
         help="settings of the config to override, as key=value",
     )
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that training and testing share, with OpenMMLab's names."""
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
@@ -54,25 +59,35 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
-def load_config(args: Namespace) -> Config:
-    """Read the config of the command line, with its overrides, and check what it needs.
+def read_config(args: Namespace) -> Config:
+    """Read the config of the command line, with the mini preset and its overrides.
 
     Raises:
-        ValueError: where the config, its data or the work dir cannot be used.
+        ValueError: where there is no such config.
     """
     if not Path(args.config).is_file():
         raise ValueError(
             f"no config at {args.config}: check the path, see configs/ for those we have"
         )
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    name = Path(args.config).stem + ("_mini" if args.mini else "")
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     if args.mini:
         apply_mini(cfg)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def prepare_run(args: Namespace) -> Config:
+    """Read the config of the command line, and check what running it needs.
+
+    Raises:
+        ValueError: where the config, its data or the work dir cannot be used.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = read_config(args)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem + ("_mini" if args.mini else "")
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     _require_data(cfg)
     _require_writable(Path(cfg.work_dir))
     if args.launcher != "none" and not torch.cuda.is_available():
@@ -86,7 +101,7 @@ def train(args: Namespace) -> None:
     Raises:
         ValueError: for what a user can mend.
     """
-    cfg = load_config(args)
+    cfg = prepare_run(args)
     if args.amp:
         cfg.optim_wrapper.update(AMP_ON_CUDA if torch.cuda.is_available() else AMP_ON_CPU)
     if args.auto_scale_lr:
@@ -110,7 +125,7 @@ def test(args: Namespace) -> dict:
     Raises:
         ValueError: for what a user can mend.
     """
-    cfg = load_config(args)
+    cfg = prepare_run(args)
     cfg.resume, cfg.load_from = False, None
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
