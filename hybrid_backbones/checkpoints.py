@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
@@ -76,11 +77,12 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not any(isinstance(x, Tensor) for x in content.values()):
-        keys = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content)
+    content = content if isinstance(content, Mapping) else {type(content).__name__: content}
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
         raise ValueError(
-            f"no weights in the checkpoint: expected named tensors, bare or under one of "
-            f"{STATE_DICT_KEYS}, got {keys}"
+            "no weights in the checkpoint: expected named tensors, bare or under one of "
+            f"{STATE_DICT_KEYS}, got other things, {others[:8]}"
         )
     state_dict = {str(name): value for name, value in content.items()}
     if all(name.startswith("module.") for name in state_dict):
@@ -103,7 +105,7 @@ def read_checkpoint(checkpoint: str | Path) -> Mapping:
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"no checkpoint at {checkpoint!r}: check the path") from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file of another kind fails in many ways
         raise ValueError(
             f"cannot read {checkpoint!r} as a checkpoint of weights: {error}"
         ) from error
@@ -129,7 +131,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
             "expected a backbone of hybrid_backbones or a model around one, "
             f"got {type(model).__name__} with {type(backbone).__name__}"
         )
-    is_classifier = backbone is not model and hasattr(model, "head")
+    is_classifier = backbone is not model and getattr(model, "head", None) is not None
     target = model if is_classifier else backbone
     prefix = "backbone." if is_classifier else ""
 
@@ -137,10 +139,13 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
     for name, value in read_state_dict(checkpoint).items():
         renamed = rename(name, backbone.rename_rules)
         is_head = renamed.startswith(backbone.classifier_prefix)
+        renamed = renamed if is_head else prefix + renamed
         if is_head and not is_classifier:
             dropped.append(name)
+        elif renamed in given:
+            raise ValueError(f"two entries of the checkpoint stand for {renamed}, one is {name}")
         else:
-            given[renamed if is_head else prefix + renamed] = value
+            given[renamed] = value
 
     own = target.state_dict()
     missing = own.keys() - given.keys()
@@ -214,4 +219,10 @@ class PublishedInit:
 
     def __call__(self, module: nn.Module) -> None:
         """Load into `module`, as :func:`load_published` does."""
-        load_published(module, self.checkpoint)
+        report = load_published(module, self.checkpoint)
+        # what has been loaded must not be initialised again by a method of its own
+        for name, part in module.named_modules():
+            if isinstance(part, BaseModule) and any(
+                entry.startswith(f"{name}.") for entry in report.loaded
+            ):
+                part.is_init = True

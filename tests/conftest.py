@@ -1,17 +1,21 @@
-"""Shared by all tests: where things are, and a seed."""
+"""Shared by all tests: where things are, one thread, a seed."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+# before a test file imports mmdet, which without it lacks mmcv's operators
+import hybrid_backbones  # noqa: F401
+
+# maps are small here: a second thread costs more than it gives, and very much on a busy machine
+torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout, from which the tools run."""
-    return ROOT
+    return Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

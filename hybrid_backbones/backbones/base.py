@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,7 +15,8 @@ class HierarchicalBackbone(BaseModule):
     """Compute four maps of decreasing resolution: stem, then four stages.
 
     A subclass provides `stem`, `stages` (four sequences of blocks, each beginning with its
-    downsampling), `channels` and, where outputs are normalised, `norms` (a module per stage).
+    downsampling), `channels` and, where outputs are normalised, `norms` (a module per stage). Its
+    constructor ends with ``self.train()``, which freezes what is to be frozen.
 
     Args:
         out_indices: stages whose maps are returned, ascending, from 0 to 3.
@@ -78,7 +80,7 @@ class HierarchicalBackbone(BaseModule):
         return tuple(outs)
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.with_cp and self.training and x.requires_grad):
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return block(x)
         return checkpoint(
             block,
@@ -113,11 +115,14 @@ class HierarchicalBackbone(BaseModule):
 @contextmanager
 def _keep_running_statistics(block: nn.Module):
     """Keep recomputation from counting a batch into the running statistics a second time."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked.clone() for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

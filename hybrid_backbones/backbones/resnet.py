@@ -59,6 +59,7 @@ class HybridResNet(HierarchicalBackbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck) and zero_init_residual:
                 nn.init.zeros_(module.bn3.weight)
+        self.train()
 
     def stem(self, x: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to ``(B, 64, H/4, W/4)``."""

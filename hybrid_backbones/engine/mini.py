@@ -120,10 +120,10 @@ def _segmentation(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=classes, palette=PALETTE),
         )
 
-    num_iters = 300
+    num_iters = 270
     cfg.default_hooks.checkpoint.interval = num_iters // 3
     return dict(
-        train_dataloader=_train_loader(dataset("training"), train, 8, "SeededInfiniteSampler"),
+        train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
         val_dataloader=_val_loader(dataset("validation"), val, 1),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
         **_one_cycle(lr=5e-4, num_iters=num_iters),
@@ -157,7 +157,7 @@ def _classification(cfg: Config, root: Path) -> dict:
         val_dataloader=_val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=20, val_interval=5),
-        **_one_cycle(lr=5e-4, num_iters=20 * 15),
+        **_one_cycle(lr=5e-4, num_iters=20 * 37),
     )
 
 

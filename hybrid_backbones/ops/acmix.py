@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .local_attention import local_attention
+from .local_attention import local_attention, validate_settings
 
 
 def position_map(height: int, width: int, *, device=None, dtype=None) -> Tensor:
@@ -164,6 +164,7 @@ class ACmix(nn.Module):
         stride: of the output, in pixels.
         padding: must be ``dilation * (kernel_size // 2)``, the one that keeps the size.
         dilation: of both branches, in pixels.
+        groups: of the projections q, k and v, for the slots of grouped convolutions.
         bias: whether the projections have one.
         num_heads: h.
         attn_kernel_size: K of the attention branch, odd.
@@ -183,6 +184,7 @@ class ACmix(nn.Module):
         dilation: int = 1,
         bias: bool = True,
         *,
+        groups: int = 1,
         num_heads: int = 4,
         attn_kernel_size: int = 7,
         attn_backend: str | None = None,
@@ -192,11 +194,9 @@ class ACmix(nn.Module):
             raise ValueError(
                 f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
             )
-        if kernel_size % 2 == 0 or attn_kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size and attn_kernel_size must be odd, got {kernel_size=}, "
-                f"{attn_kernel_size=}"
-            )
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        validate_settings(attn_kernel_size, stride, dilation, attn_backend)
         if padding != dilation * (kernel_size // 2):
             raise ValueError(
                 f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
@@ -207,9 +207,9 @@ class ACmix(nn.Module):
         self.dilation = dilation
         self.attn_kernel_size = attn_kernel_size
         self.attn_backend = attn_backend
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-        self.conv3 = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias)
+        self.conv3 = nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias)
         self.conv_p = nn.Conv2d(2, out_channels // num_heads, 1, bias=bias)
         self.fc = nn.Conv2d(3 * num_heads, kernel_size**2, 1, bias=False)
         self.dep_conv = ShiftConvolution(out_channels, kernel_size)

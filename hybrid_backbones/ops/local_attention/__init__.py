@@ -1,5 +1,5 @@
 """Attention of each pixel over the K×K pixels around it."""
 
-from .api import local_attention
+from .api import local_attention, validate_settings
 
-__all__ = ["local_attention"]
+__all__ = ["local_attention", "validate_settings"]

@@ -45,21 +45,28 @@ def local_attention(
     Raises:
         ValueError: for shapes, dtypes or settings other than these.
     """
-    _validate(query, key, value, kernel_size, stride, dilation)
+    validate_settings(kernel_size, stride, dilation, backend)
+    _validate_tensors(query, key, value, stride)
     if backend is None:
         backend = next(iter(BACKENDS))
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 
 
-def _validate(
-    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
-) -> None:
+def validate_settings(kernel_size: int, stride: int, dilation: int, backend: str | None) -> None:
+    """Check the settings of :func:`local_attention`; modules do so at construction.
+
+    Raises:
+        ValueError: for settings that it does not take.
+    """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
     if stride < 1 or dilation < 1:
         raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+
+
+def _validate_tensors(query: Tensor, key: Tensor, value: Tensor, stride: int) -> None:
     if key.ndim != 5 or key.shape != value.shape:
         raise ValueError(
             "key and value must have one shape (B, h, d, H, W), "

@@ -1,0 +1,120 @@
+"""Measure one call: its time, its memory, its products."""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
+    """Time calls, after two that are not counted.
+
+    Returns:
+        the median, minimum and maximum in milliseconds.
+    """
+    times = [_time_once(function, device) for _ in range(2 + repeats)][2:]
+    return dict(median=median(times), min=min(times), max=max(times))
+
+
+def _time_once(function: Callable[[], Any], device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        function()
+        return 1e3 * (time.perf_counter() - start)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def extra_memory(function: Callable[[], Any], *, device: str = "cpu") -> float | None:
+    """Measure by how much memory grows, at its peak, during a call.
+
+    On the CPU it is the resident memory of the process, which only Linux tells; call it in a fresh
+    process (:func:`run_alone`), because an allocator may reuse what earlier calls left.
+
+    Returns:
+        MiB, or None on the CPU of another system.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not sys.platform.startswith("linux"):
+        return None
+    # not by `getrusage`: the maximum it tells a process includes that of its parent before `exec`
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _read_status("VmRSS")
+    function()
+    return (_read_status("VmHWM") - before) / 2**10
+
+
+def _read_status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))  # KiB
+
+
+def run_alone(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call an importable function in a fresh process and return its result.
+
+    Raises:
+        RuntimeError: if the process dies; otherwise what the function raises.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise RuntimeError("the process died, most likely for want of memory") from None
+
+
+class _CountAttention(TorchFunctionMode):
+    """Count the products of attention in place of computing it.
+
+    Two for each channel of a logit that the mask lets through. PyTorch's counter does not know the
+    kernels for CPUs and would count what tiles compute and mask.
+    """
+
+    macs = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return self._count(*args, **(kwargs or {}))
+
+    def _count(self, query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_) -> Tensor:
+        macs = query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        if attn_mask is not None:
+            hidden = 0 if attn_mask.dtype == torch.bool else float("-inf")
+            macs = macs * int((attn_mask != hidden).sum()) // attn_mask.numel()
+        self.macs += macs
+        return query.new_zeros(*query.shape[:-1], value.shape[-1])
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, size: Sequence[int]) -> int:
+    """Count the multiply-accumulates for one image ``(3, H, W)``.
+
+    These are the products of convolutions, linear layers, matrix products and attention, of the
+    latter only where its mask lets through; not normalisation, activations, sums and products of
+    two maps.
+    """
+    with _CountAttention() as attention, FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, *size))
+    return counter.get_total_flops() // 2 + attention.macs

@@ -1,0 +1,52 @@
+"""Real COCO and ADE20K pictures, where they are: a few iterations, the real metrics."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "realdata"
+RUNS = {
+    "maskrcnn_acmix_r26": ("COCO_ROOT", "coco", "segm_mAP_50"),
+    "retinanet_acmix_r26": ("COCO_ROOT", "coco", "bbox_mAP_50"),
+    "upernet_acmix_r26": ("ADE_ROOT", "ade", "mIoU"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
+    variable, folder, metric = RUNS[name]
+    root = Path(os.environ.get(variable, SHARED / folder))
+    if not root.is_dir():
+        pytest.skip(f"no real data: neither {variable} is set nor {SHARED / folder} there")
+    size = "(320,192)"
+    options = ["train_dataloader.batch_size=1", "train_dataloader.num_workers=0"]
+    options += ["val_dataloader.dataset.indices=4", "train_dataloader.dataset.indices=4"]
+    options += [f"val_dataloader.dataset.pipeline.1.scale={size}", "val_dataloader.num_workers=0"]
+    if folder == "coco":
+        options += [f"train_dataloader.dataset.pipeline.3.scale={size}", "train_cfg.max_epochs=1"]
+    else:
+        options += ["train_cfg.max_iters=4", "train_cfg.val_interval=4"]
+        options += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=4"]
+        options += ["train_dataloader.dataset.pipeline.4.crop_size=(128,128)"]
+    process = subprocess.run(
+        [
+            sys.executable,
+            "tools/train.py",
+            f"configs/{name}.py",
+            "--work-dir",
+            str(tmp_path),
+            "--cfg-options",
+            *options,
+        ],
+        cwd=repository,
+        env=dict(os.environ, OMP_NUM_THREADS="1", **{variable: str(root)}),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr
+    assert metric in process.stdout
+    assert list(tmp_path.glob("*_[14].pth"))

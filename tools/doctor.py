@@ -1,0 +1,13 @@
+"""Examine the installation, name each problem and its remedy; exit 1 if training cannot start.
+
+Usage: python tools/doctor.py
+"""
+
+import runpy
+from pathlib import Path
+
+# by its path: the doctor must run where `import hybrid_backbones` fails
+runpy.run_path(
+    str(Path(__file__).resolve().parents[1] / "hybrid_backbones/engine/doctor.py"),
+    run_name="__main__",
+)
