@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from hybrid_backbones.checkpoints import read_checkpoint
 # the smallest network and a schedule of seconds; everything else is the user's path
 CONFIG = "configs/imagenet_acmix_r26.py"
 SHORT = ["train_cfg.max_epochs=3", "train_cfg.val_interval=1"]
+SHORT += ["train_dataloader.dataset.indices=96"]
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1")
 
 
@@ -50,6 +53,12 @@ def metrics(work_dir):
     for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
         lines += [json.loads(line) for line in path.read_text().splitlines()]
     return [line["accuracy/top1"] for line in lines if "accuracy/top1" in line]
+
+
+def metric_on_file(work_dir):
+    """Read the metric that a test left."""
+    (path,) = Path(work_dir).glob("*/*_*.json")
+    return json.loads(path.read_text())["accuracy/top1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,7 +97,7 @@ def test_testing_a_checkpoint_gives_the_metric_of_its_training(trained, tmp_path
         *("--out", out_file, "--show-dir", show_dir),
     )
     assert code == 0, err
-    assert metrics(tmp_path) == metrics(trained)[-1:]
+    assert metric_on_file(tmp_path) == metrics(trained)[-1]
     assert out_file.stat().st_size > 0
     assert len(list(show_dir.glob("**/*.png"))) == 60
 
@@ -133,6 +142,27 @@ def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path)
         assert torch.equal(value, other[name]), name
 
 
+def test_a_terminal_shows_a_live_progress_bar(tmp_path):
+    terminal, its_end = pty.openpty()
+    command = train(tmp_path, options=["train_cfg.max_epochs=1", *SHORT[2:]])
+    environment = ENVIRONMENT | dict(TERM="xterm", COLUMNS="160")
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=its_end, stderr=its_end, env=environment
+    )
+    os.close(its_end)
+    shown = b""
+    # reading a terminal whose other end is closed is an error on Linux
+    with suppress(OSError):
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    assert process.wait() == 0, shown.decode()[-2000:]
+    assert re.search(rb"training.*100%.*0:00:00.*loss \d.*img/s.*GiB", shown)
+    # the log file has plain lines instead
+    (log,) = tmp_path.glob("*/*.log")
+    assert "img/s" not in log.read_text()
+    assert "\x1b[" not in log.read_text()
+
+
 def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
     options = ["train_cfg.max_epochs=0"]
@@ -163,6 +193,7 @@ def test_two_processes_train_on_the_cpu(tmp_path):
             tmp_path,
             "--cfg-options",
             "train_cfg.max_epochs=1",
+            *SHORT[2:],
         ],
         capture_output=True,
         text=True,
@@ -174,7 +205,7 @@ def test_two_processes_train_on_the_cpu(tmp_path):
     assert (tmp_path / "epoch_1.pth").is_file()
 
 
-def testing(work_dir, checkpoint):
+def evaluate(work_dir, checkpoint):
     return ("tools/test.py", CONFIG, checkpoint, "--mini", "--work-dir", work_dir)
 
 
@@ -216,10 +247,10 @@ MISTAKES = {
         lambda tmp: ("tools/train.py", "configs/none.py"),
         r"no config at configs/none\.py",
     ),
-    "no checkpoint": (lambda tmp: testing(tmp, "none.pth"), r"no checkpoint at 'none\.pth'"),
-    "cut checkpoint": (lambda tmp: testing(tmp, cut_checkpoint(tmp)), r"cannot read.*other\.pth"),
+    "no checkpoint": (lambda tmp: evaluate(tmp, "none.pth"), r"no checkpoint at 'none\.pth'"),
+    "cut checkpoint": (lambda tmp: evaluate(tmp, cut_checkpoint(tmp)), r"cannot read.*other\.pth"),
     "checkpoint of another network": (
-        lambda tmp: testing(tmp, other_checkpoint(tmp)),
+        lambda tmp: evaluate(tmp, other_checkpoint(tmp)),
         r"does not fit.*missing.*layer1.*another shape.*conv1",
     ),
     "resume from another network": (
@@ -231,7 +262,7 @@ MISTAKES = {
     "unknown network": (with_option("model.backbone.type=ACmixNet"), r"ACmixNet"),
     "work dir is a file": (lambda tmp: train(a_file(tmp)), r"cannot write to the work dir"),
     "out is no pickle": (
-        lambda tmp: (*testing(tmp, "none.pth"), "--out", "metrics.json"),
+        lambda tmp: (*evaluate(tmp, "none.pth"), "--out", "metrics.json"),
         r"--out must end with \.pkl",
     ),
     "diverging": (

@@ -36,7 +36,7 @@ SINGLES = (("train", 100), ("val", 10))
 SCENE_SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 160))
 SCENE_SHAPES = (14, 80)
 SINGLE_SIZE = (64, 64)
-SINGLE_SHAPES = (28, 58)
+SINGLE_SHAPES = (44, 62)
 MAX_SHAPES = 5
 # percent of a shape that the later ones may cover
 MAX_HIDDEN = 35

@@ -43,6 +43,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
         cfg[key] = value
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.default_hooks.logger.interval = 10
+    cfg.default_hooks.visualization.interval = 10
 
 
 def _detection(cfg: Config, root: Path) -> dict:
@@ -85,8 +86,8 @@ def _detection(cfg: Config, root: Path) -> dict:
         val_evaluator=dict(
             cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
         ),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=4),
-        **_one_cycle(lr=4e-4, num_iters=8 * 64),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=6, val_interval=3),
+        **_one_cycle(lr=4e-4, num_iters=6 * 64),
     )
 
 
@@ -157,7 +158,7 @@ def _classification(cfg: Config, root: Path) -> dict:
         val_dataloader=_val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=20, val_interval=5),
-        **_one_cycle(lr=5e-4, num_iters=20 * 37),
+        **_one_cycle(lr=1e-3, num_iters=20 * 37),
     )
 
 
