@@ -13,7 +13,7 @@ from hybrid_backbones.datasets import shapes
 from hybrid_backbones.datasets.shapes import CLASSES, PALETTE, draw_mini, draw_scene
 
 # of version 1, over names, decoded pixels and annotations
-DIGEST = "3e11a07a9307c17e80150115b2620ab6830d90a165ae227c720fcee6fe979bc7"
+DIGEST = "a7a1c1aa2383e8d341fcb8477e5170f5b7675c01c0c9211174712fa951b5c7e4"
 
 each_half = pytest.mark.parametrize(
     ("coco", "ade", "imagenet"),

@@ -31,7 +31,7 @@ MARKER = ".hybrid-backbones-mini"
 
 # (COCO's folder, ADE20K's folder, number of scenes) and (ImageNet's folder, pictures per class)
 SCENES = (("train2017", "training", 256), ("val2017", "validation", 48))
-SINGLES = (("train", 100), ("val", 10))
+SINGLES = (("train", 160), ("val", 10))
 # pictures are (height, width), shapes (smallest, largest side), both in pixels
 SCENE_SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 160))
 SCENE_SHAPES = (14, 80)

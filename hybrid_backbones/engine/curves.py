@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -26,7 +27,8 @@ class CurvesHook(Hook):
         """Record the metrics of this validation, and draw."""
         history = runner.message_hub.runtime_info.setdefault("curves", {})
         for name, value in (metrics or {}).items():
-            if isinstance(value, int | float):
+            # COCO's -1 stands for a metric without any object, as large ones in small pictures
+            if isinstance(value, int | float) and value >= 0:
                 history.setdefault(name, []).append((runner.iter, float(value)))
         self._draw(runner, history)
 
@@ -39,6 +41,7 @@ class CurvesHook(Hook):
         }
         figure = Figure(figsize=(12, 4.5), layout="constrained")
         left, right = figure.subplots(1, 2)
+        right.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, values in sorted(losses.items()):
             _plot_smooth(left, values, runner.iter, name)
         left.set(xlabel="iteration", ylabel="loss (mean of neighbours)", yscale="log")

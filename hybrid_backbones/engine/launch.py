@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.evaluator import DumpResults
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
@@ -77,8 +76,8 @@ def read_config(args: Namespace) -> Config:
     return cfg
 
 
-def prepare_run(args: Namespace) -> Config:
-    """Read the config of the command line, and check what running it needs.
+def prepare_run(args: Namespace, *loaders: str) -> Config:
+    """Read the config of the command line, and check what it needs to run these data loaders.
 
     Raises:
         ValueError: where the config, its data or the work dir cannot be used.
@@ -88,7 +87,8 @@ def prepare_run(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     name = Path(args.config).stem + ("_mini" if args.mini else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
-    _require_data(cfg)
+    for loader in loaders:
+        _require_data(cfg, cfg[loader].dataset)
     _require_writable(Path(cfg.work_dir))
     if args.launcher != "none" and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)
@@ -101,20 +101,20 @@ def train(args: Namespace) -> None:
     Raises:
         ValueError: for what a user can mend.
     """
-    cfg = prepare_run(args)
+    cfg = prepare_run(args, "train_dataloader", "val_dataloader")
     if args.amp:
         cfg.optim_wrapper.update(AMP_ON_CUDA if torch.cuda.is_available() else AMP_ON_CPU)
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
-    cfg.resume, cfg.load_from = False, cfg.get("load_from")
     if args.resume:
         cfg.resume, cfg.load_from = True, str(_checkpoint_to_resume(args.resume, cfg.work_dir))
-    elif os.environ.get("RANK", "0") == "0":
+    else:
+        cfg.resume = False
         _put_aside(Path(cfg.work_dir))
     runner = Runner.from_cfg(cfg)
-    if cfg.load_from:
+    if args.resume:
         require_same_entries(runner.model, cfg.load_from)
     runner.train()
 
@@ -125,15 +125,17 @@ def test(args: Namespace) -> dict:
     Raises:
         ValueError: for what a user can mend.
     """
-    cfg = prepare_run(args)
+    cfg = prepare_run(args, "test_dataloader")
     cfg.resume, cfg.load_from = False, None
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out must end with .pkl or .pickle, got {args.out}")
-    runner = Runner.from_cfg(cfg)
     if args.out:
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        # mmdet's own compresses masks
+        dump = "DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
+        cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
+    runner = Runner.from_cfg(cfg)
     load_own(runner.model, args.checkpoint)
     return runner.test()
 
@@ -143,7 +145,7 @@ def one_line_errors() -> Iterator[None]:
     """End the program with one line for what a user can mend; the log file gets the traceback."""
     try:
         yield
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+    except (ValueError, OSError, KeyError, NotImplementedError, SyntaxError) as error:
         _log_traceback()
         sys.exit(f"error: {_last_line(error)}")
 
@@ -182,7 +184,8 @@ def _checkpoint_to_resume(resume: str, work_dir: str) -> Path:
 def _put_aside(work_dir: Path) -> None:
     """Move the checkpoints of an earlier training away, where a new one would overwrite them."""
     earlier = list(work_dir.glob("*.pth"))
-    if earlier:
+    # one process moves for all
+    if earlier and os.environ.get("RANK", "0") == "0":
         aside = work_dir / time.strftime("before_%Y%m%d_%H%M%S")
         aside.mkdir()
         for path in earlier:
@@ -190,21 +193,19 @@ def _put_aside(work_dir: Path) -> None:
         print_log(f"{len(earlier)} checkpoints of an earlier training moved to {aside}")
 
 
-def _require_data(cfg: Config) -> None:
-    """Look for the files and folders that the data sets of the config name."""
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        dataset = loader.dataset
-        root = Path(dataset.get("data_root") or "")
-        prefix = dataset.get("data_prefix", {})
-        expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-        expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
-        missing = [name for name in expected if name and not (root / name).exists()]
-        if missing:
-            variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
-            raise ValueError(
-                f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder "
-                f"that has {', '.join(expected)}, or add --mini to run on the embedded set"
-            )
+def _require_data(cfg: Config, dataset: dict) -> None:
+    """Look for the files and folders that a data set of the config names."""
+    root = Path(dataset.get("data_root") or "")
+    prefix = dataset.get("data_prefix", {})
+    expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
+    missing = [name for name in expected if name and not (root / name).exists()]
+    if missing:
+        variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
+        raise ValueError(
+            f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder that "
+            f"has {', '.join(expected)}, or add --mini to run on the embedded set"
+        )
 
 
 def _require_writable(work_dir: Path) -> None:
