@@ -15,6 +15,8 @@ from torch import nn
 from hybrid_backbones.backbones import ACmixResNet
 from hybrid_backbones.checkpoints import load_published, read_state_dict
 
+pytestmark = pytest.mark.upstream
+
 DEPTH = 26
 
 

@@ -18,7 +18,10 @@ mmcv_ops.install()
 
 import mmcv.ops  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not mmcv_ops.is_standin(), reason="mmcv has its own operators")
+pytestmark = [
+    pytest.mark.upstream,
+    pytest.mark.skipif(not mmcv_ops.is_standin(), reason="mmcv has its own operators"),
+]
 needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 on_each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
