@@ -171,6 +171,17 @@ def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     assert kept.read_bytes() == b"precious"
 
 
+def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
+    options = ["train_cfg.max_epochs=1", *SHORT[2:]]
+    code, out, err = run(*train(tmp_path, "--amp", "--auto-scale-lr", options=options))
+    assert code == 0, err
+    assert "BFloat16OptimWrapper" in out or torch.cuda.is_available()
+    # a batch of 16 is an eighth of the 128 that the config's rate is for
+    assert "Scaling the original LR by 0.125" in out
+    checkpoint = read_checkpoint(tmp_path / "epoch_1.pth")
+    assert all(torch.isfinite(x).all() for x in checkpoint["state_dict"].values())
+
+
 def test_the_demo_draws_a_class(trained, tmp_path):
     image = next(Path("data/mini/imagenet/val/star").glob("*.png"))
     out = tmp_path / "new" / "prediction.png"
