@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from hybrid_backbones.engine.mini import apply_mini, dicts
 
@@ -66,7 +66,11 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
 def test_trains_a_step_and_predicts_on_two_mini_pictures(path, mini_root):
     cfg = Config.fromfile(path)
     apply_mini(cfg, mini_root)
-    init_default_scope(cfg.default_scope)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        train_a_step_and_predict(cfg)
+
+
+def train_a_step_and_predict(cfg):
     if cfg.default_scope == "mmpretrain":
         cfg.model.data_preprocessor = cfg.data_preprocessor
     # synchronised normalisation is for several processes; the Runner reverts it likewise
@@ -78,19 +82,23 @@ def test_trains_a_step_and_predicts_on_two_mini_pictures(path, mini_root):
     model.train()
     # the first transform of a training wants its sampler
     cfg.train_dataloader.dataset.pipeline.pop(0)
-    batches = {}
-    for name, loader in (("train", cfg.train_dataloader), ("val", cfg.val_dataloader)):
-        dataset = DATASETS.build(loader.dataset)
-        batches[name] = pseudo_collate([dataset[0], dataset[1]])
-    losses = model(**model.data_preprocessor(batches["train"], True), mode="loss")
+    train_set, val_set = (
+        DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader)
+    )
+    batch = pseudo_collate([train_set[0], train_set[1]])
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
     loss, _ = model.parse_losses(losses)
     loss.backward()
     assert torch.isfinite(loss)
     gradients = [p.grad for p in model.backbone.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
 
-    predictions = model.eval().test_step(batches["val"])
-    assert len(predictions) == 2
-    if cfg.default_scope == "mmseg":
-        sample = predictions[0]
-        assert sample.pred_sem_seg.data.shape[1:] == sample.ori_shape
+    model.eval()
+    for i in (0, 1):
+        (prediction,) = model.test_step(pseudo_collate([val_set[i]]))
+        if cfg.default_scope == "mmseg":
+            assert prediction.pred_sem_seg.data.shape[1:] == prediction.ori_shape
+        elif cfg.default_scope == "mmdet":
+            assert torch.isfinite(prediction.pred_instances.bboxes).all()
+        else:
+            torch.testing.assert_close(prediction.pred_score.sum().item(), 1.0)

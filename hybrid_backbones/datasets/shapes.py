@@ -1,9 +1,9 @@
 """The embedded mini set: textured shapes that the project draws itself, so nothing is downloaded.
 
 One generator serves three tasks: scenes of overlapping shapes come with COCO instance annotations
-and ADE-style label maps, scenes of a single shape lie in class folders. Colour, texture, size and
-rotation are random, so only the outline tells the class. Every picture has its own seed and all
-arithmetic is on integers: every machine draws the same pixels.
+and ADE-style label maps, scenes of a single shape lie in class folders. Outline and hue tell the
+class, so that minutes of training suffice; texture, shade, size and rotation are random. Every
+picture has its own seed and all arithmetic is on integers: every machine draws the same pixels.
 
 Folders are named as in the real sets, so a config only changes its root::
 
@@ -71,6 +71,8 @@ OUTLINES = {
     "triangle": lambda y, x: (y < 500) & (1732 * abs(x) - 1000 * y < 1000**2),
 }
 CLASSES = tuple(OUTLINES)
+# which of red, green and blue are bright in the colours of each class
+HUES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))
 # the background first, as in segmentation; detection and classification take PALETTE[1:]
 PALETTE = (
     (120, 120, 120),
@@ -111,10 +113,10 @@ def _muted_colours(rng: Generator) -> np.ndarray:
     return np.stack([base + 9, base - 9])
 
 
-def _vivid_colours(rng: Generator) -> np.ndarray:
-    """Return two shades of one saturated colour, (2, 3)."""
-    order = rng.integers(1 << 30, size=3).argsort()
-    colour = rng.integers([215, 0, 0], [256, 256, 40])[order]
+def _vivid_colours(rng: Generator, label: int) -> np.ndarray:
+    """Return two shades of one saturated colour of the class's hue, (2, 3)."""
+    bright, dark = rng.integers([[180], [0]], [[256], [90]], size=(2, 3))
+    colour = np.where(HUES[label], bright, dark)
     return np.stack([colour, colour * rng.integers(70, 88) // 100])
 
 
@@ -170,7 +172,7 @@ def draw_scene(
     areas, placed = [0], []  # the background may disappear, so its area counts as 0
     for label in labels:
         size = rng.integers(shapes[0], shapes[1] + 1, size=2).min()
-        fill = _paint(rng, size, size, _vivid_colours(rng))
+        fill = _paint(rng, size, size, _vivid_colours(rng, label))
         cover = _cover(rng, CLASSES[label], size)
         solid = 2 * cover >= SUB**2
         window = _find_place(rng, owner, areas, solid)

@@ -50,7 +50,8 @@ class CurvesHook(Hook):
         right.set(xlabel="iteration", ylabel="validation metric")
         for axes in (left, right):
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=7)
+            if axes.lines:
+                axes.legend(fontsize=7)
         figure.savefig(Path(runner.work_dir) / "curves.png", dpi=110)
 
 

@@ -9,20 +9,17 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.shapes import CLASSES, PALETTE, draw_mini
+from ..datasets.shapes import CLASSES, PALETTE, SCENES, draw_mini
 
 # what only makes sense with pre-trained weights, wherever it stands in a model
 FROM_SCRATCH = dict(init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False)
-# the shapes are smaller than COCO's objects, there are fewer of them, and every RoI costs
+# half of COCO's anchors, since the shapes are smaller than its objects, and fewer proposals
 DETECTION = dict(
-    scales=[4],
-    octave_base_scale=2,
-    nms_pre=200,
-    max_per_img=100,
-    num_rois=32,
+    num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
 )
-
-
+# anchors and RoIs of one picture that the losses see: each RoI costs as much as a small picture
+NUM_SAMPLES = 32
+NUM_SCENES = SCENES[0][2]
 # pixels; the head costs as much per pixel as the backbone, and steps count more than pixels
 SEGMENTATION_CROP = (96, 96)
 
@@ -53,12 +50,11 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = "segm" in cfg.val_evaluator.metric
     # dense heads cost less per step, and need more of them
-    epochs, lr = (6, 4e-4) if "roi_head" in cfg.model else (10, 1e-3)
+    epochs, batch_size, lr = (6, 4, 4e-4) if "roi_head" in cfg.model else (9, 4, 4e-4)
     for settings in dicts(cfg.model):
-        changes = DETECTION | dict(num_classes=len(CLASSES))
-        if settings.get("type") == "RandomSampler" and "rcnn" in cfg.model.train_cfg:
-            settings.num = DETECTION["num_rois"]
-        settings.update({k: v for k, v in changes.items() if k in settings})
+        settings.update({k: v for k, v in DETECTION.items() if k in settings})
+        if settings.get("type") == "RandomSampler":
+            settings.num = NUM_SAMPLES
     load = [
         dict(type="LoadWholeImage"),
         dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask),
@@ -87,13 +83,13 @@ def _detection(cfg: Config, root: Path) -> dict:
         )
 
     return dict(
-        train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
+        train_dataloader=_train_loader(dataset("train"), train, batch_size, "SeededSampler"),
         val_dataloader=_val_loader(dataset("val"), val, 1),
         val_evaluator=dict(
             cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
         ),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=epochs // 2),
-        **_one_cycle(lr=lr, num_iters=epochs * 64),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=3),
+        **_one_cycle(lr=lr, num_iters=epochs * NUM_SCENES // batch_size),
     )
 
 
@@ -128,7 +124,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=classes, palette=list(PALETTE)),
         )
 
-    num_iters = 420
+    num_iters = 300
     cfg.default_hooks.checkpoint.interval = num_iters // 3
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
@@ -164,8 +160,8 @@ def _classification(cfg: Config, root: Path) -> dict:
         train_dataloader=_train_loader(dataset("train"), train, 16, "SeededSampler"),
         val_dataloader=_val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=14, val_interval=7),
-        **_one_cycle(lr=1e-3, num_iters=14 * 60),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=4),
+        **_one_cycle(lr=1e-3, num_iters=8 * 60),
     )
 
 

@@ -196,6 +196,8 @@ class ACmix(nn.Module):
             )
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        if attn_kernel_size < 1 or attn_kernel_size % 2 == 0:
+            raise ValueError(f"attn_kernel_size must be odd and positive, got {attn_kernel_size=}")
         validate_settings(attn_kernel_size, stride, dilation, attn_backend)
         if padding != dilation * (kernel_size // 2):
             raise ValueError(
