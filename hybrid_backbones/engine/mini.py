@@ -50,7 +50,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = "segm" in cfg.val_evaluator.metric
     # dense heads cost less per step, and need more of them
-    epochs, batch_size, lr = (6, 4, 4e-4) if "roi_head" in cfg.model else (9, 4, 4e-4)
+    epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in DETECTION.items() if k in settings})
         if settings.get("type") == "RandomSampler":
@@ -83,13 +83,13 @@ def _detection(cfg: Config, root: Path) -> dict:
         )
 
     return dict(
-        train_dataloader=_train_loader(dataset("train"), train, batch_size, "SeededSampler"),
+        train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
         val_dataloader=_val_loader(dataset("val"), val, 1),
         val_evaluator=dict(
             cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
         ),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=3),
-        **_one_cycle(lr=lr, num_iters=epochs * NUM_SCENES // batch_size),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=val_interval),
+        **_one_cycle(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
     )
 
 
@@ -124,7 +124,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=classes, palette=list(PALETTE)),
         )
 
-    num_iters = 300
+    num_iters = 180
     cfg.default_hooks.checkpoint.interval = num_iters // 3
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
