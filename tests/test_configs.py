@@ -9,7 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from PIL import Image
 
+from hybrid_backbones.engine.demo import demo
 from hybrid_backbones.engine.mini import apply_mini, dicts
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
@@ -68,6 +70,23 @@ def test_trains_a_step_and_predicts_on_two_mini_pictures(path, mini_root):
     apply_mini(cfg, mini_root)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         train_a_step_and_predict(cfg)
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_acmix_r26", "upernet_acmix_r26"])
+def test_the_demo_draws_over_the_whole_image(name, mini_root, tmp_path):
+    cfg = Config.fromfile(CONFIGS[0].with_name(f"{name}.py"))
+    apply_mini(cfg, mini_root)
+    dataset = cfg.val_dataloader.dataset
+    image = next(mini_root.glob("coco/val2017/*.png"))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        weights = MODELS.build(cfg.model).state_dict()
+        meta = dict(dataset_meta=dict(dataset.metainfo))
+        torch.save(dict(state_dict=weights, meta=meta), tmp_path / "epoch_1.pth")
+        out = tmp_path / "new" / "prediction.png"
+        demo(cfg, image, tmp_path / "epoch_1.pth", out, score_thr=0.0)
+    with Image.open(out) as picture, Image.open(image) as original:
+        assert picture.width >= original.width
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
 
 
 def train_a_step_and_predict(cfg):

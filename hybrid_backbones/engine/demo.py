@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mmcv
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmcv.transforms import Compose
@@ -15,6 +16,7 @@ from mmengine.structures import BaseDataElement
 from ..checkpoints import load_own, read_checkpoint
 
 
+@torch.no_grad()
 def predict(cfg: Config, image: str | Path, checkpoint: str | Path, device: str) -> BaseDataElement:
     """Build the model of a config, load a checkpoint of it and run it on an image.
 
