@@ -133,23 +133,28 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
         )
     is_classifier = backbone is not model and getattr(model, "head", None) is not None
     target = model if is_classifier else backbone
-    prefix = "backbone." if is_classifier else ""
+    own = target.state_dict()
 
     given, dropped = {}, []
     for name, value in read_state_dict(checkpoint).items():
         renamed = rename(name, backbone.rename_rules)
-        is_head = renamed.startswith(backbone.classifier_prefix)
-        renamed = renamed if is_head else prefix + renamed
-        if is_head and not is_classifier:
+        if any(re.search(pattern, renamed) for pattern in backbone.computed_entries):
             dropped.append(name)
-        elif renamed in given:
-            raise ValueError(f"two entries of the checkpoint stand for {renamed}, one is {name}")
+            continue
+        ours = renamed
+        if is_classifier and not renamed.startswith(backbone.classifier_parts):
+            ours = f"backbone.{renamed}"
+        if ours not in own and not is_classifier and backbone.has_no_place_for(renamed):
+            dropped.append(name)
+        elif ours in given:
+            raise ValueError(f"two entries of the checkpoint stand for {ours}, one is {name}")
         else:
-            given[renamed] = value
+            given[ours] = value
 
-    own = target.state_dict()
     missing = own.keys() - given.keys()
-    fresh = [n for n in missing if any(re.search(p, n) for p in backbone.fresh_entries)]
+    # of each kind all or none: a checkpoint with some of them has lost the others
+    absent = [p for p in backbone.fresh_entries if not any(re.search(p, name) for name in given)]
+    fresh = [name for name in missing if any(re.search(p, name) for p in absent)]
     _require_fit(type(backbone).__name__, own, given, missing.difference(fresh))
     target.load_state_dict(own | given)
     report = LoadReport(sorted(given), dropped, sorted(fresh))

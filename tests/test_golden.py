@@ -46,7 +46,7 @@ def test_entries_map_one_to_one_onto_the_published_ones(published):
     backbone = classifier.backbone
     renamed = [rename(name, backbone.rename_rules) for name, _, _ in golden["entries"]]
     names = [
-        name if name.startswith(backbone.classifier_prefix) else f"backbone.{name}"
+        name if name.startswith(backbone.classifier_parts) else f"backbone.{name}"
         for name in renamed
     ]
     assert len(set(names)) == len(names)

@@ -1,8 +1,9 @@
 """The base of all backbones: one control flow, one set of settings."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModule
@@ -10,20 +11,59 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+OUT_NORMS = ("each", "final", "none")
+
+
+def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> dict[str, Any]:
+    """Look up the sizes of a network by name, or take them from a dict with the same keys.
+
+    Raises:
+        ValueError: for an unknown name, and for missing or unknown keys.
+    """
+    if isinstance(arch, str):
+        if arch not in variants:
+            raise ValueError(f"arch must be one of {sorted(variants)} or a dict, got {arch!r}")
+        return dict(variants[arch])
+    keys = next(iter(variants.values())).keys()
+    if not isinstance(arch, Mapping) or arch.keys() != keys:
+        raise ValueError(f"arch as a dict must have the keys {sorted(keys)}, got {arch!r}")
+    return dict(arch)
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Spread stochastic depth over all blocks, rising linearly from 0 to `rate`; one list a stage.
+
+    Raises:
+        ValueError: for a rate outside of [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"drop_path_rate must be from 0 to 1, got {rate}")
+    # on the CPU also where a network is built on the meta device
+    rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def make_stage(blocks: Iterable[nn.Module], downsample: nn.Module | None = None) -> nn.Sequential:
+    """Chain blocks, named 0, 1, ..., behind their downsampling, named `downsample`."""
+    parts = OrderedDict() if downsample is None else OrderedDict(downsample=downsample)
+    parts.update((str(j), block) for j, block in enumerate(blocks))
+    return nn.Sequential(parts)
+
 
 class HierarchicalBackbone(BaseModule):
     """Compute four maps of decreasing resolution: stem, then four stages.
 
     A subclass provides `stem`, `stages` (four sequences of blocks, each beginning with its
-    downsampling), `channels` and, where outputs are normalised, `norms` (a module per stage). Its
-    constructor ends with ``self.train()``, which freezes what is to be frozen.
+    downsampling) and `channels`, calls `_add_norms` where outputs are normalised, and ends its
+    constructor with ``self.train()``, which freezes what is to be frozen.
 
     Args:
         out_indices: stages whose maps are returned, ascending, from 0 to 3.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no
             gradients, and normalisation as in evaluation.
         norm_eval: keep all batch normalisation in evaluation mode while training.
-        with_cp: recompute each block in the backward pass instead of storing what is inside.
+        with_cp: recompute each block in the backward pass instead of storing what is inside; four
+            numbers recompute that many leading blocks of each stage.
         init_cfg: as in :class:`mmengine.model.BaseModule`; ``dict(type='Published',
             checkpoint=...)`` loads a published checkpoint.
 
@@ -36,10 +76,12 @@ class HierarchicalBackbone(BaseModule):
     channels: tuple[int, ...]
     # (pattern, replacement) pairs from published entry names to ours, applied in turn by `re.sub`
     rename_rules: ClassVar[Sequence[tuple[str, str]]] = ()
-    # prefix that the published classifier has after renaming; ImageClassifier calls its own so too
-    classifier_prefix: ClassVar[str] = "head."
-    # patterns of entries that no published checkpoint has and that start fresh
-    fresh_entries: ClassVar[Sequence[str]] = ()
+    # prefixes of what an ImageClassifier has beside its backbone
+    classifier_parts: ClassVar[tuple[str, ...]] = ("head.", "neck.")
+    # patterns of published entries that are tables of indices or masks, which are computed here
+    computed_entries: ClassVar[Sequence[str]] = ()
+    # patterns of entries that no published classifier has and that start fresh
+    fresh_entries: ClassVar[Sequence[str]] = (r"^norms\.",)
 
     def __init__(
         self,
@@ -47,7 +89,7 @@ class HierarchicalBackbone(BaseModule):
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        with_cp: bool = False,
+        with_cp: bool | Sequence[int] = False,
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg=init_cfg)
@@ -58,10 +100,40 @@ class HierarchicalBackbone(BaseModule):
             raise ValueError(f"out_indices must ascend without repetition, got {out_indices}")
         if frozen_stages not in range(-1, 5):
             raise ValueError(f"frozen_stages must be from -1 to 4, got {frozen_stages}")
+        if not isinstance(with_cp, bool) and (len(with_cp) != 4 or min(with_cp) < 0):
+            raise ValueError(f"with_cp must be a bool or four numbers of blocks, got {with_cp}")
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        # by the number of their stage
+        self.norms = nn.ModuleDict()
+
+    def _add_norms(
+        self,
+        out_norm: str,
+        make_each: Callable[[int], nn.Module],
+        make_final: Callable[[int], nn.Module],
+    ) -> None:
+        """Build the normalisation of the outputs from functions of the number of channels.
+
+        Args:
+            out_norm: ``'each'`` normalises each output, as dense prediction wants it; ``'final'``
+                only the last stage, with the norm before the published classifier; ``'none'`` none.
+            make_each: for a norm of each output.
+            make_final: for the norm of the last stage.
+
+        Raises:
+            ValueError: for another `out_norm`, or 'final' without the last stage as output.
+        """
+        if out_norm not in OUT_NORMS:
+            raise ValueError(f"out_norm must be one of {OUT_NORMS}, got {out_norm!r}")
+        if out_norm == "final" and 3 not in self.out_indices:
+            raise ValueError(f"out_norm='final' needs 3 among out_indices, got {self.out_indices}")
+        if out_norm == "each":
+            self.norms.update({str(i): make_each(self.channels[i]) for i in self.out_indices})
+        elif out_norm == "final":
+            self.final_norm = make_final(self.channels[3])
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -73,14 +145,19 @@ class HierarchicalBackbone(BaseModule):
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = self._run(block, x)
+            for name, block in stage.named_children():
+                x = self._run(block, x, self._recomputes(i, name))
             if i in self.out_indices:
-                outs.append(self.norms[i](x) if hasattr(self, "norms") else x)
+                outs.append(self._normalise(i, x))
         return tuple(outs)
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+    def _recomputes(self, stage: int, name: str) -> bool:
+        if isinstance(self.with_cp, bool):
+            return self.with_cp
+        return name.isdigit() and int(name) < self.with_cp[stage]
+
+    def _run(self, block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+        if not (recompute and self.training and torch.is_grad_enabled()):
             return block(x)
         return checkpoint(
             block,
@@ -88,6 +165,20 @@ class HierarchicalBackbone(BaseModule):
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), _keep_running_statistics(block)),
         )
+
+    def _normalise(self, stage: int, x: Tensor) -> Tensor:
+        if str(stage) in self.norms:
+            return self.norms[str(stage)](x)
+        return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
+
+    def has_no_place_for(self, entry: str) -> bool:
+        """Tell whether a published entry, renamed, belongs to a part that was left out by choice.
+
+        That is the classifier and its norm, or the norm of a stage that is not normalised.
+        """
+        if entry.startswith((*self.classifier_parts, "final_norm.")):
+            return True
+        return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
     def train(self, mode: bool = True) -> "HierarchicalBackbone":
         """Set the training mode, except for what is frozen."""
@@ -105,7 +196,10 @@ class HierarchicalBackbone(BaseModule):
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        norms = list(self.norms[: self.frozen_stages]) if hasattr(self, "norms") else []
+        frozen = range(self.frozen_stages)
+        norms = [self.norms[str(i)] for i in frozen if str(i) in self.norms]
+        if self.frozen_stages == 4 and hasattr(self, "final_norm"):
+            norms.append(self.final_norm)
         return [*self._stem_modules(), *self.stages[: self.frozen_stages], *norms]
 
     def _stem_modules(self) -> list[nn.Module]:
