@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
+
+from .paddle_checkpoints import SUFFIX, from_paddle, is_paddle, read_paddle
 
 # keys under which training scripts store the weights, in the order of trial
 STATE_DICT_KEYS = ("state_dict", "model")
@@ -67,7 +70,8 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
 
     Args:
         checkpoint: a path, an http(s) URL, or an already loaded dict; the weights themselves or a
-            dict that holds them under ``state_dict`` or ``model``.
+            dict that holds them under ``state_dict`` or ``model``. Paddle's ``.pdparams`` and
+            arrays are converted.
 
     Raises:
         ValueError: where there is no such file, it is not a checkpoint, or holds no weights.
@@ -78,6 +82,8 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
             content = content[key]
             break
     content = content if isinstance(content, Mapping) else {type(content).__name__: content}
+    if is_paddle(content):
+        content = from_paddle(content)
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         raise ValueError(
@@ -97,11 +103,11 @@ def read_checkpoint(checkpoint: str | Path) -> Mapping:
         ValueError: where there is no such file, or it is not a checkpoint.
     """
     checkpoint = str(checkpoint)
+    if checkpoint.startswith(("http://", "https://")):
+        checkpoint = _download(checkpoint)
     try:
-        if checkpoint.startswith(("http://", "https://")):
-            return torch.hub.load_state_dict_from_url(
-                checkpoint, map_location="cpu", weights_only=True
-            )
+        if checkpoint.endswith(SUFFIX):
+            return read_paddle(checkpoint)
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"no checkpoint at {checkpoint!r}: check the path") from error
@@ -109,6 +115,18 @@ def read_checkpoint(checkpoint: str | Path) -> Mapping:
         raise ValueError(
             f"cannot read {checkpoint!r} as a checkpoint of weights: {error}"
         ) from error
+
+
+def _download(url: str) -> str:
+    """Download a checkpoint into PyTorch's cache, unless it is there, and return its path."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
+            raise ValueError(f"cannot download {url!r}: {error}") from error
+    return str(path)
 
 
 def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadReport:
@@ -131,7 +149,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
             "expected a backbone of hybrid_backbones or a model around one, "
             f"got {type(model).__name__} with {type(backbone).__name__}"
         )
-    is_classifier = backbone is not model and getattr(model, "head", None) is not None
+    is_classifier = _is_classifier(model)
     target = model if is_classifier else backbone
     own = target.state_dict()
 
@@ -162,13 +180,16 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
     return report
 
 
-def load_own(model: nn.Module, checkpoint: str | Path) -> None:
-    """Load a checkpoint that a training of this very model has saved.
+def load_trained(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load what a training of this very model has saved; for a classifier, published weights too.
 
     Raises:
         ValueError: lists the entries that are missing, unexpected or of another shape.
     """
-    model.load_state_dict(require_same_entries(model, checkpoint))
+    if _is_classifier(model):
+        load_published(model, checkpoint)
+    else:
+        model.load_state_dict(require_same_entries(model, checkpoint))
 
 
 def require_same_entries(model: nn.Module, checkpoint: str | Path) -> dict[str, Tensor]:
@@ -181,6 +202,12 @@ def require_same_entries(model: nn.Module, checkpoint: str | Path) -> dict[str, 
     own, given = model.state_dict(), read_state_dict(checkpoint)
     _require_fit(type(model).__name__, own, given, own.keys() - given.keys())
     return given
+
+
+def _is_classifier(model: nn.Module) -> bool:
+    """Tell whether a model is a classifier around one of our backbones."""
+    backbone = getattr(model, "backbone", None)
+    return hasattr(backbone, "rename_rules") and getattr(model, "head", None) is not None
 
 
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""What published classifiers have between backbone and logits, where mmpretrain has no such part."""
+"""What published classifiers have between backbone and logits, and mmpretrain has not."""
 
 import torch.nn.functional as F
 from mmpretrain.models import LinearClsHead

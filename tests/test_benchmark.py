@@ -88,14 +88,14 @@ def test_process_that_dies_is_an_error():
     ids=["convolution", "local attention"],
 )
 def test_macs_are_those_of_the_definition(model, macs):
-    assert count_macs(model, (16, 24)) == macs
+    assert count_macs(model, (1, 3, 16, 24)) == macs
 
 
 def test_macs_and_parameters_of_resnet_are_the_published_ones():
     # 25.56 M and 4.09 G with torchvision's classifier, a layer of 2048 × 1000 and its bias
     model = BACKBONES["ResNet-50"]()
     assert sum(p.numel() for p in model.parameters()) == 25_557_032 - 2_049_000
-    assert count_macs(model, (224, 224)) == pytest.approx(4.09e9 - 2.048e6, rel=1e-3)
+    assert count_macs(model, (1, 3, 224, 224)) == pytest.approx(4.09e9 - 2.048e6, rel=1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

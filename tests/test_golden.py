@@ -1,81 +1,129 @@
 """Fidelity to the publications: entries, normalisation, features and logits of golden files."""
 
+import re
+
 import pytest
 import torch
 from golden.fill import compare, make_input
-from helpers import golden_files, published_weights
-from mmpretrain.models import ImageClassifier
+from helpers import GOLDEN, golden_files, published_weights
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
-from hybrid_backbones.backbones.resnet import DEPTHS
+from hybrid_backbones.backbones import BiFormer, SwiftFormer, UniFormer, UniFormerLight
 from hybrid_backbones.checkpoints import load_published, rename
 
+# published classifiers: golden file to config
+CLASSIFIERS = {
+    "acmix_resnet26": "imagenet_acmix_r26",
+    "acmix_resnet50": "imagenet_acmix_r50",
+    "acmix_swin_tiny": "imagenet_acmix_swin_t",
+    "biformer_stl_nchw": "imagenet_biformer_stl",
+    "biformer_tiny": "imagenet_biformer_t",
+    "mixformer_b0": "imagenet_mixformer_b0",
+    "mixformer_b1": "imagenet_mixformer_b1",
+    "mixformer_b4": "imagenet_mixformer_b4",
+    "swiftformer_l1": "imagenet_swiftformer_l1",
+    "swiftformer_xs": "imagenet_swiftformer_xs",
+    "uniformer_small": "imagenet_uniformer_s",
+    "uniformer_small_plus": "imagenet_uniformer_s_plus",
+    "uniformer_xxs": "imagenet_uniformer_xxs",
+}
+# published backbones for dense prediction: golden file to class and arguments
+UNIFORMERS = {
+    "global": dict(attention="global"),
+    "hybrid14": dict(attention="hybrid"),
+    "windows32": dict(attention="windows", window_size=32),
+}
+DENSE = {
+    "biformer_small_det": (BiFormer, dict(arch="small", num_windows=16)),
+    "biformer_small_seg": (BiFormer, dict(arch="small", num_windows=8)),
+    "biformer_tiny_det": (BiFormer, dict(arch="tiny", num_windows=16)),
+    "swiftformer_l1_feat": (SwiftFormer, dict(arch="l1")),
+    "swiftformer_xs_feat": (SwiftFormer, dict(arch="xs")),
+    "uniformer_det_xxs": (UniFormerLight, dict(arch="xxs")),
+} | {
+    f"uniformer_{task}_small_{attention}": (UniFormer, dict(arch="small", **settings))
+    for attention, settings in UNIFORMERS.items()
+    for task in (("fpn", "upernet") if attention == "windows32" else ("det", "fpn", "upernet"))
+}
 
-def build_acmix_resnet(layers):
-    """Build the classifier that was published, in mmpretrain's terms."""
-    depths = {blocks: depth for depth, blocks in DEPTHS.items()}
-    return ImageClassifier(
-        backbone=dict(type="ACmixResNet", depth=depths[tuple(layers)]),
-        neck=dict(type="GlobalAveragePooling"),
-        head=dict(type="LinearClsHead", num_classes=1000, in_channels=2048),
-    )
+
+def build_classifier(repository, name):
+    """Build a classifier from its config, and its backbone with four maps, none normalised."""
+    cfg = Config.fromfile(repository / "configs" / f"{name}.py")
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    settings = dict(cfg.model.backbone, out_indices=(0, 1, 2, 3))
+    if "out_norm" in settings:
+        settings["out_norm"] = "none"
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(cfg.model).eval(), MODELS.build(settings).eval()
 
 
-# one line per network: names of its golden files, and its classifier from published arguments
-NETWORKS = [("acmix_resnet*.json", build_acmix_resnet)]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param((golden, build_classifier), id=stem)
-        for pattern, build_classifier in NETWORKS
-        for stem, golden in golden_files(pattern)
-    ],
-)
-def published(request):
-    """A golden file, and the classifier with its weights."""
-    golden, build_classifier = request.param
+@pytest.fixture(scope="module", params=[*CLASSIFIERS, *DENSE])
+def published(request, repository):
+    """A golden file, the classifier or dense backbone with its weights, and what gives features."""
+    ((_, golden),) = golden_files(f"{request.param}.json")
     torch.manual_seed(0)
-    classifier = build_classifier(**golden["arguments"]).eval()
-    load_published(classifier, published_weights(golden))
-    return golden, classifier
+    if request.param in DENSE:
+        network, settings = DENSE[request.param]
+        model = backbone = network(**settings).eval()
+    else:
+        model, backbone = build_classifier(repository, CLASSIFIERS[request.param])
+        load_published(backbone, published_weights(golden))
+    load_published(model, published_weights(golden))
+    return golden, model, backbone
+
+
+def own_names(model, names):
+    """Rename published entries to those of a classifier or of a backbone alone."""
+    backbone = getattr(model, "backbone", model)
+    for name in names:
+        renamed = rename(name, backbone.rename_rules)
+        if any(re.search(pattern, renamed) for pattern in backbone.computed_entries):
+            continue
+        beside = backbone is model or renamed.startswith(backbone.classifier_parts)
+        yield name, renamed if beside else f"backbone.{renamed}"
+
+
+def test_every_golden_file_of_a_network_is_compared():
+    names = {path.stem for path in GOLDEN.glob("*.json")}
+    networks = {name for name in names if not re.search(r"_op(_|$)", name)}
+    assert networks == CLASSIFIERS.keys() | DENSE.keys()
 
 
 def test_entries_map_one_to_one_onto_the_published_ones(published):
-    golden, classifier = published
-    backbone = classifier.backbone
-    renamed = [rename(name, backbone.rename_rules) for name, _, _ in golden["entries"]]
-    names = [
-        name if name.startswith(backbone.classifier_parts) else f"backbone.{name}"
-        for name in renamed
-    ]
-    assert len(set(names)) == len(names)
-    shapes = {name: entry[1] for name, entry in zip(names, golden["entries"], strict=True)}
-    own = {name: list(x.shape) for name, x in classifier.state_dict().items()}
-    assert own == shapes
-    assert sum(p.numel() for p in classifier.parameters()) == golden["parameters"]
+    golden, model, _ = published
+    published_shapes = {name: shape for name, shape, _ in golden["entries"]}
+    names = dict(own_names(model, published_shapes))
+    assert len(set(names.values())) == len(names)
+    shapes = {ours: published_shapes[name] for name, ours in names.items()}
+    assert {name: list(x.shape) for name, x in model.state_dict().items()} == shapes
+    assert sum(p.numel() for p in model.parameters()) == golden["parameters"]
 
 
 def test_loading_gives_every_entry_its_published_value(published):
-    golden, classifier = published
-    weights = published_weights(golden)
-    own = classifier.state_dict()
-    for name, value in weights.items():
-        renamed = rename(name, classifier.backbone.rename_rules)
-        prefix = "" if renamed in own else "backbone."
-        assert torch.equal(own[prefix + renamed], value)
+    golden, model, _ = published
+    weights, own = published_weights(golden), model.state_dict()
+    for name, ours in own_names(model, weights):
+        assert torch.equal(own[ours], weights[name])
 
 
 def test_features_and_logits_are_the_published_ones(published):
-    golden, classifier = published
+    golden, model, backbone = published
     for case in golden["cases"]:
         images = make_input(case["shape"], case["seed"])
         with torch.no_grad():
-            compare(classifier.backbone(images), case["features"])
-            compare([classifier(images, mode="tensor")], [case["logits"]])
+            compare(backbone(images), case["features"])
+            if "logits" in case:
+                compare([model(images, mode="tensor")], [case["logits"]])
 
 
 def test_normalisation_has_the_published_eps(published):
-    golden, classifier = published
-    own = {name: m.eps for name, m in classifier.backbone.named_modules() if hasattr(m, "eps")}
-    assert own == golden["norm_eps"]
+    golden, model, _ = published
+    if "norm_eps" not in golden:
+        pytest.skip("the golden file does not say it")
+    weights = {f"{name}.weight": eps for name, eps in golden["norm_eps"].items()}
+    names = dict(own_names(model, weights))
+    expected = {ours.removesuffix(".weight"): weights[name] for name, ours in names.items()}
+    own = {name: module.eps for name, module in model.named_modules() if hasattr(module, "eps")}
+    assert own == expected

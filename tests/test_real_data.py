@@ -9,40 +9,51 @@ import pytest
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "realdata"
 # a network that has learnt nothing finds boxes only without a threshold
+ALL_BOXES = dict(
+    segm_mAP_50="model.test_cfg.rcnn.score_thr=0.0", bbox_mAP_50="model.test_cfg.score_thr=0.0"
+)
 RUNS = {
-    "maskrcnn_acmix_r26": (
-        *("COCO_ROOT", "coco", "segm_mAP_50"),
-        ["model.test_cfg.rcnn.score_thr=0.0"],
-    ),
-    "retinanet_acmix_r26": (
-        *("COCO_ROOT", "coco", "bbox_mAP_50"),
-        ["model.test_cfg.score_thr=0.0"],
-    ),
-    "upernet_acmix_r26": ("ADE_ROOT", "ade", "mIoU", []),
+    "maskrcnn_acmix_r26": "segm_mAP_50",
+    "maskrcnn_mixformer_b1_3x": "segm_mAP_50",
+    "cascade_maskrcnn_uniformer_s_3x": "segm_mAP_50",
+    "retinanet_swiftformer_l1": "bbox_mAP_50",
+    "upernet_acmix_r26": "mIoU",
+    "fpn_biformer_s": "mIoU",
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
-    variable, folder, metric, options = RUNS[name]
-    root = Path(os.environ.get(variable, SHARED / folder))
-    if not root.is_dir():
-        pytest.skip(f"no real data: neither {variable} is set nor {SHARED / folder} there")
+def shorten(name, metric):
+    """Return the settings that make a run of a few small pictures of it."""
     size = "(320,192)"
     options = [
-        *options,
         f"val_dataloader.dataset.pipeline.1.scale={size}",
         "train_dataloader.batch_size=1",
+        "auto_scale_lr.enable=False",
     ]
     for loader in ("train_dataloader", "val_dataloader"):
         options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
         options += [f"{loader}.dataset.indices=4"]
-    if folder == "coco":
-        options += [f"train_dataloader.dataset.pipeline.3.scale={size}", "train_cfg.max_epochs=1"]
-    else:
+    train = "train_dataloader.dataset.pipeline"
+    if metric == "mIoU":
         options += ["train_cfg.max_iters=4", "train_cfg.val_interval=4"]
         options += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=4"]
-        options += ["train_dataloader.dataset.pipeline.4.crop_size=(128,128)"]
+        return [*options, f"{train}.4.crop_size=(128,128)"]
+    options += ["train_cfg.max_epochs=1", ALL_BOXES[metric]]
+    if not name.endswith("_3x"):
+        return [*options, f"{train}.3.scale={size}"]
+    # the first of two ways to resize, and the three steps of the second
+    scales = "[(160,320),(192,320)]"
+    options += [f"{train}.4.transforms.{place}.scales={scales}" for place in ("0.0", "1.0", "1.2")]
+    return [*options, f"{train}.4.transforms.1.1.crop_size=(96,128)"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
+    metric = RUNS[name]
+    variable, folder = ("ADE_ROOT", "ade") if metric == "mIoU" else ("COCO_ROOT", "coco")
+    root = Path(os.environ.get(variable, SHARED / folder))
+    if not root.is_dir():
+        pytest.skip(f"no real data: neither {variable} is set nor {SHARED / folder} there")
     process = subprocess.run(
         [
             sys.executable,
@@ -51,7 +62,7 @@ def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
             "--work-dir",
             str(tmp_path),
             "--cfg-options",
-            *options,
+            *shorten(name, metric),
         ],
         cwd=repository,
         env=dict(os.environ, OMP_NUM_THREADS="1", **{variable: str(root)}),

@@ -18,7 +18,8 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
     """Look up the sizes of a network by name, or take them from a dict with the same keys.
 
     Raises:
-        ValueError: for an unknown name, and for missing or unknown keys.
+        ValueError: for an unknown name, for missing or unknown keys, and for sizes that are not
+            given for each of the four stages.
     """
     if isinstance(arch, str):
         if arch not in variants:
@@ -27,6 +28,9 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
     keys = next(iter(variants.values())).keys()
     if not isinstance(arch, Mapping) or arch.keys() != keys:
         raise ValueError(f"arch as a dict must have the keys {sorted(keys)}, got {arch!r}")
+    for key, sizes in arch.items():
+        if isinstance(sizes, list | tuple) and (len(sizes) != 4 or min(sizes) < 1):
+            raise ValueError(f"{key} of arch must be four positive numbers, got {sizes}")
     return dict(arch)
 
 

@@ -135,7 +135,7 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings) -> dict:
     model = make().eval()
     sizes = dict(
         params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(model, settings.size),
+        macs=count_macs(model, (1, 3, *settings.size)),
     )
     model.to(**settings.kind)
     images = torch.randn(settings.batch, 3, *settings.size, **settings.kind)

@@ -10,10 +10,10 @@ from matplotlib.patches import Patch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 
-from ..checkpoints import load_own, read_checkpoint
+from ..checkpoints import load_trained, read_checkpoint
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def predict(cfg: Config, image: str | Path, checkpoint: str | Path, device: str)
     """
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    load_own(model, checkpoint)
+    load_trained(model, checkpoint)
     steps = cfg.test_dataloader.dataset.pipeline
     pipeline = Compose([step for step in steps if step["type"] != "LoadAnnotations"])
     batch = pseudo_collate([pipeline(dict(img_path=str(image), img_id=0))])
@@ -86,9 +86,12 @@ def demo(
     """Predict on an image and draw the result into the picture `out`; return the prediction."""
     prediction = predict(cfg, image, checkpoint, device)
     dataset_meta = read_checkpoint(checkpoint).get("meta", {}).get("dataset_meta")
-    if not dataset_meta:
+    # a published checkpoint does not say its classes
+    dataset_meta = dataset_meta or DATASETS.get(cfg.val_dataloader.dataset.type).METAINFO
+    if not dataset_meta.get("classes"):
         raise ValueError(
-            f"{checkpoint} does not say its classes: use one that tools/train.py saved"
+            f"neither {checkpoint} nor its dataset says the classes: use a checkpoint that "
+            "tools/train.py saved"
         )
     draw(cfg, image, prediction, dataset_meta, out, score_thr)
     return prediction

@@ -19,7 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
-from ..checkpoints import load_own, require_same_entries
+from ..checkpoints import load_trained, require_same_entries
 from .mini import apply_mini, dicts
 from .whole_checkpoints import find_last_checkpoint
 
@@ -136,7 +136,7 @@ def test(args: Namespace) -> dict:
         dump = "DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
         cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
     runner = Runner.from_cfg(cfg)
-    load_own(runner.model, args.checkpoint)
+    load_trained(runner.model, args.checkpoint)
     return runner.test()
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.shapes import CLASSES, PALETTE, SCENES, draw_mini
+from ..datasets.shapes import CLASSES, PALETTE, SCENES, SINGLES, draw_mini
 
-# what only makes sense with pre-trained weights, wherever it stands in a model
-FROM_SCRATCH = dict(init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False)
+# what only makes sense with pre-trained weights or in a long training
+FROM_SCRATCH = dict(
+    init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False, drop_path_rate=0.0
+)
 # half of COCO's anchors, since the shapes are smaller than its objects, and fewer proposals
 DETECTION = dict(
     num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
@@ -20,6 +22,7 @@ DETECTION = dict(
 # anchors and RoIs of one picture that the losses see: each RoI costs as much as a small picture
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
+NUM_SINGLES = SINGLES[0][1] * len(CLASSES)
 # pixels; the head costs as much per pixel as the backbone, and steps count more than pixels
 SEGMENTATION_CROP = (96, 96)
 
@@ -139,6 +142,9 @@ def _classification(cfg: Config, root: Path) -> dict:
         if "num_classes" in settings:
             settings.num_classes = len(CLASSES)
     cfg.model.head.topk = (1,)
+    # no mixing of pictures
+    cfg.model.train_cfg = None
+    epochs, batch_size = 8, 16
     train = [
         dict(type="SeedSample"),
         dict(type="LoadWholeImage"),
@@ -157,11 +163,11 @@ def _classification(cfg: Config, root: Path) -> dict:
         )
 
     return dict(
-        train_dataloader=_train_loader(dataset("train"), train, 16, "SeededSampler"),
+        train_dataloader=_train_loader(dataset("train"), train, batch_size, "SeededSampler"),
         val_dataloader=_val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
-        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=4),
-        **_one_cycle(lr=1e-3, num_iters=8 * 60),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=4),
+        **_one_cycle(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
     )
 
 

@@ -100,21 +100,30 @@ class _CountAttention(TorchFunctionMode):
 
     def _count(self, query: Tensor, key: Tensor, value: Tensor, attn_mask=None, **_) -> Tensor:
         macs = query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        if attn_mask is not None:
+        if attn_mask is not None and not attn_mask.is_meta:
             hidden = 0 if attn_mask.dtype == torch.bool else float("-inf")
             macs = macs * int((attn_mask != hidden).sum()) // attn_mask.numel()
         self.macs += macs
         return query.new_zeros(*query.shape[:-1], value.shape[-1])
 
 
-@torch.no_grad()
-def count_macs(model: nn.Module, size: Sequence[int]) -> int:
-    """Count the multiply-accumulates for one image ``(3, H, W)``.
+def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
+    """Count the multiply-accumulates of one call with tensors of these shapes.
 
     These are the products of convolutions, linear layers, matrix products and attention, of the
     latter only where its mask lets through; not normalisation, activations, sums and products of
-    two maps.
+    two maps. A model on the meta device is counted without being computed, and there, where masks
+    have no values, all of attention counts.
     """
-    with _CountAttention() as attention, FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, *size))
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    # rather than by `no_grad`, under which views of parameters still ask for gradients
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with _CountAttention() as attention, FlopCounterMode(display=False) as counter:
+            model(*(torch.zeros(shape, device=parameters[0].device) for shape in shapes))
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_()
     return counter.get_total_flops() // 2 + attention.macs

@@ -7,7 +7,7 @@ begin with 1×1 projections; compute these once and let two light branches share
 Two identities make it lean, both exact. The position term of the query is the same for all of its
 neighbours and cancels in the softmax: attention is plain local attention with ``key - position``.
 And the head-mixing layer followed by the shifting convolution is one grouped convolution, whose
-kernel is the product of the two weights.
+kernel is the product of the two weights; with few heads that takes no more products.
 """
 
 import torch
@@ -81,6 +81,7 @@ def acmix_convolution(
     kernels: Tensor,
     num_heads: int,
     *,
+    mixing_bias: Tensor | None = None,
     stride: int = 1,
     dilation: int = 1,
 ) -> Tensor:
@@ -89,7 +90,7 @@ def acmix_convolution(
     This is ACmix's convolution branch, a Kc×Kc convolution of zero-padded maps::
 
         x = [query, key, value],   3n maps of d channels each,   n = num_heads
-        G[t, d] = Σ_h mixing[t, h] x[h, d]
+        G[t, d] = mixing_bias[t] + Σ_h mixing[t, h] x[h, d]
         out[c] = Σ_t kernels[c, t] * G[t, c // n]
 
     Args:
@@ -99,24 +100,31 @@ def acmix_convolution(
         mixing: ``(Kc², 3n)``.
         kernels: ``(C, Kc², Kc, Kc)``.
         num_heads: n, a divisor of C.
+        mixing_bias: ``(Kc²,)``; None adds none.
         stride: of the convolution, in pixels.
         dilation: of the convolution, in pixels.
 
     Returns:
         ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
-    # Σ_t over mixing and kernels first: the same number of products, and G is never stored
+    num_taps = mixing.shape[0]
+    stacked = torch.cat([x.unflatten(1, (num_heads, -1)) for x in (query, key, value)], 1)
+    settings = dict(stride=stride, padding=dilation * (kernels.shape[-1] // 2), dilation=dilation)
+    groups = query.shape[1] // num_heads
+    if num_heads > 1 + num_taps / 3:
+        # many heads: mixing them first takes fewer products
+        mixed = (mixing @ stacked.flatten(2)).unflatten(2, stacked.shape[2:])  # (B, Kc², d, H, W)
+        if mixing_bias is not None:
+            mixed = mixed + mixing_bias[:, None, None, None]
+        return F.conv2d(mixed.transpose(1, 2).flatten(1, 2), kernels, groups=groups, **settings)
+    # few heads: Σ_t over mixing and kernels first, and G is never stored
     composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3n, Kc, Kc)
-    heads = [x.unflatten(1, (num_heads, -1)) for x in (query, key, value)]
-    grouped = torch.cat(heads, 1).transpose(1, 2).flatten(1, 2)  # (B, d·3n, H, W)
-    return F.conv2d(
-        grouped,
-        composed,
-        stride=stride,
-        padding=dilation * (kernels.shape[-1] // 2),
-        dilation=dilation,
-        groups=query.shape[1] // num_heads,
-    )
+    out = F.conv2d(stacked.transpose(1, 2).flatten(1, 2), composed, groups=groups, **settings)
+    if mixing_bias is None:
+        return out
+    # the bias is part of G, and so ends at the borders: it arrives there through fewer taps
+    composed = torch.einsum("t,ctyx->cyx", mixing_bias, kernels)[:, None]  # (C, 1, Kc, Kc)
+    return out + F.conv2d(query.new_ones(1, 1, *query.shape[2:]), composed, **settings)
 
 
 class ShiftConvolution(nn.Module):

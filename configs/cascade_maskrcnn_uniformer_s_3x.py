@@ -1,0 +1,28 @@
+"""Cascade Mask R-CNN with UniFormer-S (hybrid, windows of 14) on COCO, 3x.
+
+Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Visual
+           Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
+Command:   python tools/train.py configs/cascade_maskrcnn_uniformer_s_3x.py
+           from ImageNet weights, as published: --cfg-options
+           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+Published: box AP 52.1, mask AP 45.2 with 79M parameters and 747G FLOPs at 800×1280
+"""
+
+_base_ = [
+    "_base_/models/cascade_maskrcnn_4conv.py",
+    "_base_/schedules/coco_adamw_3x.py",
+    "_base_/datasets/coco_instance_ms.py",
+    "_base_/runtime_detection.py",
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="UniFormer",
+        arch="small",
+        attention="hybrid",
+        drop_path_rate=0.2,
+        with_cp=(0, 0, 8, 0),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

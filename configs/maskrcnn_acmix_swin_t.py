@@ -1,0 +1,22 @@
+"""Mask R-CNN with ACmix-Swin-T on COCO, 1x.
+
+Paper:     Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2022,
+           https://arxiv.org/abs/2111.14556
+Command:   python tools/train.py configs/maskrcnn_acmix_swin_t.py
+           from ImageNet weights, as published: --cfg-options
+           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+Published: no code, configuration or weights of the detector; ImageNet weights only
+Note:      the schedule is Swin's
+"""
+
+_base_ = [
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "_base_/schedules/coco_adamw_1x.py",
+    "_base_/datasets/coco_instance.py",
+    "_base_/runtime_detection.py",
+]
+
+model = dict(
+    backbone=dict(_delete_=True, type="ACmixSwin", arch="tiny"),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

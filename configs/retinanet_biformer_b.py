@@ -1,0 +1,12 @@
+"""RetinaNet with BiFormer-B on COCO, 1x; see `retinanet_biformer_s.py`.
+
+Command:   python tools/train.py configs/retinanet_biformer_b.py
+Published: box AP 47.1
+"""
+
+_base_ = "retinanet_biformer_s.py"
+
+model = dict(
+    backbone=dict(arch="base", drop_path_rate=0.3),
+    neck=dict(in_channels=[192, 384, 768]),
+)

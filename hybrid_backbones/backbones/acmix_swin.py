@@ -1,0 +1,150 @@
+"""ACmix-Swin: a Swin Transformer whose window attention is ACmix.
+
+Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
+https://arxiv.org/abs/2111.14556. The network is Swin (Liu et al., ICCV 2021,
+https://arxiv.org/abs/2103.14030); in each block a convolution branch shares query, key and value
+with the attention in windows, which are shifted in every other block.
+
+The published network is built for one input size, of which every stage is a multiple of the
+windows. Here images may have any size; on sizes that the published network takes, this one
+computes the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
+from ..ops.acmix_window import ACmixWindow
+from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+
+
+class WholePatchEmbed(PatchEmbed):
+    """Project patches, then normalise; zeros complete the last patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, embed_dims, H', W')``, rounding up."""
+        return super().forward(pad_to_multiple(x, self.proj.kernel_size[0]))
+
+
+class PatchMerging(nn.Module):
+    """Join each 2×2 positions and project them: ``reduction(norm([x00, x10, x01, x11]))``.
+
+    A map with odd sides is extended by zeros.
+
+    Args:
+        embed_dims: channels of x; the result has twice as many.
+    """
+
+    def __init__(self, embed_dims: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * embed_dims)
+        self.reduction = nn.Linear(4 * embed_dims, 2 * embed_dims, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, 2C, H', W')``, rounding up."""
+        x = pad_to_multiple(x, 2)
+        x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, H', 2, W', 2)
+        x = x.permute(0, 2, 4, 5, 3, 1).flatten(3)  # (B, H', W', 4C), the row varies first
+        return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
+
+
+class ACmixSwinBlock(nn.Module):
+    """Relate positions by ACmix, then mix channels; each added to its input.
+
+    Args:
+        embed_dims: channels of x and of the result.
+        drop_path: rate of stochastic depth.
+        **kwargs: settings of :class:`ACmixWindow`.
+    """
+
+    def __init__(self, embed_dims: int, drop_path: float, **kwargs):
+        super().__init__()
+        self.norm1 = LayerNorm2d(embed_dims)
+        self.attn = ACmixWindow(embed_dims, **kwargs)
+        self.norm2 = LayerNorm2d(embed_dims)
+        self.mlp = Mlp(embed_dims, 4 * embed_dims)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        mixed = self.mlp(self.norm2(x).permute(0, 2, 3, 1))  # (B, H, W, C)
+        return x + self.drop_path(mixed.permute(0, 3, 1, 2))
+
+
+SIZES = dict(embed_dims=96, num_heads=(3, 6, 12, 24))
+# of the published configurations
+VARIANTS = {
+    "tiny": dict(SIZES, depths=(2, 2, 6, 2), drop_path_rate=0.2),
+    "small": dict(SIZES, depths=(2, 2, 18, 2), drop_path_rate=0.3),
+}
+
+
+@MODELS.register_module()
+class ACmixSwin(HierarchicalBackbone):
+    """Compute the four feature maps of an ACmix-Swin.
+
+    Maps have strides 4, 8, 16 and 32, rounding up, for images of any size.
+
+    Args:
+        arch: a key of `VARIANTS`, or a dict with the keys of its rows; channels double from stage
+            to stage, beginning with `embed_dims`.
+        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
+            None takes that of `arch`.
+        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
+            a classifier, ``'none'`` none.
+        window_size: side of the windows, in positions of a stage's map.
+        **kwargs: settings of :class:`HierarchicalBackbone`.
+    """
+
+    # of https://github.com/LeapLabTHU/ACmix
+    rename_rules = (
+        (r"^patch_embed\.", "stem."),
+        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+        (r"^norm\.", "final_norm."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
+    )
+    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        *,
+        drop_path_rate: float | None = None,
+        out_norm: str = "each",
+        window_size: int = 7,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sizes = read_arch(arch, VARIANTS)
+        if drop_path_rate is None:
+            drop_path_rate = sizes["drop_path_rate"]
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            return ACmixSwinBlock(
+                self.channels[stage],
+                rate,
+                num_heads=sizes["num_heads"][stage],
+                window_size=window_size,
+                shift=window_size // 2 if index % 2 else 0,
+            )
+
+        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
+        self.stem = WholePatchEmbed(3, self.channels[0], 4, LayerNorm2d)
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
+            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
+            downsample = PatchMerging(self.channels[i - 1]) if i else None
+            self.stages.append(make_stage(blocks, downsample))
+        self._add_norms(out_norm, LayerNorm2d, LayerNorm2d)
+        for module in self.modules():
+            # as published: linear layers anew, convolutions and norms as PyTorch does
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.train()

@@ -1,0 +1,206 @@
+"""BiFormer: a vision transformer whose tokens attend to the few regions that matter to them.
+
+Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
+https://arxiv.org/abs/2303.08810. The one idea: bi-level routing attention in the first three stages
+(:mod:`hybrid_backbones.ops.routing_attention`), with 1, 4 and 16 of S×S regions, full attention in
+the last.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import DropPath, LayerNorm2d, Mlp, PointwiseConv2d, conv_bn, conv_stem
+from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from ..ops.routing_attention import BiLevelRoutingAttention, BiLevelRoutingAttention2d
+from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+
+# regions that a region attends to in the first three stages
+TOPKS = (1, 4, 16)
+HEAD_DIMS = 32
+# of the last stage, whatever its channels
+NUM_LAST_HEADS = 8
+
+BlockNorm = partial(LayerNorm2d, eps=1e-6)
+
+
+class MapMlp(Mlp):
+    """Compute the MLP over the channels of a map, by linear layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PatchConv2d(nn.Conv2d):
+    """Convolve patches that do not overlap; a map smaller than one is extended by zeros.
+
+    What is left over at the right and the bottom is cut off, as published.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int):
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H // patch, W // patch)``."""
+        missing = [max(self.kernel_size[0] - side, 0) for side in x.shape[2:]]
+        return super().forward(F.pad(x, (0, missing[1], 0, missing[0])))
+
+
+class BiFormerBlock(nn.Module):
+    """Add positions, then attention, then an MLP::
+
+        x = x + pos_embed(x)      where there is one
+        x = x + attn(norm1(x))
+        x = x + mlp(norm2(x))
+
+    Args:
+        embed_dims: C.
+        attn: maps ``(B, C, H, W)`` to the same shape.
+        mlp: the same.
+        conv_position: whether a 3×3 depthwise convolution tells positions.
+        drop_path_rate: of both residual branches.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        attn: nn.Module,
+        mlp: nn.Module,
+        *,
+        conv_position: bool,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.pos_embed = (
+            nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
+            if conv_position
+            else None
+        )
+        self.norm1 = BlockNorm(embed_dims)
+        self.attn = attn
+        self.norm2 = BlockNorm(embed_dims)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(x)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def patch_stem(channels: int) -> nn.Sequential:
+    """Map images ``(B, 3, H, W)`` to ``(B, channels, H/4, W/4)``, rounding down."""
+    return nn.Sequential(PatchConv2d(3, channels, 4), nn.BatchNorm2d(channels))
+
+
+def patch_downsample(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Halve a map, rounding down: batch normalisation, then patches of 2×2."""
+    return nn.Sequential(nn.BatchNorm2d(in_channels), PatchConv2d(in_channels, out_channels, 2))
+
+
+SIZES = dict(mlp_ratio=3, overlap=True, pointwise_convs=False)
+STL_SIZES = dict(
+    embed_dims=(96, 192, 384, 768),
+    depths=(2, 2, 6, 2),
+    mlp_ratio=4,
+    overlap=False,
+)
+# Zhu et al., table 1, and for stl, the layout of Swin-T, the published code. `overlap` is of stem,
+# downsampling and positions: convolutions or patches; `pointwise_convs` are in place of linear
+# layers, in the refactored operators, which pad otherwise
+VARIANTS = {
+    "tiny": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
+    "small": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
+    "base": dict(SIZES, embed_dims=(96, 192, 384, 768), depths=(4, 4, 18, 4)),
+    "stl": dict(STL_SIZES, pointwise_convs=False),
+    "stl_nchw": dict(STL_SIZES, pointwise_convs=True),
+}
+
+
+@MODELS.register_module()
+class BiFormer(HierarchicalBackbone):
+    """Compute the four feature maps of a BiFormer.
+
+    Maps have strides 4, 8, 16 and 32, for images of any size; `stl` rounds their sides down, the
+    others up.
+
+    Args:
+        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
+        num_windows: S, regions a side in the first three stages, at least 4; published are 7 for
+            classification, 16 for detection and 8 for segmentation, with the same weights.
+        mask_padding: keep what extends a map to whole regions out of the attention. The published
+            networks were trained without; see :class:`BiLevelRoutingAttention`.
+        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first.
+        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
+            a classifier, ``'none'`` none.
+        **kwargs: settings of :class:`HierarchicalBackbone`.
+    """
+
+    rename_rules = (
+        (r"^downsample_layers\.0\.", "stem."),
+        (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+        (r"^(stages\.\d)\.blocks\.", r"\1."),
+        # the activation, and in tiny to base an identity, have numbers too
+        (r"\.mlp\.0\.", ".mlp.fc1."),
+        (r"\.mlp\.[23]\.", ".mlp.fc2."),
+        (r"^extra_norms\.", "norms."),
+        (r"^norm\.", "final_norm."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        *,
+        num_windows: int = 16,
+        mask_padding: bool = False,
+        drop_path_rate: float = 0.1,
+        out_norm: str = "each",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sizes = read_arch(arch, VARIANTS)
+        overlap, pointwise = sizes["overlap"], sizes["pointwise_convs"]
+
+        def make_block(stage: int, rate: float) -> nn.Module:
+            dims = self.channels[stage]
+            hidden = sizes["mlp_ratio"] * dims
+            if stage == 3:
+                attention = AttentionLePE2d if pointwise else AttentionLePE
+                attn = attention(dims, NUM_LAST_HEADS)
+            else:
+                attention = BiLevelRoutingAttention2d if pointwise else BiLevelRoutingAttention
+                attn = attention(
+                    dims,
+                    dims // HEAD_DIMS,
+                    num_windows,
+                    TOPKS[stage],
+                    mask_padding=mask_padding,
+                )
+            mlp = Mlp(dims, hidden, PointwiseConv2d) if pointwise else MapMlp(dims, hidden)
+            return BiFormerBlock(dims, attn, mlp, conv_position=overlap, drop_path_rate=rate)
+
+        self.channels = tuple(sizes["embed_dims"])
+        first = self.channels[0]
+        self.stem = conv_stem(first, nn.GELU) if overlap else patch_stem(first)
+        make_downsample = conv_bn if overlap else patch_downsample
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
+            blocks = [make_block(i, rate) for rate in rates]
+            downsample = make_downsample(*self.channels[i - 1 : i + 1]) if i else None
+            self.stages.append(make_stage(blocks, downsample))
+        self._add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
+        for module in self.modules():
+            # as published; convolutions keep PyTorch's initialisation
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.train()

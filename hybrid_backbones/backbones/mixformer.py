@@ -1,0 +1,171 @@
+"""MixFormer: in each block, window attention and a depthwise convolution that gate one another.
+
+Chen et al., "MixFormer: Mixing Features across Windows and Dimensions", CVPR 2022,
+https://arxiv.org/abs/2204.02557. The one idea is :class:`MixingAttention`; as its convolution
+crosses the windows, these need not be shifted.
+
+The published network takes images whose sides are multiples of 32. Here zeros complete odd maps
+before they are halved, so that images may have any size; on sizes that the published network
+takes, this one computes the same.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
+from ..ops.mixing_attention import AnyBatchNorm2d, MixingAttention
+from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+
+
+class MixFormerStem(PatchEmbed):
+    """Convolve three times, the first with stride 2, then embed patches of 2×2.
+
+    Zeros complete the last patches of 4×4 pixels.
+
+    Args:
+        embed_dims: channels of the result.
+    """
+
+    def __init__(self, embed_dims: int):
+        hidden = embed_dims // 2
+        super().__init__(hidden, embed_dims, 2, LayerNorm2d)
+        self.stem = nn.Sequential(
+            *(nn.Conv2d(3, hidden, 3, stride=2, padding=1), AnyBatchNorm2d(hidden), nn.GELU()),
+            *(nn.Conv2d(hidden, hidden, 3, padding=1), AnyBatchNorm2d(hidden), nn.GELU()),
+            *(nn.Conv2d(hidden, hidden, 3, padding=1), AnyBatchNorm2d(hidden), nn.GELU()),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images ``(B, 3, H, W)`` to ``(B, C, H/4, W/4)``, rounding up."""
+        return super().forward(self.stem(pad_to_multiple(x, 4)))
+
+
+class PatchMerging(nn.Module):
+    """Normalise, then join each 2×2 positions: ``reduction(norm(x))``.
+
+    Zeros behind the norm complete a map with odd sides, which the published network refuses.
+
+    Args:
+        embed_dims: channels of x; the result has twice as many.
+    """
+
+    def __init__(self, embed_dims: int):
+        super().__init__()
+        self.norm = AnyBatchNorm2d(embed_dims)
+        self.reduction = nn.Conv2d(embed_dims, 2 * embed_dims, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, 2C, H/2, W/2)``, rounding up."""
+        return self.reduction(pad_to_multiple(self.norm(x), 2))
+
+
+class MixFormerBlock(nn.Module):
+    """Mix positions, then channels; each added to its input.
+
+    Args:
+        embed_dims: channels of x and of the result.
+        num_heads: of the attention.
+        drop_path: rate of stochastic depth, of both branches.
+        mask_padding: as in :class:`MixingAttention`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, drop_path: float, mask_padding: bool):
+        super().__init__()
+        self.norm1 = LayerNorm2d(embed_dims)
+        self.attn = MixingAttention(embed_dims, num_heads, mask_padding=mask_padding)
+        self.norm2 = LayerNorm2d(embed_dims)
+        self.mlp = Mlp(embed_dims, 4 * embed_dims)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        mixed = self.mlp(self.norm2(x).permute(0, 2, 3, 1))  # (B, H, W, C)
+        return x + self.drop_path(mixed.permute(0, 3, 1, 2))
+
+
+def init_weights_as_published(network: nn.Module) -> None:
+    """Draw linear weights with deviation 0.02 and convolutions by Paddle's default.
+
+    That default divides by all input channels, also where a depthwise convolution sees one.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            taps = math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2 / (taps * module.in_channels)))
+            nn.init.zeros_(module.bias)
+
+
+# of https://github.com/PaddlePaddle/PaddleClas
+VARIANTS = {
+    "b0": dict(embed_dims=24, depths=(1, 2, 6, 6), num_heads=(3, 6, 12, 24), drop_path_rate=0.0),
+    "b1": dict(embed_dims=32, depths=(1, 2, 6, 6), num_heads=(2, 4, 8, 16), drop_path_rate=0.0),
+    "b2": dict(embed_dims=32, depths=(2, 2, 8, 8), num_heads=(2, 4, 8, 16), drop_path_rate=0.05),
+    "b3": dict(embed_dims=48, depths=(2, 2, 8, 6), num_heads=(3, 6, 12, 24), drop_path_rate=0.1),
+    "b4": dict(embed_dims=64, depths=(2, 2, 8, 8), num_heads=(4, 8, 16, 32), drop_path_rate=0.2),
+    "b5": dict(embed_dims=96, depths=(1, 2, 8, 6), num_heads=(6, 12, 24, 48), drop_path_rate=0.3),
+    "b6": dict(embed_dims=96, depths=(2, 4, 16, 12), num_heads=(6, 12, 24, 48), drop_path_rate=0.5),
+}
+
+
+@MODELS.register_module()
+class MixFormer(HierarchicalBackbone):
+    """Compute the four feature maps of a MixFormer.
+
+    Maps have strides 4, 8, 16 and 32, rounding up, for images of any size. The published classifier
+    projects the last map before it pools, which is ``ProjectedPooling`` as a neck. Published
+    checkpoints load as they are, from the files of Paddle.
+
+    Args:
+        arch: a key of `VARIANTS`, or a dict with the keys of its rows; channels double from stage
+            to stage, beginning with `embed_dims`.
+        mask_padding: leave what completes the windows out of all sums; the published weights were
+            trained without this, see :class:`MixingAttention`.
+        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
+            None takes that of `arch`.
+        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
+            a classifier, ``'none'`` none. How the authors normalised dense outputs is not
+            published; 'each' does it by layer norms, as Swin does.
+        **kwargs: settings of :class:`HierarchicalBackbone`.
+    """
+
+    rename_rules = (
+        (r"^patch_embed\.", "stem."),
+        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+        (r"^norm\.", "final_norm."),
+        (r"^last_proj\.", "neck.proj."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
+    )
+    computed_entries = (r"\.relative_position_index$",)
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "b4",
+        *,
+        mask_padding: bool = False,
+        drop_path_rate: float | None = None,
+        out_norm: str = "each",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sizes = read_arch(arch, VARIANTS)
+        if drop_path_rate is None:
+            drop_path_rate = sizes["drop_path_rate"]
+        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
+        self.stem = MixFormerStem(self.channels[0])
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
+            channels, num_heads = self.channels[i], sizes["num_heads"][i]
+            blocks = [MixFormerBlock(channels, num_heads, rate, mask_padding) for rate in rates]
+            self.stages.append(make_stage(blocks, PatchMerging(channels // 2) if i else None))
+        self._add_norms(out_norm, LayerNorm2d, LayerNorm2d)
+        init_weights_as_published(self)
+        self.train()

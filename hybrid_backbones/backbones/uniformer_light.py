@@ -1,0 +1,269 @@
+"""UniFormerLight: a small UniFormer whose attention evolves with the tokens' importance.
+
+Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
+https://arxiv.org/abs/2201.09450. In stages 3 and 4 a class token scores all tokens; each block
+relates the better half and one representative of the others, which follow it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem
+from ..ops.relation_aggregator import count_heads, split_heads
+from ..ops.token_pruning import (
+    apply_order,
+    class_token_score,
+    invert_order,
+    num_kept_tokens,
+    order_by_score,
+    pool_score,
+    representative_token,
+    update_score,
+)
+from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .uniformer import (
+    STAGE_RULES,
+    BlockNorm,
+    LocalBlock,
+    init_linear_layers,
+    patch_embed,
+    position_encoding,
+)
+
+MLP_RATIO = 3
+# of the tokens that a block relates one by one, and of the newest score in the running score
+KEEP_RATIO = TRADE_OFF = 0.5
+
+
+class Evolving(NamedTuple):
+    """What blocks of stages 3 and 4 hand on; the published code keeps scores in a global."""
+
+    map: Tensor  # (B, C, H, W)
+    cls: Tensor  # (B, 1, C), the class token
+    score: Tensor  # (B, H·W), the running score
+
+
+class ClassTokenEmbed(PatchEmbed):
+    """Lead to stage 3: embed patches, and begin with a class token and without scores.
+
+    Args:
+        in_channels: channels of x.
+        embed_dims: channels of the result.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int):
+        super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
+        self.cls_token = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(1, 1, embed_dims), std=0.02)
+        )
+
+    def forward(self, x: Tensor) -> Evolving:
+        """Begin with a map ``(B, in_channels, H, W)``."""
+        x = super().forward(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        score = x.new_zeros(x.shape[0], x.shape[2] * x.shape[3], dtype=dtype)
+        return Evolving(x, self.cls_token.expand(x.shape[0], -1, -1), score)
+
+
+class EvolvingPatchEmbed(PatchEmbed):
+    """Lead to stage 4: embed patches of the map, project the class token, pool the scores.
+
+    Args:
+        in_channels: channels of the map and the class token.
+        embed_dims: the same of the result.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int):
+        super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
+        self.cls_upsample = nn.Linear(in_channels, embed_dims)
+
+    def forward(self, x: Evolving) -> Evolving:
+        """Halve the map of `x`."""
+        score = pool_score(x.score, x.map.shape[2:])
+        return Evolving(super().forward(x.map), self.cls_upsample(x.cls), score)
+
+
+class ScoringAttention(nn.Module):
+    """Compute multi-head self-attention, and how much of it the class token pays to each token.
+
+    Args:
+        embed_dims: channels of the tokens.
+        head_dims: channels of one head, a divisor of embed_dims.
+    """
+
+    def __init__(self, embed_dims: int, head_dims: int):
+        super().__init__()
+        self.num_heads = count_heads(embed_dims, head_dims)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(B, 1 + N, C)``, the class token first, to the same and scores ``(B, N)``."""
+        query, key, value = split_heads(self.qkv(tokens), self.num_heads)
+        out = F.scaled_dot_product_attention(query, key, value)  # (B, h, 1 + N, d)
+        return self.proj(out.transpose(1, 2).flatten(2)), class_token_score(query, key)
+
+
+class EvolvingBlock(nn.Module):
+    """Encode positions, then relate and mix the class token, the best tokens and a representative.
+
+    The other tokens receive what the representative receives.
+
+    Args:
+        embed_dims: channels.
+        head_dims: channels of one head.
+        drop_path: rate of stochastic depth.
+        keep_ratio: how many of the tokens are the best.
+        trade_off: weight of the block's own score in the running score.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        head_dims: int,
+        drop_path: float,
+        *,
+        keep_ratio: float = KEEP_RATIO,
+        trade_off: float = TRADE_OFF,
+    ):
+        super().__init__()
+        self.keep_ratio = keep_ratio
+        self.trade_off = trade_off
+        self.pos_embed = position_encoding(embed_dims)
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = ScoringAttention(embed_dims, head_dims)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = Mlp(embed_dims, embed_dims * MLP_RATIO)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Evolving) -> Evolving:
+        """Return the same shapes."""
+        tokens = (x.map + self.pos_embed(x.map)).flatten(2).transpose(1, 2)  # (B, N, C)
+        num_kept = num_kept_tokens(tokens.shape[1], self.keep_ratio)
+        order = order_by_score(x.score)
+        score = apply_order(x.score, order)
+        kept, dropped = apply_order(tokens, order).tensor_split([num_kept], 1)
+        related = [x.cls, kept]
+        if dropped.shape[1]:
+            related.append(representative_token(dropped, score[:, num_kept:]))
+        related, received, new_score = self._relate(torch.cat(related, 1))
+        # as published, no stochastic depth for these
+        dropped = dropped + received[:, -1:]
+        cls, kept = related[:, :1], related[:, 1 : num_kept + 1]
+        score = update_score(score, new_score[:, :num_kept], self.trade_off)
+        order = invert_order(order)
+        tokens = apply_order(torch.cat([kept, dropped], 1), order)
+        maps = tokens.transpose(1, 2).unflatten(2, x.map.shape[2:])
+        return Evolving(maps, cls, apply_order(score, order))
+
+    def _relate(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attended, score = self.attn(self.norm1(tokens))
+        tokens = tokens + self.drop_path(attended)
+        mixed = self.mlp(self.norm2(tokens))
+        return tokens + self.drop_path(mixed), attended + mixed, score
+
+
+class PairedNorm(nn.Module):
+    """Normalise the map and the class token, each for a classifier of its own.
+
+    Args:
+        embed_dims: channels of both.
+    """
+
+    def __init__(self, embed_dims: int):
+        super().__init__()
+        self.map_norm = nn.BatchNorm2d(embed_dims)
+        self.cls_norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, x: Evolving) -> tuple[Tensor, Tensor]:
+        """Return a map ``(B, C, H, W)`` and a class token as a map ``(B, C, 1, 1)``."""
+        return self.map_norm(x.map), self.cls_norm(x.cls)[:, 0, :, None, None]
+
+
+# https://github.com/Sense-X/UniFormer, light networks
+VARIANTS = {
+    "xxs": dict(depths=(2, 5, 8, 2), embed_dims=(56, 112, 224, 448), head_dims=28),
+    "xs": dict(depths=(3, 5, 9, 3), embed_dims=(64, 128, 256, 512), head_dims=32),
+}
+
+
+@MODELS.register_module()
+class UniFormerLight(HierarchicalBackbone):
+    """Compute the four feature maps of a light UniFormer.
+
+    Maps have strides 4, 8, 16 and 32, for images of any size. The stem rounds sizes up; the later
+    stages, as published, cut off what is left over at the right and the bottom.
+
+    Args:
+        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
+        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first.
+        out_norm: ``'each'`` normalises each output, for dense prediction, ``'none'`` none.
+            ``'final'`` normalises the last, for a classifier, and appends the normalised class
+            token as a map ``(B, C, 1, 1)``: behind an average pooling, a
+            ``PairedLinearHead(average=False)`` classifies both, as published.
+        **kwargs: settings of :class:`HierarchicalBackbone`.
+    """
+
+    rename_rules = (
+        *STAGE_RULES,
+        (r"^cls_token$", "stages.2.downsample.cls_token"),
+        (r"^cls_upsample\.", "stages.3.downsample.cls_upsample."),
+        (r"^norm\.", "final_norm.map_norm."),
+        (r"^norm_cls\.", "final_norm.cls_norm."),
+        (r"^head_cls\.", "head.paired_fc."),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "xxs",
+        *,
+        drop_path_rate: float = 0.0,
+        out_norm: str = "each",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sizes = read_arch(arch, VARIANTS)
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            if stage < 2:
+                return LocalBlock(self.channels[stage], MLP_RATIO, rate)
+            # there are no scores before the first block, which keeps all tokens
+            first = dict(keep_ratio=1, trade_off=1) if (stage, index) == (2, 0) else {}
+            return EvolvingBlock(self.channels[stage], sizes["head_dims"], rate, **first)
+
+        self.channels = tuple(sizes["embed_dims"])
+        self.stem = conv_stem(self.channels[0], nn.GELU)
+        downsamples = (None, patch_embed, ClassTokenEmbed, EvolvingPatchEmbed)
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
+            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
+            downsample = downsamples[i](*self.channels[i - 1 : i + 1]) if i else None
+            self.stages.append(make_stage(blocks, downsample))
+        self._add_norms(out_norm, BlockNorm, PairedNorm)
+        init_linear_layers(self)
+        self.train()
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of the returned maps."""
+        channels = super().out_channels
+        return (*channels, channels[-1]) if self._has_pair else channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        outs = super().forward(x)
+        return (*outs[:-1], *outs[-1]) if self._has_pair else outs
+
+    @property
+    def _has_pair(self) -> bool:
+        return hasattr(self, "final_norm")
+
+    def _normalise(self, stage: int, x: Tensor | Evolving) -> Tensor | tuple[Tensor, Tensor]:
+        if stage < 2 or (stage == 3 and self._has_pair):
+            return super()._normalise(stage, x)
+        return super()._normalise(stage, x.map)

@@ -1,0 +1,83 @@
+"""ACmix with the attention of Swin: shifted windows and convolution from the same projections.
+
+Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
+https://arxiv.org/abs/2111.14556; windows: Liu et al., "Swin Transformer", ICCV 2021,
+https://arxiv.org/abs/2103.14030. The one idea is ACmix's: a light convolution branch on the query,
+key and value that the attention needs anyway. Here it ties windows together within one block.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import PointwiseConv2d
+from .acmix import ShiftConvolution, acmix_convolution
+from .relative_position import relative_position_bias, relative_position_index
+from .window_attention import roll, shifted_window_attention
+
+
+class ACmixWindow(nn.Module):
+    """Add attention in shifted windows and convolution, computed from shared projections::
+
+        q, k, v = qkv(x)
+        out = rate1 · proj(shifted_window_attention(q, k, v))
+            + rate2 · acmix_convolution(q, k, v, fc, dep_conv)
+
+    As published, the convolution sees the map rolled by the shift: opposite borders of the map are
+    neighbours there, and zeros stand where the windows begin. A map of at most one window in
+    height or width is not shifted.
+
+    Entries are those of https://github.com/LeapLabTHU/ACmix, folder Swin-Transformer.
+
+    Args:
+        embed_dims: channels of x and of the result.
+        num_heads: h, a divisor of embed_dims.
+        window_size: side of the windows, in positions.
+        shift: of the windows, from 0 to below window_size.
+
+    Raises:
+        ValueError: for settings other than these.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, shift: int = 0):
+        super().__init__()
+        if num_heads < 1 or embed_dims % num_heads:
+            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        if window_size < 1:
+            raise ValueError(f"window_size must be positive, got {window_size=}")
+        if not 0 <= shift < window_size:
+            raise ValueError(f"shift must be from 0 to {window_size=} - 1, got {shift=}")
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        index = relative_position_index((window_size, window_size))
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.fc = PointwiseConv2d(3 * num_heads, 9)
+        self.dep_conv = ShiftConvolution(embed_dims, 3)
+        self.rate1 = nn.Parameter(torch.full((1,), 0.5))
+        self.rate2 = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        shift = self.shift if min(x.shape[2:]) > self.window_size else 0
+        qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3C, H, W)
+        bias = relative_position_bias(
+            self.relative_position_bias_table, self.relative_position_index
+        )
+        attention = shifted_window_attention(*qkv.chunk(3, 1), bias, self.window_size, shift)
+        attention = self.proj(attention.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        convolution = acmix_convolution(
+            *roll(qkv, -shift).chunk(3, 1),
+            self.fc.weight.flatten(1),
+            self.dep_conv.weight,
+            self.num_heads,
+            mixing_bias=self.fc.bias,
+        )
+        # under autocast the branches are half precision and the rates are not
+        rate1, rate2 = self.rate1.to(attention.dtype), self.rate2.to(convolution.dtype)
+        return rate1 * attention + rate2 * roll(convolution, shift)

@@ -1,0 +1,107 @@
+"""Full attention with a locally-enhancing convolution (LePE), BiFormer's operator for small maps.
+
+Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
+https://arxiv.org/abs/2303.08810. The convolution is that of Dong et al., "CSWin Transformer",
+CVPR 2022: positions enter through a depthwise convolution beside the attention.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import PointwiseConv2d
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Attend from each token to all, in each head ``softmax(query · key / √d) value``.
+
+    Args:
+        query: ``(B, N, C)``, channels head-major.
+        key: ``(B, N, C)``.
+        value: ``(B, N, C)``.
+        num_heads: h, a divisor of C.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    query, key, value = (
+        x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value)
+    )  # (B, h, N, d)
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class _LePEAttention(nn.Module):
+    """Own the projections and the positional convolution that both published forms share."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int = 8,
+        *,
+        lepe_kernel_size: int = 5,
+        linear: Callable[..., nn.Module],
+    ):
+        super().__init__()
+        if num_heads < 1 or embed_dims % num_heads:
+            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        if lepe_kernel_size < 1 or lepe_kernel_size % 2 == 0:
+            raise ValueError(f"lepe_kernel_size must be odd and positive, got {lepe_kernel_size=}")
+        self.num_heads = num_heads
+        self.qkv = linear(embed_dims, 3 * embed_dims, bias=False)
+        self.proj = linear(embed_dims, embed_dims)
+        self.lepe = nn.Conv2d(
+            embed_dims,
+            embed_dims,
+            lepe_kernel_size,
+            padding=lepe_kernel_size // 2,
+            groups=embed_dims,
+        )
+
+
+class AttentionLePE(_LePEAttention):
+    """Add attention to all tokens and a convolution of the input::
+
+        out = proj(full_attention(qkv(x)) + lepe(x))
+
+    Published at https://github.com/rayleizhu/BiFormer, whose entry names these are; the convolution
+    is of the input there, not of the values.
+
+    Args:
+        embed_dims: C, channels of x and of the result.
+        num_heads: h, a divisor of C.
+        lepe_kernel_size: of the convolution, odd.
+
+    Raises:
+        ValueError: for settings other than these.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=nn.Linear, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        out = full_attention(*self.qkv(tokens).chunk(3, -1), self.num_heads)
+        lepe = self.lepe(x).flatten(2).transpose(1, 2)
+        return self.proj(out + lepe).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class AttentionLePE2d(_LePEAttention):
+    """Add attention to all tokens and a convolution of the values, by 1×1 convolutions::
+
+        q, k, v = qkv(x)
+        out = proj(full_attention(q, k, v) + lepe(v))
+
+    The refactored published form, under its entry names. Arguments as of :class:`AttentionLePE`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=PointwiseConv2d, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        query, key, value = self.qkv(x).chunk(3, 1)
+        tokens = (y.flatten(2).transpose(1, 2) for y in (query, key, value))  # (B, N, C)
+        out = full_attention(*tokens, self.num_heads).transpose(1, 2).unflatten(2, x.shape[2:])
+        return self.proj(out + self.lepe(value))

@@ -1,0 +1,100 @@
+"""The one public function: what it computes, what it accepts, which implementation runs."""
+
+import torch
+from torch import Tensor
+
+from .chunked import routed_attention_chunked
+from .reference import routed_attention_reference
+
+# in the order of preference for backend=None; each runs on every device and floating dtype
+BACKENDS = {"chunked": routed_attention_chunked, "reference": routed_attention_reference}
+
+
+def routed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    *,
+    real: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Attend from the tokens of each region to the tokens of the k regions it is routed to.
+
+    In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
+
+        out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
+
+    As published, the scale is that of all channels, not that of one head.
+    ``backend='reference'`` is this definition, gathered.
+
+    Args:
+        query: ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
+        key: ``(B, R, n, C)``.
+        value: ``(B, R, n, C)``.
+        routes: ``(B, R', k)``, integers below R, none twice for one query region.
+        num_heads: h, a divisor of C.
+        real: ``(R, n)``, boolean, which keys take part; at least one of each query region's. None
+            is all.
+        backend: ``'chunked'`` or ``'reference'``; None takes the fastest that can run.
+
+    Returns:
+        ``(B, R', n', C)``, of the dtype of query.
+
+    Raises:
+        ValueError: for shapes, dtypes or settings other than these.
+    """
+    validate_backend(backend)
+    _validate_tensors(query, key, value, routes, num_heads, real)
+    if backend is None:
+        backend = next(iter(BACKENDS))
+    return BACKENDS[backend](query, key, value, routes, num_heads, real)
+
+
+def validate_backend(backend: str | None) -> None:
+    """Check the name of a backend; modules do so at construction.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+
+
+def _validate_tensors(
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, real: Tensor | None
+) -> None:
+    if key.ndim != 4 or key.shape != value.shape:
+        raise ValueError(
+            "key and value must have one shape (B, R, n, C), "
+            f"got {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    batch, num_regions, num_tokens, channels = key.shape
+    if query.ndim != 4 or query.shape[0] != batch or query.shape[3] != channels:
+        raise ValueError(
+            f"query must have shape ({batch}, R', n', {channels}) for key of shape "
+            f"{tuple(key.shape)}, got {tuple(query.shape)}"
+        )
+    if num_heads < 1 or channels % num_heads:
+        raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
+    if routes.ndim != 3 or routes.shape[:2] != query.shape[:2] or routes.dtype != torch.int64:
+        raise ValueError(
+            f"routes must be integers of shape ({batch}, {query.shape[1]}, k), "
+            f"got {routes.dtype} of shape {tuple(routes.shape)}"
+        )
+    if not 1 <= routes.shape[2] <= num_regions:
+        raise ValueError(f"routes must name 1 to {num_regions} regions, got {routes.shape[2]}")
+    if real is not None and (real.shape != key.shape[1:3] or real.dtype != torch.bool):
+        raise ValueError(
+            f"real must be booleans of shape ({num_regions}, {num_tokens}), "
+            f"got {real.dtype} of shape {tuple(real.shape)}"
+        )
+    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            "query, key and value must have one floating dtype, "
+            f"got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    devices = [x.device for x in (query, key, value, routes, real) if x is not None]
+    if len(set(devices)) > 1:
+        raise ValueError(f"all tensors must be on one device, got {', '.join(map(str, devices))}")

@@ -1,0 +1,152 @@
+"""Routed attention in chunks of regions: the gathered keys and values of all never exist at once.
+
+A chunk of regions gathers its keys and values, attends and forgets them. The backward pass gathers
+them again, recomputes the weights and adds the gradients into the rows of one buffer; through an
+ordinary gather, the gradient would be a dense tensor of R times the keys and values.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# values that a chunk may hold: half of those of query, or these numbers where query is small; a CPU
+# is fastest within its caches, and to a GPU small chunks are many launches
+MIN_WORKSPACE = 2**23
+MIN_WORKSPACE_ON_CPU = 2**18
+
+
+def routed_attention_chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    real: Tensor | None = None,
+    *,
+    chunk: int | None = None,
+) -> Tensor:
+    """Compute what :func:`routed_attention_reference` defines, in chunks.
+
+    Args:
+        query, key, value, routes, num_heads, real: as in :func:`routed_attention`.
+        chunk: number of query regions, over the whole batch, that are computed at a time; None
+            derives it from the size of query.
+    """
+    batch, num_regions, num_tokens, channels = key.shape
+    num_queries, num_keys = routes.shape[1], routes.shape[2] * num_tokens
+    if chunk is None:
+        least = MIN_WORKSPACE_ON_CPU if query.device.type == "cpu" else MIN_WORKSPACE
+        # in the backward pass, keys and values with their gradients, weights with theirs
+        values = num_keys * (4 * channels + 2 * num_heads * query.shape[2])
+        chunk = max(1, max(query.numel() // 2, least) // values)
+    # regions of the whole batch in one row
+    first = torch.arange(batch, device=routes.device)[:, None, None] * num_regions
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    routes = (routes + first).flatten(0, 1)  # (B·R', k)
+    if real is not None:
+        real = real.repeat(batch, 1)  # (B·R, n)
+    out = _ChunkedAttention.apply(query, key, value, routes, num_heads, real, chunk)
+    return out.unflatten(0, (batch, num_queries))
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """Attend with ``routes`` (R', k) from ``query`` (R', n', C) to ``key``, ``value`` (R, n, C)."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, routes, num_heads, real, chunk):
+        ctx.save_for_backward(query, key, value, routes, real)
+        ctx.num_heads, ctx.chunk = num_heads, chunk
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        for start in range(0, len(query), chunk):
+            part = slice(start, start + chunk)
+            out[part] = _attend(query[part], key, value, routes[part], num_heads, real)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, routes, real = ctx.saved_tensors
+        # many regions add to one: in half precision the sum would lose what is small
+        kind = dict(dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
+        grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        grad_key, grad_value = torch.zeros(key.shape, **kind), torch.zeros(value.shape, **kind)
+        for start in range(0, len(query), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            to = routes[part]
+            grad_query[part], *gathered = _attend_backward(
+                grad[part], query[part], key, value, to, ctx.num_heads, real
+            )
+            for total, x in zip((grad_key, grad_value), gathered, strict=True):
+                regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
+                total.index_add_(0, to.flatten(), regions.to(total.dtype))
+        grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
+        return grad_query, grad_key, grad_value, None, None, None, None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, real: Tensor | None
+) -> Tensor:
+    """Attend from one chunk of ``query``, (chunk, n', C), with ``routes`` (chunk, k)."""
+    out = F.scaled_dot_product_attention(
+        _split_heads(query, num_heads),
+        _split_heads(_gather(key, routes), num_heads),
+        _split_heads(_gather(value, routes), num_heads),
+        attn_mask=None if real is None else _gather(real, routes)[:, None, None],
+        scale=query.shape[-1] ** -0.5,
+    )
+    return _join_heads(out)
+
+
+def _attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    real: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of one chunk's query and of the keys and values it gathers.
+
+    With P the weights, s the scale and all else of one head::
+
+        P  = softmax(s·Q Kᵀ)
+        dV = Pᵀ dO
+        dP = dO Vᵀ
+        dS = P ∘ (dP - rowsum(P ∘ dP))
+        dQ = s·dS K
+        dK = s·dSᵀ Q
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scale = query.shape[-1] ** -0.5
+    query = _split_heads(query, num_heads) * scale
+    keys = _split_heads(_gather(key, routes), num_heads)
+    values = _split_heads(_gather(value, routes), num_heads)
+    grad = _split_heads(grad, num_heads)
+
+    weights = (query @ keys.transpose(2, 3)).to(exact)  # (chunk, h, n', k·n)
+    if real is not None:
+        weights.masked_fill_(~_gather(real, routes)[:, None, None], float("-inf"))
+    weights = weights.softmax(-1)
+    grad_values = weights.to(grad.dtype).transpose(2, 3) @ grad
+    # in place, because nothing here is larger
+    grad_logits = (grad @ values.transpose(2, 3)).to(exact).mul_(weights)
+    total = grad_logits.sum(-1, keepdim=True)
+    grad_logits = grad_logits.addcmul_(weights, total, value=-1).to(query.dtype)
+    grad_query = grad_logits @ keys * scale
+    grad_keys = grad_logits.transpose(2, 3) @ query
+    return tuple(_join_heads(x) for x in (grad_query, grad_keys, grad_values))
+
+
+def _gather(x: Tensor, routes: Tensor) -> Tensor:
+    """Copy the regions (R, n, ...) that the `routes` (chunk, k) name: (chunk, k·n, ...)."""
+    return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """``(chunk, n, C)`` to ``(chunk, h, n, d)``."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    """``(chunk, h, n, d)`` to ``(chunk, n, C)``."""
+    return x.transpose(1, 2).flatten(2)

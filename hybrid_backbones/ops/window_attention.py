@@ -1,0 +1,105 @@
+"""Attention within windows of a map, which may be shifted.
+
+Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030. What lies outside of a
+map takes no part, whatever its size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import pad_to_multiple
+from .windows import join_windows, partition_windows
+
+
+def roll(x: Tensor, shift: int) -> Tensor:
+    """Move ``(B, C, H, W)`` cyclically, by `shift` rows down and `shift` columns to the right."""
+    return x.roll((shift, shift), (2, 3)) if shift else x
+
+
+def cut_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
+    """Cut maps ``(B, C, H, W)`` into windows ``(B, n, N, C)`` that begin `shift` later.
+
+    The map is extended by zeros to whole windows, then rolled: what is above and left of the first
+    window shares one with what is at the other end.
+    """
+    x = roll(pad_to_multiple(x, window_size), -shift).permute(0, 2, 3, 1)
+    return partition_windows(x, (window_size, window_size))
+
+
+def join_shifted_windows(
+    windows: Tensor, window_size: int, shift: int, size: tuple[int, int]
+) -> Tensor:
+    """Put windows of :func:`cut_shifted_windows` together to maps ``(B, C, H, W)``.
+
+    Args:
+        windows: ``(B, n, N, C)``.
+        window_size: side of the windows.
+        shift: as when they were cut.
+        size: H and W.
+    """
+    height, width = (side + -side % window_size for side in size)
+    x = join_windows(windows, (window_size, window_size), (height, width)).permute(0, 3, 1, 2)
+    return roll(x, shift)[:, :, : size[0], : size[1]]
+
+
+def window_regions(
+    size: tuple[int, int], window_size: int, shift: int, device: torch.device | None = None
+) -> Tensor | None:
+    """Number the parts of shifted windows that are not neighbours in an H×W map.
+
+    Returns:
+        ``(n, N)``, equal within one part, 0 for padding; None where each window is one part.
+    """
+    if not shift and size[0] % window_size == size[1] % window_size == 0:
+        return None
+    # what was rolled to the other end shares a window with what has been there
+    rows, columns = (torch.arange(side, device=device) < shift for side in size)
+    parts = 1 + 2 * rows[:, None] + columns  # (H, W)
+    return cut_shifted_windows(parts[None, None], window_size, shift)[0, :, :, 0]
+
+
+def shifted_window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    window_size: int,
+    shift: int = 0,
+) -> Tensor:
+    """Relate the positions of each window by their likeness and their offset.
+
+    For each head and window, ``out = softmax(query · keyᵀ / √d + bias) · value``. The windows tile
+    the plane from row and column `shift`; the map's borders cut them, and what lies outside takes
+    no part.
+
+    Args:
+        query: ``(B, C, H, W)``, channels head-major.
+        key: ``(B, C, H, W)``.
+        value: ``(B, C, H, W)``.
+        bias: ``(h, N, N)`` for the ``N = window_size²`` positions of a window, in rows.
+        window_size: side of the windows, in positions.
+        shift: from 0 to below window_size, in positions.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    size, num_heads = query.shape[2:], bias.shape[0]
+    query, key, value = (
+        cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
+        for x in (query, key, value)
+    )  # (B, n, h, N, d)
+    regions = window_regions(size, window_size, shift, query.device)
+    if regions is None:
+        batch = (0, 1)  # one bias for all windows: these join the batch
+    else:
+        batch = (1, 2)  # one bias each: they join the heads
+        apart = regions[:, None, :, None] != regions[:, None, None, :]  # (n, 1, N, N)
+        # padding sees padding, so that no row is masked as a whole
+        bias = bias.masked_fill(apart, float("-inf")).flatten(0, 1)  # (n·h, N, N)
+    lengths = [query.shape[dim] for dim in batch]
+    out = F.scaled_dot_product_attention(
+        *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]
+    )
+    out = out.unflatten(batch[0], lengths).transpose(2, 3).flatten(3)  # (B, n, N, C)
+    return join_shifted_windows(out, window_size, shift, size)

@@ -1,0 +1,29 @@
+"""Write docs/model_zoo.md: parameters and FLOPs of every config beside the published ones.
+
+Usage: python tools/model_zoo.py
+"""
+
+import sys
+from pathlib import Path
+
+from rich.progress import track
+
+from hybrid_backbones.engine.launch import one_line_errors
+from hybrid_backbones.engine.zoo import measure_config, write_zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    with one_line_errors():
+        paths = sorted((ROOT / "configs").glob("*.py"))
+        rows = [measure_config(path) for path in track(paths, "counting")]
+        page = ROOT / "docs" / "model_zoo.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(write_zoo(rows))
+    print(f"wrote {page} with {len(rows)} configs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
