@@ -4,7 +4,7 @@ Paper:     Chen et al., MixFormer: Mixing Features across Windows and Dimensions
            CVPR 2022, https://arxiv.org/abs/2204.02557
 Command:   python tools/train.py configs/retinanet_mixformer_b4.py
            from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pdparams
 Published: no RetinaNet result of MixFormer
 Note:      the schedule is Swin's
 """

@@ -4,7 +4,7 @@ Paper:     Chen et al., MixFormer: Mixing Features across Windows and Dimensions
            CVPR 2022, https://arxiv.org/abs/2204.02557
 Command:   python tools/train.py configs/upernet_mixformer_b4.py
            from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pdparams
 Published: mIoU 46.8, 48.0 at many scales, with 63M parameters and 918G FLOPs at 512×2048
 Note:      the schedule was not published; it is Swin's. Statistics are learnt over all GPUs
 """

@@ -59,8 +59,13 @@ class LoadReport(NamedTuple):
         text = f"{len(self.loaded)} entries loaded"
         for verb, names in (("dropped", self.dropped), ("left fresh", self.fresh)):
             if names:
-                text += f", {len(names)} {verb} ({', '.join(sorted(names))})"
+                text += f", {len(names)} {verb} ({_list(sorted(names))})"
         return text
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
@@ -232,8 +237,7 @@ def _require_fit(network: str, own: Mapping, given: Mapping, missing: set[str]) 
     lines = []
     for kind, names in problems.items():
         if names:
-            more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-            lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
+            lines.append(f"{len(names)} {kind}: {_list(names)}")
     if lines:
         raise ValueError(
             f"the checkpoint does not fit {network}, nothing was loaded. "

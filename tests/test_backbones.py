@@ -94,7 +94,7 @@ VARIANTS = [
 SIZES = [
     *((ACmixResNet, dict(depth=depth)) for depth in (26, 38, 50, 101)),
     *((ACmixSwin, dict(arch=arch)) for arch in ("tiny", "small")),
-    *((BiFormer, dict(arch=arch)) for arch in ("tiny", "small", "base", "stl")),
+    *((BiFormer, dict(arch=arch)) for arch in ("tiny", "small", "base", "stl", "stl_linear")),
     *((MixFormer, dict(arch=f"b{i}")) for i in range(7)),
     *((SwiftFormer, dict(arch=arch)) for arch in ("xs", "s", "l1", "l3")),
     *(

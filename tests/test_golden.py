@@ -127,3 +127,40 @@ def test_normalisation_has_the_published_eps(published):
     expected = {ours.removesuffix(".weight"): weights[name] for name, ours in names.items()}
     own = {name: module.eps for name, module in model.named_modules() if hasattr(module, "eps")}
     assert own == expected
+
+
+def test_our_own_checkpoints_load_like_published_ones(published):
+    golden, model, _ = published
+    own = model.state_dict()
+    report = load_published(model, dict(state_dict=own))
+    assert report.loaded == sorted(own)
+    assert not report.dropped
+    assert not report.fresh
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_published_classifier_starts_a_dense_backbone(name, repository):
+    ((_, golden),) = golden_files(f"{name}.json")
+    cfg = Config.fromfile(repository / "configs" / f"{CLASSIFIERS[name]}.py")
+    settings = dict(cfg.model.backbone, out_indices=(1, 2, 3))
+    settings.pop("out_norm", None)
+    backbone = MODELS.build(settings).eval()
+    report = load_published(backbone, published_weights(golden))
+    assert report.fresh == sorted(x for x in backbone.state_dict() if x.startswith("norms."))
+    assert {name.split(".")[0] for name in report.dropped} <= {
+        *("head", "dist_head", "head_cls", "last_proj", "fc", "norm", "norm_cls", "layers")
+    }
+
+
+def test_a_dense_checkpoint_that_has_lost_a_norm_is_refused():
+    backbone = UniFormerLight(arch="xxs")
+    weights = backbone.state_dict()
+    del weights["norms.2.bias"]
+    with pytest.raises(ValueError, match=r"1 missing: norms\.2\.bias"):
+        load_published(UniFormerLight(arch="xxs"), weights)
+
+
+def test_norms_of_outputs_that_are_not_asked_for_are_dropped():
+    weights = UniFormerLight(arch="xxs").state_dict()
+    report = load_published(UniFormerLight(arch="xxs", out_indices=(1, 2, 3)), weights)
+    assert report.dropped == ["norms.0.weight", "norms.0.bias"]

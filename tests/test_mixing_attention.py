@@ -9,7 +9,7 @@ from golden.fill import fill_, make_input
 from helpers import devices, golden_files, output_and_gradients, published_weights
 from torch import nn
 
-from hybrid_backbones.ops import acmix_window
+from hybrid_backbones.ops import window_attention
 from hybrid_backbones.ops.mixing_attention import (
     AnyBatchNorm2d,
     MixingAttention,
@@ -193,7 +193,7 @@ def test_open_gates_leave_attention_and_map_as_they_are():
     bias = torch.randn(2, 4, 4)
     gate = torch.full((2, 8, 1, 1), math.inf)
     out = channel_gated_attention(query, key, value, gate, bias, 2)
-    expected = acmix_window.shifted_window_attention(query, key, value, bias, 2)
+    expected = window_attention.shifted_window_attention(query, key, value, bias, 2)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(position_gated_map(value, gate[:, :1]), value)
     torch.testing.assert_close(position_gated_map(value, -gate[:, :1]), torch.zeros_like(value))
@@ -237,7 +237,7 @@ def test_what_masked_padding_contains_has_no_effect(monkeypatch, training):
         fills.append(padded.numel() - x.numel())
         return padded
 
-    monkeypatch.setattr(acmix_window, "pad_to_multiple", pad_with_noise)
+    monkeypatch.setattr(window_attention, "pad_to_multiple", pad_with_noise)
     actual = output_and_gradients(lambda x, *_: module(x), [x, *module.parameters()])
     assert sum(fills) > 0
     torch.testing.assert_close(actual, expected, **EXACT)
@@ -349,15 +349,15 @@ def test_autocast_is_close_to_the_exact_module(mask_padding, dtype, device):
 
 
 @each_padding
-def test_it_compiles_into_one_graph(mask_padding):
+@pytest.mark.parametrize("size", [(7, 14), (9, 10)], ids=["windows fit", "odd sizes"])
+def test_it_compiles_into_one_graph(size, mask_padding):
     torch.compiler.reset()
     module = build_exact(16, 2, mask_padding=mask_padding)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for size in [(7, 14), (9, 10)]:
-        inputs = [make_map(2, 16, *size), *module.parameters()]
-        actual = output_and_gradients(lambda x, *_: compiled(x), inputs)
-        expected = output_and_gradients(lambda x, *_: module(x), inputs)
-        torch.testing.assert_close(actual, expected, **EXACT)
+    inputs = [make_map(2, 16, *size), *module.parameters()]
+    actual = output_and_gradients(lambda x, *_: compiled(x), inputs)
+    expected = output_and_gradients(lambda x, *_: module(x), inputs)
+    torch.testing.assert_close(actual, expected, **EXACT)
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,14 @@ STL_SIZES = dict(
 )
 # Zhu et al., table 1, and for stl, the layout of Swin-T, the published code. `overlap` is of stem,
 # downsampling and positions: convolutions or patches; `pointwise_convs` are in place of linear
-# layers, in the refactored operators, which pad otherwise
+# layers, in the refactored operators, which pad otherwise. What is `stl` here was published as
+# biformer_stl_nchw, `stl_linear` as biformer_stl; each refuses the weights of the other
 VARIANTS = {
     "tiny": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
     "small": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
     "base": dict(SIZES, embed_dims=(96, 192, 384, 768), depths=(4, 4, 18, 4)),
-    "stl": dict(STL_SIZES, pointwise_convs=False),
-    "stl_nchw": dict(STL_SIZES, pointwise_convs=True),
+    "stl": dict(STL_SIZES, pointwise_convs=True),
+    "stl_linear": dict(STL_SIZES, pointwise_convs=False),
 }
 
 
@@ -128,8 +129,8 @@ VARIANTS = {
 class BiFormer(HierarchicalBackbone):
     """Compute the four feature maps of a BiFormer.
 
-    Maps have strides 4, 8, 16 and 32, for images of any size; `stl` rounds their sides down, the
-    others up.
+    Maps have strides 4, 8, 16 and 32, for images of any size; `stl` and `stl_linear` round their
+    sides down, the others up.
 
     Args:
         arch: a key of `VARIANTS`, or a dict with the keys of its rows.

@@ -20,7 +20,15 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ..backbones import ACmixResNet
+from ..backbones import (
+    ACmixResNet,
+    ACmixSwin,
+    BiFormer,
+    MixFormer,
+    SwiftFormer,
+    UniFormer,
+    UniFormerLight,
+)
 from ..ops import ACmix, local_attention
 from .probes import count_macs, extra_memory, run_alone, time_call
 from .tables import compare
@@ -101,8 +109,18 @@ def _make_resnet() -> nn.Module:
     return nn.Sequential(*layers[:-2])  # without pooling and classifier
 
 
-BACKBONES = {"ResNet-50": _make_resnet} | {
-    f"ACmixResNet-{depth}": partial(ACmixResNet, depth) for depth in (26, 38, 50, 101)
+BACKBONES = {
+    "ResNet-50": _make_resnet,
+    **{f"ACmixResNet-{depth}": partial(ACmixResNet, depth) for depth in (26, 38, 50, 101)},
+    **{f"ACmixSwin-{arch}": partial(ACmixSwin, arch) for arch in ("tiny", "small")},
+    **{f"BiFormer-{arch}": partial(BiFormer, arch) for arch in ("tiny", "small", "base")},
+    **{f"MixFormer-b{i}": partial(MixFormer, f"b{i}") for i in range(7)},
+    **{f"SwiftFormer-{arch}": partial(SwiftFormer, arch) for arch in ("xs", "s", "l1", "l3")},
+    **{
+        f"UniFormer-{arch}": partial(UniFormer, arch, attention="hybrid")
+        for arch in ("small", "base")
+    },
+    **{f"UniFormerLight-{arch}": partial(UniFormerLight, arch) for arch in ("xxs", "xs")},
 }
 
 

@@ -3,11 +3,30 @@
 Shapes are written in one alphabet throughout the package:
 
 ``B`` batch, ``C`` channels, ``H W`` height and width of a map, ``H' W'`` the same after a stride,
-``N`` tokens, ``h`` heads, ``d`` channels of one head, ``K`` kernel side, ``R`` regions, ``k`` top-k
-regions.
+``N`` tokens, ``n`` windows or tokens of one region, ``h`` heads, ``d`` channels of one head, ``K``
+kernel side, ``R`` regions, ``k`` top-k regions.
 """
 
 from .acmix import ACmix
+from .acmix_window import ACmixWindow
+from .additive_attention import EfficientAdditiveAttention, efficient_additive_attention
 from .local_attention import local_attention
+from .mixing_attention import MixingAttention
+from .relation_aggregator import GlobalRelationAggregator, LocalRelationAggregator
+from .routed_attention import routed_attention
+from .routing_attention import BiLevelRoutingAttention
+from .window_attention import shifted_window_attention
 
-__all__ = ["ACmix", "local_attention"]
+__all__ = [
+    "ACmix",
+    "ACmixWindow",
+    "BiLevelRoutingAttention",
+    "EfficientAdditiveAttention",
+    "GlobalRelationAggregator",
+    "LocalRelationAggregator",
+    "MixingAttention",
+    "efficient_additive_attention",
+    "local_attention",
+    "routed_attention",
+    "shifted_window_attention",
+]

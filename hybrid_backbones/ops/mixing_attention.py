@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import PointwiseConv2d, pad_to_multiple
-from .acmix_window import shifted_window_attention
 from .relative_position import relative_position_bias, relative_position_index
+from .window_attention import shifted_window_attention
 
 
 def channel_gated_attention(
