@@ -107,18 +107,19 @@ def read_checkpoint(checkpoint: str | Path) -> Mapping:
     Raises:
         ValueError: where there is no such file, or it is not a checkpoint.
     """
-    checkpoint = str(checkpoint)
-    if checkpoint.startswith(("http://", "https://")):
-        checkpoint = _download(checkpoint)
+    path = str(checkpoint)
+    downloaded = path.startswith(("http://", "https://"))
+    path = _download(path) if downloaded else path
     try:
-        if checkpoint.endswith(SUFFIX):
-            return read_paddle(checkpoint)
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if path.endswith(SUFFIX):
+            return read_paddle(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ValueError(f"no checkpoint at {checkpoint!r}: check the path") from error
+        raise ValueError(f"no checkpoint at {path!r}: check the path") from error
     except Exception as error:  # a file of another kind fails in many ways
+        advice = "; delete it if the download was cut short" if downloaded else ""
         raise ValueError(
-            f"cannot read {checkpoint!r} as a checkpoint of weights: {error}"
+            f"cannot read {path!r} as a checkpoint of weights: {error}{advice}"
         ) from error
 
 

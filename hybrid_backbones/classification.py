@@ -19,6 +19,8 @@ class ProjectedPooling(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.proj = nn.Linear(in_channels, out_channels)
+        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Map the last of several ``(B, C, H, W)`` to ``(B, out_channels)``."""

@@ -15,7 +15,6 @@ ALL_BOXES = dict(
 RUNS = {
     "maskrcnn_acmix_r26": "segm_mAP_50",
     "maskrcnn_mixformer_b1_3x": "segm_mAP_50",
-    "cascade_maskrcnn_uniformer_s_3x": "segm_mAP_50",
     "retinanet_swiftformer_l1": "bbox_mAP_50",
     "upernet_acmix_r26": "mIoU",
     "fpn_biformer_s": "mIoU",

@@ -10,6 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+pytestmark = pytest.mark.upstream
+
 # stock config of a package, and what changes in its model; the rest is as installed
 SWAPS = {
     "deformable-detr with UniFormer": (

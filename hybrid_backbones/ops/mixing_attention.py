@@ -55,8 +55,8 @@ class AnyBatchNorm2d(nn.BatchNorm2d):
     """Normalise over batch and positions, by running statistics where that is a single value.
 
     One value has no variance, and PyTorch refuses to train on it: the mean of a map of one image,
-    as on a GPU with one image a step. As published, such values pass unchanged, and weight and bias
-    get no gradient, which distributed training does not take.
+    as on a GPU with one image a step. The published framework passes such values on unchanged; then
+    weight and bias would get no gradient, which distributed training does not take.
     """
 
     def forward(self, x: Tensor) -> Tensor:
