@@ -37,11 +37,11 @@ def test_says_what_it_is_and_how_to_run_it(path):
 SCHEDULES = {
     "maskrcnn_.*_3x|cascade_maskrcnn_.*_3x": (36, 16),
     "maskrcnn_swiftformer_.*": (12, 32),
-    "(maskrcnn|retinanet)_.*": (12, 16),
+    "(maskrcnn|fasterrcnn|retinanet)_.*": (12, 16),
     "upernet_.*": (160_000, 16),
     "fpn_swiftformer_.*": (40_000, 32),
     "fpn_.*": (80_000, 32),
-    "imagenet_(acmix_)?r[0-9]+": (90, 128),
+    "imagenet_((acmix|xvolution)_)?r[0-9]+(_sa)?": (90, 128),
     "imagenet_uniformer_xx?s": (600, 4096),
     "imagenet_swiftformer_.*": (300, 2048),
     "imagenet_.*": (300, 1024),

@@ -8,6 +8,7 @@ from .mixformer import MixFormer
 from .swiftformer import SwiftFormer
 from .uniformer import UniFormer
 from .uniformer_light import UniFormerLight
+from .xvolution_resnet import XVolutionResNet
 
 __all__ = [
     "ACmixResNet",
@@ -18,4 +19,5 @@ __all__ = [
     "SwiftFormer",
     "UniFormer",
     "UniFormerLight",
+    "XVolutionResNet",
 ]

@@ -6,6 +6,7 @@ and with it the shift kernels of ACmix; here these stay shifts, as the paper des
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmengine.registry import MODELS
 
@@ -21,28 +22,23 @@ class ACmixResNet(HybridResNet):
 
     Args:
         depth: 26, 38, 50 or 101.
-        hybrid_stages: for each of the four stages, whether its 3×3 convolutions are ACmix.
+        hybrid_stages: for each of the four stages, whether its 3×3 convolutions are ACmix, or the
+            numbers of the blocks where they are.
         num_heads: of ACmix.
         attn_kernel_size: of ACmix, odd, in pixels of the stage's map.
         **kwargs: settings of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
     """
 
+    depths = (26, 38, 50, 101)
+
     def __init__(
         self,
         depth: int = 50,
-        hybrid_stages: Sequence[bool] = (True, True, True, True),
+        hybrid_stages: Sequence[bool | Sequence[int]] = (True, True, True, True),
         *,
         num_heads: int = 4,
         attn_kernel_size: int = 7,
         **kwargs,
     ):
-        def make_operator(channels: int, stride: int) -> ACmix:
-            return ACmix(
-                channels,
-                channels,
-                stride=stride,
-                num_heads=num_heads,
-                attn_kernel_size=attn_kernel_size,
-            )
-
+        make_operator = partial(ACmix, num_heads=num_heads, attn_kernel_size=attn_kernel_size)
         super().__init__(depth, hybrid_stages, make_operator, **kwargs)

@@ -1,64 +1,77 @@
 """ResNets whose 3×3 convolutions give way to another operator.
 
-The network is torchvision's; only the operator in its 3×3 slot is ours.
+The network is torchvision's; only the operator in its 3×3 slots is ours.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from .base import HierarchicalBackbone
 
 # blocks per stage by depth: He et al., CVPR 2016, table 1; 26 and 38 from ACmix's training script
-DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+DEPTHS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    26: (Bottleneck, (1, 2, 4, 1)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    38: (Bottleneck, (2, 3, 5, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
 
 
 class HybridResNet(HierarchicalBackbone):
-    """Run a bottleneck ResNet (v1.5) with another operator in the 3×3 slot of some stages.
+    """Run a ResNet (v1.5) with another operator in the 3×3 slots of some stages or blocks.
 
-    Entries keep torchvision's names; those of the operator stand under ``layerL.B.conv2``.
+    A bottleneck has one slot, a basic block has two. Entries keep torchvision's names; those of the
+    operator stand under ``layerL.B.conv2``, in basic blocks under ``layerL.B.conv1`` too.
 
     Args:
-        depth: a key of `DEPTHS`.
-        hybrid_stages: for each of the four stages, whether its blocks use the operator.
-        make_operator: called with ``(channels, stride)`` for each slot.
+        depth: one of the network's `depths`.
+        hybrid_stages: for each of the four stages, whether its blocks use the operator, or the
+            numbers of the blocks that do, from 0.
+        make_operator: called with ``(in_channels, out_channels, stride=stride)`` for each slot.
         zero_init_residual: begin with blocks that pass their input on, as the ResNets of the
             OpenMMLab libraries do; without it a training from scratch begins with huge gradients.
         **kwargs: settings of :class:`HierarchicalBackbone`.
     """
 
-    channels = (256, 512, 1024, 2048)
+    # those of `DEPTHS` that the network has
+    depths: ClassVar[Sequence[int]] = tuple(DEPTHS)
     rename_rules = ((r"^fc\.", "head.fc."),)
 
     def __init__(
         self,
         depth: int,
-        hybrid_stages: Sequence[bool],
-        make_operator: Callable[[int, int], nn.Module],
+        hybrid_stages: Sequence[bool | Sequence[int]],
+        make_operator: Callable[..., nn.Module],
         *,
         zero_init_residual: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if depth not in DEPTHS:
-            raise ValueError(f"depth must be one of {sorted(DEPTHS)}, got {depth!r}")
-        if len(hybrid_stages) != 4:
-            raise ValueError(f"hybrid_stages needs four values, got {hybrid_stages}")
-        resnet = ResNet(Bottleneck, list(DEPTHS[depth]))
+        if depth not in self.depths:
+            raise ValueError(f"depth must be one of {sorted(self.depths)}, got {depth!r}")
+        block_type, num_blocks = DEPTHS[depth]
+        hybrid_blocks = _read_hybrid_stages(hybrid_stages, num_blocks)
+        self.channels = tuple(block_type.expansion * width for width in (64, 128, 256, 512))
+        resnet = ResNet(block_type, list(num_blocks))
         self.conv1, self.bn1 = resnet.conv1, resnet.bn1
         self.relu, self.maxpool = resnet.relu, resnet.maxpool
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
-        for stage, hybrid in zip(self.stages, hybrid_stages, strict=True):
-            for block in stage if hybrid else ():
-                block.conv2 = make_operator(block.conv2.out_channels, block.conv2.stride[0])
+        for stage, indices in zip(self.stages, hybrid_blocks, strict=True):
+            for index in indices:
+                _fill_slots(stage[index], make_operator)
         for module in self.modules():
             # as the publications do, operators included
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck) and zero_init_residual:
-                nn.init.zeros_(module.bn3.weight)
+            elif isinstance(module, block_type) and zero_init_residual:
+                last = module.bn3 if block_type is Bottleneck else module.bn2
+                nn.init.zeros_(last.weight)
         self.train()
 
     def stem(self, x: Tensor) -> Tensor:
@@ -72,3 +85,29 @@ class HybridResNet(HierarchicalBackbone):
 
     def _stem_modules(self) -> list[nn.Module]:
         return [self.conv1, self.bn1]
+
+
+def _read_hybrid_stages(
+    hybrid_stages: Sequence[bool | Sequence[int]], num_blocks: Sequence[int]
+) -> list[list[int]]:
+    """List the blocks of each stage that use the operator."""
+    if len(hybrid_stages) != 4:
+        raise ValueError(f"hybrid_stages needs four values, got {hybrid_stages}")
+    hybrid_blocks = []
+    for hybrid, number in zip(hybrid_stages, num_blocks, strict=True):
+        if isinstance(hybrid, bool):
+            hybrid = range(number) if hybrid else ()
+        if isinstance(hybrid, (int, str)) or not set(hybrid) <= set(range(number)):
+            raise ValueError(
+                "hybrid_stages needs for each stage a bool or some numbers of its blocks, which "
+                f"are {', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
+            )
+        hybrid_blocks.append(sorted(set(hybrid)))
+    return hybrid_blocks
+
+
+def _fill_slots(block: nn.Module, make_operator: Callable[..., nn.Module]) -> None:
+    for name, conv in list(block.named_children()):
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            operator = make_operator(conv.in_channels, conv.out_channels, stride=conv.stride[0])
+            setattr(block, name, operator)

@@ -23,6 +23,7 @@ SIZES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
 # what each group of configs is called, by the beginning of their names
 GROUPS = {
     "imagenet": "Classification on ImageNet-1k",
+    "fasterrcnn": "Faster R-CNN on COCO",
     "maskrcnn": "Mask R-CNN on COCO",
     "cascade_maskrcnn": "Cascade Mask R-CNN on COCO",
     "retinanet": "RetinaNet on COCO",
@@ -39,6 +40,7 @@ SOURCES = {
     "SwiftFormer": "[SwiftFormer](https://github.com/Amshaker/SwiftFormer)",
     "UniFormer": "[UniFormer](https://github.com/Sense-X/UniFormer)",
     "UniFormerLight": "[UniFormer](https://github.com/Sense-X/UniFormer)",
+    "XVolutionResNet": "[X-volution](https://arxiv.org/abs/2106.02253)",
 }
 SOURCES["ResNetV1c"] = SOURCES["ResNet"]
 # backbone and size: the golden files that its features are compared with
@@ -145,12 +147,20 @@ def _figure(text: str, pattern: str) -> str | None:
 
 def _count_model(model: nn.Module, size: tuple[int, int]) -> int:
     """Count the products of the whole model for one image, as OpenMMLab's counters do."""
-    image = (1, 3, *size)
-    # the masks of its tiles say how much of them is attention, so they must have values
-    on_meta = not any(isinstance(module, ACmix) for module in model.modules())
-    backbone = model.backbone.to("meta") if on_meta else model.backbone
-    macs = count_macs(backbone, image)
     model = model.to("meta")
+    local_attention = []
+
+    def count_neighbours(module: ACmix, _, out: Tensor) -> None:
+        # query by key and weight by value
+        local_attention.append(2 * module.attn_kernel_size**2 * out.numel())
+
+    for module in model.modules():
+        if isinstance(module, ACmix):
+            # tiles compute more than the attention, and without values their masks do not tell;
+            # the reference's products are none that the counter knows
+            module.attn_backend = "reference"
+            module.register_forward_hook(count_neighbours)
+    macs = count_macs(model.backbone, (1, 3, *size)) + sum(local_attention)
     return macs + count_macs(_Heads(model), *_feature_shapes(model, size))
 
 
@@ -179,6 +189,8 @@ class _Heads(nn.Module):
 
 def _run_roi_head(roi_head: nn.Module, features: Tensor) -> None:
     for name, num_rois in (("bbox", NUM_BOX_ROIS), ("mask", NUM_MASK_ROIS)):
+        if not getattr(roi_head, f"with_{name}"):
+            continue
         extractors = getattr(roi_head, f"{name}_roi_extractor")
         heads = getattr(roi_head, f"{name}_head")
         if not isinstance(heads, nn.ModuleList):

@@ -12,10 +12,12 @@ from .acmix_window import ACmixWindow
 from .additive_attention import EfficientAdditiveAttention, efficient_additive_attention
 from .local_attention import local_attention
 from .mixing_attention import MixingAttention
+from .pixel_shift_attention import pixel_shift_attention
 from .relation_aggregator import GlobalRelationAggregator, LocalRelationAggregator
 from .routed_attention import routed_attention
 from .routing_attention import BiLevelRoutingAttention
 from .window_attention import shifted_window_attention
+from .xvolution import MergedXVolution, XVolution
 
 __all__ = [
     "ACmix",
@@ -24,9 +26,12 @@ __all__ = [
     "EfficientAdditiveAttention",
     "GlobalRelationAggregator",
     "LocalRelationAggregator",
+    "MergedXVolution",
     "MixingAttention",
+    "XVolution",
     "efficient_additive_attention",
     "local_attention",
+    "pixel_shift_attention",
     "routed_attention",
     "shifted_window_attention",
 ]

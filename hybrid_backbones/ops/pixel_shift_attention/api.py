@@ -1,0 +1,99 @@
+"""The public function of pixel-shift attention: what it means, what it accepts, who computes it."""
+
+from torch import Tensor
+
+from .reference import pixel_shift_attention_reference
+from .shifted import pixel_shift_attention_shifted
+
+# in the order of preference for backend=None; each runs on every device and floating dtype
+BACKENDS = {"shifted": pixel_shift_attention_shifted, "reference": pixel_shift_attention_reference}
+
+
+def pixel_shift_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int = 3,
+    *,
+    num_heads: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Sum the K×K shifted copies of value, each weighted by query times the shifted key::
+
+        out(p) = Σ_δ a_δ(p) value(s·p + δ),   a_δ(p) = query(p) · key(s·p + δ) / √d
+
+    for every head, over the offsets ``δ = dilation·(i, j)``, ``|i|, |j| ≤ K//2``, with ``s`` the
+    stride. Nothing is normalised: there is no softmax. A pixel shifted in from outside of the map
+    is zero. The offset itself is not in the weights, only what stands at it.
+
+    Args:
+        query: ``(B, C, H', W')`` with ``H' = ceil(H / stride)``, ``W' = ceil(W / stride)``,
+            channels head-major.
+        key: ``(B, C, H, W)``.
+        value: ``(B, C, H, W)``.
+        kernel_size: K, odd.
+        num_heads: h, a divisor of C; a head has ``d = C / h`` channels.
+        stride: distance of neighbouring queries, in pixels of key.
+        dilation: distance of neighbouring offsets, in pixels of key.
+        backend: ``'shifted'`` or ``'reference'``; None takes the fastest that can run.
+
+    Returns:
+        ``(B, C, H', W')``, of the dtype of query.
+
+    Raises:
+        ValueError: for shapes, dtypes or settings other than these.
+    """
+    validate_settings(kernel_size, stride, dilation, backend)
+    _validate_tensors(query, key, value, num_heads, stride)
+    if backend is None:
+        backend = next(iter(BACKENDS))
+    return BACKENDS[backend](query, key, value, kernel_size, num_heads, stride, dilation)
+
+
+def validate_settings(
+    kernel_size: int, stride: int, dilation: int, backend: str | None = None
+) -> None:
+    """Check the settings of :func:`pixel_shift_attention`; modules do so at construction.
+
+    Raises:
+        ValueError: for settings that it does not take.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+    if stride < 1 or dilation < 1:
+        raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+
+
+def _validate_tensors(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, stride: int
+) -> None:
+    if key.ndim != 4 or key.shape != value.shape:
+        raise ValueError(
+            "key and value must have one shape (B, C, H, W), "
+            f"got {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    batch, channels, height, width = key.shape
+    expected = (batch, channels, -(-height // stride), -(-width // stride))
+    if tuple(query.shape) != expected:
+        raise ValueError(
+            f"query must have shape {expected} for key of shape {tuple(key.shape)} and {stride=}, "
+            f"got {tuple(query.shape)}"
+        )
+    if num_heads < 1 or channels % num_heads:
+        raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
+    if min(key.shape[1:]) < 1:
+        raise ValueError(f"only the batch may be empty, got key of shape {tuple(key.shape)}")
+    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            "query, key and value must have one floating dtype, "
+            f"got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            "query, key and value must be on one device, "
+            f"got {query.device}, {key.device} and {value.device}"
+        )

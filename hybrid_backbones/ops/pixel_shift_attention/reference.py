@@ -1,0 +1,41 @@
+"""Pixel-shift attention by explicit shifts: the definition that the fast form must match."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pixel_shift_attention_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    stride: int,
+    dilation: int,
+) -> Tensor:
+    """Shift key and value by each offset, weigh every shifted value by ``query · shifted key``.
+
+    Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. It stores K² copies of key and
+    value, as unfolding would.
+    """
+    query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
+    steps = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
+    shifts = [(down, right) for down in steps for right in steps]
+    keys, values = (
+        torch.stack([_shift(x, *shift)[..., ::stride, ::stride] for shift in shifts], 2).unflatten(
+            1, (num_heads, -1)
+        )
+        for x in (key, value)
+    )  # (B, h, d, K², H', W')
+    weights = (query * keys).sum(2, keepdim=True) * query.shape[2] ** -0.5
+    return (weights * values).sum(3).flatten(1, 2)
+
+
+def _shift(x: Tensor, down: int, right: int) -> Tensor:
+    """Return the map whose pixel ``(y, x)`` is ``(y + down, x + right)`` of the given one, or 0."""
+    height, width = x.shape[-2:]
+    radius = max(abs(down), abs(right))
+    padded = F.pad(x, (radius,) * 4)
+    rows = slice(radius + down, radius + down + height)
+    return padded[..., rows, radius + right : radius + right + width]

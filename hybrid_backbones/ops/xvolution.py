@@ -1,0 +1,272 @@
+"""X-volution: convolution and local self-attention, trained as two branches, merged into one.
+
+Chen et al., "X-volution: On the Unification of Convolution and Self-attention", 2021,
+https://arxiv.org/abs/2106.02253. The one idea: a global attention logit is approximately a
+convolution of local ones. So it is enough to sum shifted maps weighted by products of two pixels;
+and since nothing there is normalised over positions, this branch and a convolution beside it are
+together one convolution, whose kernel depends on the input.
+
+No code was published, and the paper leaves choices open: those that we made say "our reading".
+"""
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from .pixel_shift_attention import pixel_shift_attention, validate_settings
+
+ATTENTIONS = ("shift", "global")
+
+
+def global_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int = 1) -> Tensor:
+    """Attend from each pixel to all pixels of the map: ``softmax(query keyᵀ / √d) value``.
+
+    Args:
+        query: ``(B, C, H', W')``, channels head-major.
+        key: ``(B, C, H, W)``.
+        value: ``(B, C, H, W)``.
+        num_heads: h, a divisor of C; a head has ``d = C / h`` channels.
+
+    Returns:
+        ``(B, C, H', W')``.
+    """
+    tokens = (
+        x.unflatten(1, (num_heads, -1)).flatten(3).transpose(2, 3) for x in (query, key, value)
+    )  # (B, h, N, d)
+    return F.scaled_dot_product_attention(*tokens).transpose(2, 3).reshape(query.shape)
+
+
+class _ShiftSlot(nn.Module):
+    """Own what an X-volution has before and after merging: settings and the static kernel."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        dilation: int,
+        bias: bool,
+        groups: int,
+        num_heads: int,
+        attn_backend: str | None,
+    ):
+        super().__init__()
+        if num_heads < 1 or out_channels % num_heads:
+            raise ValueError(
+                f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
+            )
+        validate_settings(kernel_size, stride, dilation, attn_backend)
+        if padding != dilation * (kernel_size // 2):
+            raise ValueError(
+                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
+                f"got {padding=}"
+            )
+        self.num_heads = num_heads
+        self.attn_backend = attn_backend
+        self.placement = dict(kernel_size=kernel_size, stride=stride, dilation=dilation)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, **self.placement, padding=padding, groups=groups, bias=bias
+        )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return pixel_shift_attention(
+            query,
+            key,
+            value,
+            num_heads=self.num_heads,
+            backend=self.attn_backend,
+            **self.placement,
+        )
+
+
+@MODELS.register_module()
+class XVolution(_ShiftSlot):
+    """Add a convolution and a self-attention of the same input, each with batch normalisation::
+
+        out = conv_bn(conv(x)) + attention_bn(attention(query(x), key(x), value(x)))
+
+    It takes the place of a convolution: mmdet's and mmseg's ResNets accept
+    ``dcn=dict(type='XVolution')``, mmcv's ``build_conv_layer`` builds it. The output has
+    ``ceil(H / stride)`` rows and ``ceil(W / stride)`` columns for any input size. A block that
+    normalises after its convolution goes on doing so.
+
+    After training, :meth:`merge` makes one dynamic convolution of it. The pixel-shift attention is
+    our reading of the paper: weights are ``query · shifted key``, not normalised; offsets are those
+    of the kernel, the centre among them, so that the merged kernel has the convolution's support;
+    zeros come in at the border; there is one such attention and no further weighting of it; under a
+    stride both branches are computed at the convolution's positions. The published results with
+    global attention, ``attention='global'``, do not say whether it knows positions; here it does
+    not.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output, a multiple of num_heads.
+        kernel_size: of the convolution and of the shifts, odd.
+        stride: of the output, in pixels.
+        padding: must be ``dilation * (kernel_size // 2)``, the one that keeps the size.
+        dilation: of the convolution and of the shifts, in pixels.
+        bias: whether the convolution has one; its normalisation takes it away again.
+        groups: of all projections and the convolution, for the slots of grouped convolutions.
+        num_heads: of the attention; 1 is the formula of the paper.
+        attention: ``'shift'``, or ``'global'`` for softmax attention to all pixels.
+        attn_backend: backend of :func:`pixel_shift_attention`.
+
+    Raises:
+        ValueError: for settings other than these.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        *,
+        groups: int = 1,
+        num_heads: int = 1,
+        attention: str = "shift",
+        attn_backend: str | None = None,
+    ):
+        slot = (in_channels, out_channels, kernel_size, stride, padding, dilation)
+        super().__init__(*slot, bias, groups, num_heads, attn_backend)
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
+        if attention == "global" and attn_backend is not None:
+            raise ValueError(f"attention='global' has no backends, got {attn_backend=}")
+        self.attention = attention
+        self.conv_bn = nn.BatchNorm2d(out_channels)
+        pointwise = dict(kernel_size=1, groups=groups, bias=False)
+        # asked only where the output is; keys and values are those of all pixels
+        self.query = nn.Conv2d(in_channels, out_channels, stride=stride, **pointwise)
+        self.key = nn.Conv2d(in_channels, out_channels, **pointwise)
+        self.value = nn.Conv2d(in_channels, out_channels, **pointwise)
+        self.attention_bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
+        projections = self.query(x), self.key(x), self.value(x)
+        if self.attention == "global":
+            attention = global_attention(*projections, num_heads=self.num_heads)
+        else:
+            attention = self.attend(*projections)
+        return self.conv_bn(self.conv(x)) + self.attention_bn(attention)
+
+    @torch.no_grad()
+    def merge(self) -> "MergedXVolution":
+        """Return the dynamic convolution that computes what this module does in evaluation.
+
+        With ``s, t`` the scale and shift of each batch normalisation, its kernel at p is ``s_conv
+        conv_δ + s_attention a_δ(p) value`` for each offset δ, its bias ``t_conv + t_attention``.
+
+        Raises:
+            ValueError: in training mode, and with global attention.
+        """
+        if any(module.training for module in self.modules()):
+            raise ValueError(
+                "merge() needs evaluation mode, since in training the normalisation depends on the "
+                "batch: call eval() first, after training"
+            )
+        if self.attention == "global":
+            raise ValueError(
+                "attention='global' cannot be merged: each pixel sees all others through a "
+                "softmax, which no kernel of fixed size does; only attention='shift' can"
+            )
+        conv = self.conv
+        merged = MergedXVolution(
+            conv.in_channels,
+            conv.out_channels,
+            padding=conv.padding[0],
+            groups=conv.groups,
+            num_heads=self.num_heads,
+            attn_backend=self.attn_backend,
+            **self.placement,
+        ).to(conv.weight)
+        conv_scale, conv_shift = _scale_and_shift(self.conv_bn)
+        attention_scale, attention_shift = _scale_and_shift(self.attention_bn)
+        bias = 0 if conv.bias is None else conv_scale * conv.bias
+        value = _scale_rows(attention_scale, self.value.weight)
+        merged.conv.weight.copy_(_scale_rows(conv_scale, conv.weight))
+        merged.conv.bias.copy_(bias + conv_shift + attention_shift)
+        weights = torch.stack([self.query.weight, self.key.weight, value])
+        by_group = weights.unflatten(1, (conv.groups, -1)).transpose(0, 1)
+        merged.qkv.weight.copy_(by_group.reshape(merged.qkv.weight.shape))
+        return merged.eval()
+
+
+@MODELS.register_module()
+class MergedXVolution(_ShiftSlot):
+    """Convolve with a kernel that depends on the input: what :meth:`XVolution.merge` makes::
+
+        K_δ(p) = conv_δ + a_δ(p) value,   a_δ(p) = query x(p) · key x(p + δ) / √d
+        out(p) = bias + Σ_δ K_δ(p) x(p + δ)
+
+    The kernels are never written out. The static part is a convolution, the rest applies `value`
+    to x first and weighs afterwards; query, key and value are one convolution.
+
+    Args are those of :class:`XVolution`; here `bias` is there for the slot of a convolution, and
+    the merged kernel always has one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
+        *,
+        groups: int = 1,
+        num_heads: int = 1,
+        attn_backend: str | None = None,
+    ):
+        slot = (in_channels, out_channels, kernel_size, stride, padding, dilation)
+        super().__init__(*slot, True, groups, num_heads, attn_backend)
+        self.qkv = nn.Conv2d(in_channels, 3 * out_channels, 1, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
+        by_group = self.qkv(x).unflatten(1, (self.qkv.groups, 3, -1))
+        query, key, value = (part.flatten(1, 2) for part in by_group.unbind(2))
+        stride = self.placement["stride"]
+        return self.conv(x) + self.attend(query[..., ::stride, ::stride], key, value)
+
+
+def merge_xvolutions(model: nn.Module) -> int:
+    """Replace every X-volution in a model by its merged form, in place.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        ValueError: in training mode, with global attention, and where there is none to merge; the
+            model is then as it was.
+    """
+    merged = {
+        name: module.merge()
+        for name, module in model.named_modules()
+        if isinstance(module, XVolution)
+    }
+    if not merged:
+        raise ValueError(f"there is no X-volution to merge in this {type(model).__name__}")
+    for name, module in merged.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module)
+    return len(merged)
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Write batch normalisation in evaluation as ``scale * x + shift``, in double precision."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _scale_rows(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale[:, None, None, None] * weight

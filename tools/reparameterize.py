@@ -1,0 +1,27 @@
+"""Merge the X-volutions of a trained model; write its checkpoint, and its config beside it.
+
+Usage: python tools/reparameterize.py CONFIG CHECKPOINT OUT.pth [--mini]
+       [--cfg-options KEY=VALUE ...]
+       then python tools/test.py OUT.py OUT.pth
+"""
+
+import argparse
+
+from hybrid_backbones.engine import launch
+from hybrid_backbones.reparameterization import reparameterize
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
+    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
+    parser.add_argument("out", help="merged checkpoint to write, .pth; its config is put beside it")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args()
+    with launch.one_line_errors():
+        config = reparameterize(launch.read_config(args), args.checkpoint, args.out)
+        print(f"saved to {args.out}; its config is {config}")
+
+
+if __name__ == "__main__":
+    main()
