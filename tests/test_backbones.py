@@ -19,6 +19,7 @@ from hybrid_backbones.backbones import (
     SwiftFormer,
     UniFormer,
     UniFormerLight,
+    XVolutionResNet,
 )
 
 # one line per network, small; comparisons of two runs want no random depth
@@ -65,6 +66,7 @@ BACKBONES = [
         id="uniformer-conv-stem",
     ),
     pytest.param(UniFormerLight, dict(arch=dict(TINY, head_dims=8)), id="uniformer-light"),
+    pytest.param(XVolutionResNet, dict(depth=18), id="xvolution-resnet18"),
 ]
 VARIANTS = [
     *BACKBONES,
@@ -89,6 +91,8 @@ VARIANTS = [
         id="uniformer-small-masked",
     ),
     pytest.param(UniFormerLight, dict(arch="xxs"), id="uniformer-xxs"),
+    pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
+    pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-resnet18-sa"),
 ]
 # every published size, for what needs no arithmetic
 SIZES = [
@@ -102,6 +106,7 @@ SIZES = [
         for arch in ("small", "small_plus", "small_plus_dim64", "base", "base_ls")
     ),
     *((UniFormerLight, dict(arch=arch)) for arch in ("xxs", "xs")),
+    *((XVolutionResNet, dict(depth=depth)) for depth in (18, 34, 50, 101)),
 ]
 
 each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)

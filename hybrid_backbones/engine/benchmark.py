@@ -28,8 +28,9 @@ from ..backbones import (
     SwiftFormer,
     UniFormer,
     UniFormerLight,
+    XVolutionResNet,
 )
-from ..ops import ACmix, local_attention
+from ..ops import ACmix, BiLevelRoutingAttention, MergedXVolution, XVolution, local_attention
 from .probes import count_macs, extra_memory, run_alone, time_call
 from .tables import compare
 
@@ -100,6 +101,17 @@ OPERATORS = {
         "tiled": partial(_make_layer, partial(ACmix, 64, 64, attn_backend="tiled")),
         "reference": partial(_make_layer, partial(ACmix, 64, 64, attn_backend="reference")),
     },
+    "BiLevelRoutingAttention": {
+        backend: partial(
+            _make_layer, partial(BiLevelRoutingAttention, 64, 2, 16, 1, attn_backend=backend)
+        )
+        for backend in ("chunked", "reference")
+    },
+    "XVolution": {
+        backend: partial(_make_layer, partial(XVolution, 64, 64, attn_backend=backend))
+        for backend in ("shifted", "reference")
+    },
+    "MergedXVolution": {"shifted": partial(_make_layer, partial(MergedXVolution, 64, 64))},
     "Conv2d": {"3×3": partial(_make_layer, partial(nn.Conv2d, 64, 64, 3, padding=1))},
 }
 
@@ -121,6 +133,7 @@ BACKBONES = {
         for arch in ("small", "base")
     },
     **{f"UniFormerLight-{arch}": partial(UniFormerLight, arch) for arch in ("xxs", "xs")},
+    **{f"XVolutionResNet-{depth}": partial(XVolutionResNet, depth) for depth in (18, 34, 50, 101)},
 }
 
 

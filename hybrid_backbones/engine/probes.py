@@ -116,13 +116,14 @@ def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
     have no values, all of attention counts.
     """
     parameters = list(model.parameters())
+    device = parameters[0].device if parameters else "cpu"
     trainable = [p for p in parameters if p.requires_grad]
     # rather than by `no_grad`, under which views of parameters still ask for gradients
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         with _CountAttention() as attention, FlopCounterMode(display=False) as counter:
-            model(*(torch.zeros(shape, device=parameters[0].device) for shape in shapes))
+            model(*(torch.zeros(shape, device=device) for shape in shapes))
     finally:
         for parameter in trainable:
             parameter.requires_grad_()
