@@ -264,7 +264,7 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path, protocol, first):
         (type, ("X", (), {})),
         (print, ("printed",)),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", "arguments"),
 )
 def test_no_other_function_may_be_named(tmp_path, capsys, function, args):
     path = tmp_path / "trap.pdparams"
