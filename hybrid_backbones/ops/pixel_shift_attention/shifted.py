@@ -1,9 +1,15 @@
 """Pixel-shift attention by views: a shift is a window of one zero-padded map.
 
-The K² windows are visited one after another, and what was computed of one is gone at the next.
-Autograd keeps the query, the two padded maps, which all windows share, and the K² weights of each
-pixel and head: memory grows with the number of pixels, and no shifted copy is ever kept.
+The K² windows are visited one after another, and what was computed of one is gone at the next:
+memory is that of a few maps, whatever K is. Autograd keeps query, key and value, nothing else; the
+backward pass adds into windows of two padded gradients.
+
+Under `torch.compile` the same sum is written without a backward pass of its own, which the
+compiler fuses by itself. (PyTorch 2.11 compiles the hand-written one to gradients of zero, without
+a warning, wherever the forward pass returns an alias of what it computed.)
 """
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +26,77 @@ def pixel_shift_attention_shifted(
     dilation: int,
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
+    settings = kernel_size, num_heads, stride, dilation
+    if torch.compiler.is_compiling():
+        return _attend(query, key, value, *settings)
+    return _PixelShiftAttention.apply(query, key, value, *settings)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    stride: int,
+    dilation: int,
+) -> Tensor:
     radius = dilation * (kernel_size // 2)
-    key, value = (F.pad(x, (radius,) * 4) for x in (key, value))
-    query, key, value = (x.unflatten(1, (num_heads, -1)) for x in (query, key, value))
-    scale = query.shape[2] ** -0.5
-    # what is summed here grows with the third power of the input
-    wide = torch.promote_types(query.dtype, torch.float32)
-    height, width = query.shape[-2:]
+    queries = _wide_heads(query, num_heads)
+    keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
+    scale = queries.shape[2] ** -0.5
     out = 0
-    for top in range(0, kernel_size * dilation, dilation):
-        below = slice(top, top + height * stride, stride)
-        # rows first: three gradients of this size are summed, and not nine
-        key_rows, value_rows = key[..., below, :], value[..., below, :]
-        for left in range(0, kernel_size * dilation, dilation):
-            window = (..., slice(left, left + width * stride, stride))
-            # (B, h, 1, H', W')
-            weight = (query * key_rows[window]).sum(2, keepdim=True, dtype=wide)
-            out = out + scale * weight * value_rows[window]
+    for window in _windows(query, kernel_size, stride, dilation):
+        out = out + scale * _dot(queries, keys[window]) * values[window]
     return out.flatten(1, 2).to(query.dtype)
+
+
+class _PixelShiftAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, *settings):
+        ctx.save_for_backward(query, key, value)
+        ctx.settings = settings
+        return _attend(query, key, value, *settings)
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value = ctx.saved_tensors
+        kernel_size, num_heads, stride, dilation = ctx.settings
+        radius = dilation * (kernel_size // 2)
+        queries, grads = _wide_heads(query, num_heads), _wide_heads(grad, num_heads)
+        keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
+        grad_queries = torch.zeros_like(queries)
+        grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
+        scale = queries.shape[2] ** -0.5
+        for window in _windows(query, kernel_size, stride, dilation):
+            weight = scale * _dot(queries, keys[window])
+            grad_weight = scale * _dot(grads, values[window])
+            grad_queries.addcmul_(grad_weight, keys[window])
+            grad_keys[window].addcmul_(grad_weight, queries)
+            grad_values[window].addcmul_(weight, grads)
+        height, width = key.shape[-2:]
+        inside = (..., slice(radius, radius + height), slice(radius, radius + width))
+        wide = grad_queries, grad_keys[inside], grad_values[inside]
+        return *(x.flatten(1, 2).to(query.dtype) for x in wide), None, None, None, None
+
+
+def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, h, d, H, W)``, in at least single precision.
+
+    The sums grow with the third power of the input, beyond what half precision holds.
+    """
+    return x.unflatten(1, (num_heads, -1)).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """``(B, h, d, H, W)`` twice to ``(B, h, 1, H, W)``."""
+    return (a * b).sum(2, keepdim=True)
+
+
+def _windows(query: Tensor, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple]:
+    """Yield for each offset the index of what the queries see of a padded map."""
+    height, width = query.shape[-2:]
+    for top in range(0, kernel_size * dilation, dilation):
+        for left in range(0, kernel_size * dilation, dilation):
+            rows = slice(top, top + height * stride, stride)
+            yield ..., rows, slice(left, left + width * stride, stride)
