@@ -1,9 +1,14 @@
 """Shared by all tests: where things are, one thread, a seed."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+# without a GPU, kernels run in the interpreter of Triton, which asks for this when they are defined
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # before a test file imports mmdet, which without it lacks mmcv's operators
 import hybrid_backbones  # noqa: F401

@@ -3,11 +3,17 @@
 import torch
 from torch import Tensor
 
+from ..triton_support import is_fast
 from .chunked import routed_attention_chunked
 from .reference import routed_attention_reference
+from .triton import routed_attention_triton, why_not
 
-# in the order of preference for backend=None; each runs on every device and floating dtype
-BACKENDS = {"chunked": routed_attention_chunked, "reference": routed_attention_reference}
+# all but 'triton' run on every device and floating dtype
+BACKENDS = {
+    "triton": routed_attention_triton,
+    "chunked": routed_attention_chunked,
+    "reference": routed_attention_reference,
+}
 
 
 def routed_attention(
@@ -37,18 +43,23 @@ def routed_attention(
         num_heads: h, a divisor of C.
         real: ``(R, n)``, boolean, which keys take part; at least one of each query region's. None
             is all.
-        backend: ``'chunked'`` or ``'reference'``; None takes the fastest that can run.
+        backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None takes the
+            fastest that can run.
 
     Returns:
         ``(B, R', n', C)``, of the dtype of query.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these.
+        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
+            cannot run.
     """
     validate_backend(backend)
     _validate_tensors(query, key, value, routes, num_heads, real)
+    obstacle = why_not(query, num_heads)
     if backend is None:
-        backend = next(iter(BACKENDS))
+        backend = "triton" if obstacle is None and is_fast(query.device) else "chunked"
+    elif backend == "triton" and obstacle is not None:
+        raise ValueError(f"{backend=} cannot run: {obstacle}")
     return BACKENDS[backend](query, key, value, routes, num_heads, real)
 
 

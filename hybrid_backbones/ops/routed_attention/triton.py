@@ -1,0 +1,265 @@
+"""Routed attention by kernels in Triton: reads query, key and value where they lie, writes `out`.
+
+Nothing else is made but two numbers for each query and head. In the backward pass, each region of
+keys adds up over the query regions that are routed to it, which an inverse index tells: no atomics,
+so the result is the same each time.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import triton_support
+
+MAX_HEAD_DIM = 128
+
+
+class _Plan(NamedTuple):
+    """The blocks of one kernel, and how the GPU runs it."""
+
+    BLOCK_QUERY: int
+    BLOCK_KEY: int
+    num_warps: int
+    num_stages: int
+
+
+def _with_dense_channels(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> None:
+    # the kernel of Triton runs on the current device, whatever that of its tensors
+    with torch.cuda.device_of(args[0]):
+        kernel[(num_programs,)](
+            *args, HEAD_DIM=head_dim, BLOCK_D=_power_of_two(head_dim), **plan._asdict()
+        )
+
+
+def _plan_queries(query: Tensor, head_dim: int) -> _Plan:
+    """Choose the blocks of a kernel whose programs own queries and walk keys."""
+    own, walked, num_warps, num_stages = _sizes(query, head_dim)
+    return _Plan(_block(query.shape[2], own), walked, num_warps, num_stages)
+
+
+def _plan_keys(key: Tensor, head_dim: int) -> _Plan:
+    """Choose the blocks of a kernel whose programs own keys and walk queries."""
+    own, walked, num_warps, num_stages = _sizes(key, head_dim)
+    # two sums are in registers, so half as many numbers beside them
+    return _Plan(max(16, walked // 2), _block(key.shape[2], own), num_warps, num_stages)
+
+
+def _sizes(x: Tensor, head_dim: int) -> tuple[int, int, int, int]:
+    """Return the largest owned block, the walked block, warps and stages.
+
+    Chosen so that registers do not spill when compiled for an H100.
+    """
+    if x.dtype == torch.float32:
+        return (32, 16, 4, 2) if head_dim <= 64 else (16, 16, 4, 2)
+    return (64, 64, 4, 3) if head_dim <= 64 else (64, 32, 4, 2)
+
+
+def _block(num_tokens: int, most: int) -> int:
+    """Choose the block in which the tokens of a region cost least, a power of two from 16 on."""
+    blocks = [size for size in (64, 32, 16) if size <= most]
+    # each block costs its tokens, padding included, and about 16 more for what it walks
+    return min(blocks, key=lambda size: -(-num_tokens // size) * (size + 16))
+
+
+def _power_of_two(head_dim: int) -> int:
+    """Return the power of two from 16 on that has room for `head_dim`."""
+    return max(16, 1 << (head_dim - 1).bit_length())
+
+
+def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
+    """List for each region the query regions that are routed to it.
+
+    Args:
+        routes: ``(B, R', k)``, integers below R, contiguous.
+        num_regions: R.
+
+    Returns:
+        sources ``(B, R'·k)`` and bounds ``(B, R, 2)``: the query regions routed to region j of
+        image b are ``sources[b, bounds[b, j, 0]:bounds[b, j, 1]]``, in rising order.
+    """
+    from .triton_backward import invert_kernel
+
+    batch, num_queries, topk = routes.shape
+    sources = routes.new_empty((batch, num_queries * topk), dtype=torch.int32)
+    bounds = routes.new_empty((batch, num_regions, 2), dtype=torch.int32)
+    with torch.cuda.device_of(routes):
+        invert_kernel[(batch * num_regions,)](
+            routes, sources, bounds, num_queries, num_regions, topk, BLOCK=1024
+        )
+    return sources, bounds
+
+
+# written out, because versions of torch differ in the annotations that they understand
+@torch.library.custom_op(
+    "hybrid_backbones::routed_attention",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real, int num_heads)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _forward(query, key, value, routes, real, num_heads):
+    """Return the output, and of each softmax the largest logit and the sum, both (B, R', h, n').
+
+    Both, because a logarithm of the sum would round logits that are large.
+    """
+    from .triton_forward import forward_kernel
+
+    query, key, value = (_with_dense_channels(x) for x in (query, key, value))
+    routes, real = routes.contiguous(), None if real is None else real.contiguous()
+    out, tops, totals = _forward_like(query, key, value, routes, real, num_heads)
+    num_queries, query_tokens = query.shape[1:3]
+    head_dim = query.shape[3] // num_heads
+    plan = _plan_queries(query, head_dim)
+    _launch(
+        forward_kernel,
+        plan,
+        query.shape[0] * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        query,
+        key,
+        value,
+        routes,
+        real,
+        out,
+        tops,
+        totals,
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        num_queries,
+        num_heads,
+        query_tokens,
+        key.shape[2],
+        routes.shape[2],
+        math.log2(math.e) * query.shape[3] ** -0.5,
+        head_dim=head_dim,
+    )
+    return out, tops, totals
+
+
+@_forward.register_fake
+def _forward_like(query, key, value, routes, real, num_heads):
+    batch, num_queries, tokens, _ = query.shape
+    shape = batch, num_queries, num_heads, tokens
+    tops, totals = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    return query.new_empty(query.shape), tops, totals
+
+
+@torch.library.custom_op(
+    "hybrid_backbones::routed_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real,"
+    " Tensor out, Tensor tops, Tensor totals, int num_heads) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(grad, query, key, value, routes, real, out, tops, totals, num_heads):
+    """Return the gradients of query, key and value."""
+    from .triton_backward import key_value_gradient_kernel, query_gradient_kernel
+
+    grad, query, key, value = (_with_dense_channels(x) for x in (grad, query, key, value))
+    routes, real = routes.contiguous(), None if real is None else real.contiguous()
+    grads = _backward_like(grad, query, key, value, routes, real, out, tops, totals, num_heads)
+    delta = torch.empty_like(tops)
+    batch, num_queries, query_tokens, channels = query.shape
+    num_keys, key_tokens = key.shape[1:3]
+    head_dim, grad_scale = channels // num_heads, channels**-0.5
+    scale = math.log2(math.e) * grad_scale
+    strides = [stride for x in (query, key, value, grad) for stride in x.stride()[:3]]
+    plan = _plan_queries(query, head_dim)
+    _launch(
+        query_gradient_kernel,
+        plan,
+        batch * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        query,
+        key,
+        value,
+        routes,
+        real,
+        out,
+        grad,
+        tops,
+        totals,
+        grads[0],
+        delta,
+        *strides,
+        num_queries,
+        num_heads,
+        query_tokens,
+        key_tokens,
+        routes.shape[2],
+        scale,
+        grad_scale,
+        head_dim=head_dim,
+    )
+    plan = _plan_keys(key, head_dim)
+    _launch(
+        key_value_gradient_kernel,
+        plan,
+        batch * num_keys * num_heads * -(-key_tokens // plan.BLOCK_KEY),
+        query,
+        key,
+        value,
+        *invert_routes(routes, num_keys),
+        real,
+        grad,
+        tops,
+        totals,
+        delta,
+        *grads[1:],
+        *strides,
+        num_queries,
+        num_keys,
+        num_heads,
+        query_tokens,
+        key_tokens,
+        routes.shape[2],
+        scale,
+        grad_scale,
+        head_dim=head_dim,
+    )
+    return grads
+
+
+@_backward.register_fake
+def _backward_like(grad, query, key, value, routes, real, out, tops, totals, num_heads):
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.num_heads = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, *_):
+    grads = _backward(grad, *ctx.saved_tensors, ctx.num_heads)
+    return *grads, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def why_not(query: Tensor, num_heads: int) -> str | None:
+    """Return why :func:`routed_attention_triton` cannot run for such a query, None if it can."""
+    if query.shape[3] > MAX_HEAD_DIM * num_heads:
+        return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[3] // num_heads}"
+    return triton_support.why_not(query.device, query.dtype)
+
+
+def routed_attention_triton(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    real: Tensor | None = None,
+) -> Tensor:
+    """Compute what :func:`routed_attention_reference` defines, in kernels.
+
+    Arguments as in :func:`routed_attention`.
+    """
+    return _forward(query, key, value, routes, real, num_heads)[0]

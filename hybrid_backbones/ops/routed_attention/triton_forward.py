@@ -1,0 +1,75 @@
+# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
+"""The kernel that attends; `triton_tokens` tells how."""
+
+import triton
+import triton.language as tl
+
+from .triton_tokens import COUNTS, dot, load_tokens, locate, store_tokens, walk
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def forward_kernel(
+    query,
+    key,
+    value,
+    routes,
+    real,
+    out,
+    tops,
+    totals,
+    query_batch,
+    query_region,
+    query_token,
+    key_batch,
+    key_region,
+    key_token,
+    value_batch,
+    value_region,
+    value_token,
+    num_queries,
+    num_heads,
+    query_tokens,
+    key_tokens,
+    topk,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_QUERY: tl.constexpr,
+    BLOCK_KEY: tl.constexpr,
+):
+    """Attend from one block of queries of one head with an online softmax."""
+    row, head, tokens, exist = locate(query_tokens, num_heads, BLOCK_QUERY)
+    batch, channel = row // num_queries, head * HEAD_DIM
+    query += batch * query_batch + row % num_queries * query_region + channel
+    key += batch * key_batch + channel
+    value += batch * value_batch + channel
+
+    queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
+    # finite, so that a first block without any real key subtracts no infinities
+    top = tl.full([BLOCK_QUERY], -1e30, tl.float32)
+    total = tl.zeros([BLOCK_QUERY], tl.float32)
+    mean = tl.zeros([BLOCK_QUERY, BLOCK_D], tl.float32)
+    for first in range(0, topk * key_tokens, BLOCK_KEY):
+        region, token, inside = walk(
+            first, topk * key_tokens, routes + row * topk, key_tokens, BLOCK_KEY
+        )
+        keys = load_tokens(key, region * key_region + token * key_token, inside, HEAD_DIM, BLOCK_D)
+        values = load_tokens(
+            value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
+        )
+        if real is not None:
+            inside &= tl.load(real + region * key_tokens + token, mask=inside, other=0) != 0
+        logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
+        new_top = tl.maximum(top, tl.max(logits, 1))
+        weights = tl.exp2(logits - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(weights, 1)
+        mean = mean * shrink[:, None] + dot(weights.to(values.dtype), values)
+        top = new_top
+
+    out += row * query_tokens * num_heads * HEAD_DIM + channel
+    mean = mean / total[:, None]
+    store_tokens(out, tokens * num_heads * HEAD_DIM, exist, mean, HEAD_DIM, BLOCK_D)
+    statistics = (row * num_heads + head) * query_tokens + tokens
+    tl.store(tops + statistics, top, mask=exist)
+    tl.store(totals + statistics, total, mask=exist)
