@@ -16,6 +16,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # bfloat16 and the matrix units that the kernels count on
 MIN_CAPABILITY = (8, 0)
 
+# no kernel is the default before one has been run and measured on a GPU
+MEASURED = False
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -37,5 +40,5 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def is_fast(device: torch.device) -> bool:
-    """Tell whether kernels that can run here are compiled, so that they may be the default."""
-    return device.type == "cuda" and not INTERPRETED
+    """Tell whether kernels that can run here are compiled and known to be the fastest."""
+    return MEASURED and device.type == "cuda" and not INTERPRETED
