@@ -54,6 +54,15 @@ BACKBONES = [
         dict(arch=BIFORMER, num_windows=5, mask_padding=True, drop_path_rate=0.0),
         id="biformer-masked",
     ),
+    pytest.param(
+        MixFormer,
+        dict(
+            arch=dict(
+                embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 2, 1), drop_path_rate=0.0
+            ),
+        ),
+        id="mixformer",
+    ),
     pytest.param(SwiftFormer, dict(arch=dict(TINY, depths=(2, 1, 2, 1))), id="swiftformer"),
     pytest.param(
         UniFormer,
@@ -354,6 +363,15 @@ def test_it_trains_under_bfloat16_autocast(network, settings, device):
     assert all(out.isfinite().all() for out in outs)
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@each_backbone
+def test_it_compiles_into_one_graph(network, settings):
+    torch.compiler.reset()
+    model = build(network, settings).eval()
+    images = make_images(1, 64, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
 
 
 @each_backbone
