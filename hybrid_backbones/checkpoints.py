@@ -149,7 +149,8 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
     Raises:
         ValueError: lists the entries that are missing, unexpected or of another shape.
     """
-    backbone = getattr(model, "backbone", model)
+    # a detector may have rules for all that it has
+    backbone = model if hasattr(model, "rename_rules") else getattr(model, "backbone", model)
     if not hasattr(backbone, "rename_rules"):
         raise ValueError(
             "expected a backbone of hybrid_backbones or a model around one, "

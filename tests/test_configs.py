@@ -38,6 +38,7 @@ SCHEDULES = {
     "maskrcnn_.*_3x|cascade_maskrcnn_.*_3x": (36, 16),
     "maskrcnn_swiftformer_.*": (12, 32),
     "(maskrcnn|fasterrcnn|retinanet)_.*": (12, 16),
+    "locformer_.*": (12, 7),
     "upernet_.*": (160_000, 16),
     "fpn_swiftformer_.*": (40_000, 32),
     "fpn_.*": (80_000, 32),
@@ -111,7 +112,9 @@ def test_follows_the_published_schedule(path):
     pipeline = cfg.train_dataloader.dataset.pipeline
     if cfg.default_scope == "mmdet":
         sizes = [t.scale for t in pipeline if t.type == "Resize"]
-        assert sizes == ([] if path.stem.endswith("_3x") else [(1333, 800)])
+        # the others resize by chance, in one of several ways
+        many = path.stem.endswith("_3x") or path.stem.startswith("locformer_")
+        assert sizes == ([] if many else [(1333, 800)])
     elif cfg.default_scope == "mmseg":
         crops = [t.crop_size for t in pipeline if "crop_size" in t]
         assert crops == [(512, 512)]

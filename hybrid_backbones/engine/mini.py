@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.shapes import CLASSES, PALETTE, SCENES, SINGLES, draw_mini
+from .mini_sketch import sketch_detection
 
 # what only makes sense with pre-trained weights or in a long training
 FROM_SCRATCH = dict(
@@ -43,7 +44,10 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
         raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
-    for key, value in presets[scope](cfg, draw_mini(root)).items():
+    preset = presets[scope]
+    if cfg.train_dataloader.dataset.type == "SketchCocoDataset":
+        preset = sketch_detection
+    for key, value in preset(cfg, draw_mini(root)).items():
         cfg[key] = value
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     cfg.default_hooks.logger.interval = 10

@@ -29,12 +29,15 @@ GROUPS = {
     "retinanet": "RetinaNet on COCO",
     "upernet": "UperNet on ADE20K",
     "fpn": "Semantic FPN on ADE20K",
+    "locformer": "LocFormer on COCO with QuickDraw",
 }
 # where each backbone was published
 SOURCES = {
     "ACmixResNet": "[ACmix](https://github.com/LeapLabTHU/ACmix)",
     "ACmixSwin": "[ACmix](https://github.com/LeapLabTHU/ACmix)",
     "BiFormer": "[BiFormer](https://github.com/rayleizhu/BiFormer)",
+    "SwinRAM": "[LocFormer](https://arxiv.org/abs/2303.08784)",
+    "SketchGuided": "[LocFormer](https://arxiv.org/abs/2303.08784)",
     "MixFormer": "[MixFormer](https://arxiv.org/abs/2204.02557)",
     "ResNet": "[OpenMMLab](https://github.com/open-mmlab)",
     "SwiftFormer": "[SwiftFormer](https://github.com/Amshaker/SwiftFormer)",
@@ -86,7 +89,7 @@ class Row(NamedTuple):
     size: tuple[int, int]
     params: float  # millions
     published_params: str | None
-    macs: float  # billions
+    macs: float | None  # billions; not counted where a second input is needed
     published_macs: str | None
     published: str
 
@@ -99,7 +102,7 @@ class Row(NamedTuple):
         return {
             name: ours / float(theirs)
             for name, (ours, theirs) in pairs.items()
-            if theirs and not _agree(ours, theirs)
+            if theirs and ours and not _agree(ours, theirs)
         }
 
 
@@ -121,11 +124,11 @@ def measure_config(path: Path) -> Row:
     return Row(
         config=path.stem,
         backbone=cfg.model.backbone.type,
-        arch=cfg.model.backbone.get("arch") or cfg.model.backbone.depth,
+        arch=cfg.model.backbone.get("arch") or cfg.model.backbone.get("depth", ""),
         size=size,
         params=sum(p.numel() for p in model.parameters()) / 1e6,
         published_params=_figure(published, r"([\d.]+)M parameters"),
-        macs=_count_model(model, size) / 1e9,
+        macs=None if "sketch_encoder" in cfg.model else _count_model(model, size) / 1e9,
         published_macs=_figure(published, r"([\d.]+)G FLOPs"),
         published=published,
     )
@@ -245,7 +248,7 @@ def _line(row: Row) -> str:
         f"`{row.config}`",
         f"{row.params:.1f}",
         row.published_params or "-",
-        f"{row.macs:.3g}" if row.macs < 100 else f"{row.macs:.0f}",
+        _significant(row.macs),
         row.published_macs or "-",
         f"{row.size[0]}×{row.size[1]}",
         row.published,
@@ -253,6 +256,12 @@ def _line(row: Row) -> str:
         verified,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _significant(macs: float | None) -> str:
+    if macs is None:
+        return "-"
+    return f"{macs:.3g}" if macs < 100 else f"{macs:.0f}"
 
 
 def _ratios(row: Row) -> str:

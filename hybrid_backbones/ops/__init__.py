@@ -3,8 +3,8 @@
 Shapes are written in one alphabet throughout the package:
 
 ``B`` batch, ``C`` channels, ``H W`` height and width of a map, ``H' W'`` the same after a stride,
-``N`` tokens, ``n`` windows or tokens of one region, ``h`` heads, ``d`` channels of one head, ``K``
-kernel side, ``R`` regions, ``k`` top-k regions.
+``N`` tokens, ``n`` windows or tokens of one region, ``M`` tokens that are attended to, ``h`` heads,
+``d`` channels of one head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``S`` sketches.
 """
 
 from .acmix import ACmix
@@ -16,6 +16,7 @@ from .pixel_shift_attention import pixel_shift_attention
 from .relation_aggregator import GlobalRelationAggregator, LocalRelationAggregator
 from .routed_attention import routed_attention
 from .routing_attention import BiLevelRoutingAttention
+from .sketch_fusion import CrossFusion, SketchMixer, StageFusion
 from .window_attention import shifted_window_attention
 from .xvolution import MergedXVolution, XVolution
 
@@ -23,11 +24,14 @@ __all__ = [
     "ACmix",
     "ACmixWindow",
     "BiLevelRoutingAttention",
+    "CrossFusion",
     "EfficientAdditiveAttention",
     "GlobalRelationAggregator",
     "LocalRelationAggregator",
     "MergedXVolution",
     "MixingAttention",
+    "SketchMixer",
+    "StageFusion",
     "XVolution",
     "efficient_additive_attention",
     "local_attention",

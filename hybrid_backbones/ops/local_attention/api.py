@@ -2,11 +2,17 @@
 
 from torch import Tensor
 
+from ..triton_support import is_fast
 from .reference import local_attention_reference
 from .tiled import local_attention_tiled
+from .triton import local_attention_triton, why_not
 
-# in the order of preference for backend=None; each runs on every device and floating dtype
-BACKENDS = {"tiled": local_attention_tiled, "reference": local_attention_reference}
+# all but 'triton' run on every device and floating dtype
+BACKENDS = {
+    "triton": local_attention_triton,
+    "tiled": local_attention_tiled,
+    "reference": local_attention_reference,
+}
 
 
 def local_attention(
@@ -37,18 +43,25 @@ def local_attention(
         kernel_size: K, odd.
         stride: distance of the centres of neighbouring queries, in pixels of key.
         dilation: distance of neighbouring keys of one query, in pixels of key.
-        backend: ``'tiled'`` or ``'reference'``; None takes the fastest that can run.
+        backend: ``'triton'`` (on a CUDA device), ``'tiled'`` or ``'reference'``; None takes the
+            fastest that can run.
 
     Returns:
         ``(B, h, d, H', W')``, of the dtype of query.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these.
+        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
+            cannot run.
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
     if backend is None:
-        backend = next(iter(BACKENDS))
+        kernels = is_fast(query.device) and why_not(query, key, value, kernel_size) is None
+        backend = "triton" if kernels else "tiled"
+    elif backend == "triton":
+        obstacle = why_not(query, key, value, kernel_size)
+        if obstacle is not None:
+            raise ValueError(f"{backend=} cannot run: {obstacle}")
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 
 

@@ -1,0 +1,66 @@
+"""COCO's average precision where each image is asked for one category."""
+
+from collections.abc import Sequence
+
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation import CocoMetric
+from mmengine.registry import METRICS
+
+CATEGORY = dict(id=1, name="sketched")
+
+
+@METRICS.register_module()
+class SketchCocoMetric(CocoMetric):
+    """Measure COCO's AP over pairs of an image and a category, of which all count as one class.
+
+    Ground truth of an image are its annotations of the ``category_id`` that its data sample names;
+    objects of other categories are background. Small, medium and large are those of COCO, by the
+    annotated areas in the original image (the published code scaled areas to the resized image, but
+    not the boxes). As in COCO, boxes within a crowd of the category count neither way.
+
+    Args:
+        ann_file: COCO's annotation file.
+        kwargs: of mmdet's CocoMetric.
+    """
+
+    def __init__(self, ann_file: str, metric: str = "bbox", **kwargs):
+        if metric != "bbox":
+            raise ValueError(f"sketches are answered with boxes: metric is 'bbox', got {metric!r}")
+        super().__init__(ann_file=ann_file, metric=metric, **kwargs)
+        self._annotated = self._coco_api
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the predictions and the category of each image."""
+        super().process(data_batch, data_samples)
+        asked = self.results[len(self.results) - len(data_samples) :]
+        for (truth, _), sample in zip(asked, data_samples, strict=True):
+            truth["category_id"] = sample["category_id"]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Return AP, AP50, AP75 and AP of small, medium and large objects, named as mmdet does."""
+        asked = {truth["img_id"]: truth["category_id"] for truth, _ in results}
+        self._coco_api = self._select(asked)
+        self.cat_ids, self.img_ids = [CATEGORY["id"]], sorted(asked)
+        return super().compute_metrics(results)
+
+    def _select(self, asked: dict[int, int]) -> COCO:
+        """Return the annotations of one category per image, all under one name."""
+        source = self._annotated
+        if unknown := sorted(asked.keys() - source.imgs.keys()):
+            raise ValueError(
+                f"images {unknown[:5]} are not in the annotation file of the metric: set ann_file "
+                "of data set and metric to the same file"
+            )
+        selected = COCO()
+        selected.dataset = dict(
+            images=[source.imgs[image] for image in asked],
+            categories=[CATEGORY],
+            annotations=[
+                dict(annotation, category_id=CATEGORY["id"])
+                for image, category in asked.items()
+                for annotation in source.imgToAnns[image]
+                if annotation["category_id"] == category
+            ],
+        )
+        selected.createIndex()
+        return selected

@@ -1,0 +1,88 @@
+"""The sketch encoder of LocFormer, and what brings sketches to it.
+
+Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784.
+"""
+
+import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+# of ImageNet, in RGB
+SKETCH_MEAN = (123.675, 116.28, 103.53)
+SKETCH_STD = (58.395, 57.12, 57.375)
+
+
+@MODELS.register_module()
+class SketchDetDataPreprocessor(DetDataPreprocessor):
+    """Batch images as mmdet does, and sketches beside them.
+
+    Sketches are white strokes on black, from 0 to 255; they are normalised by ImageNet's statistics
+    in RGB, whatever is done to the images.
+
+    Args:
+        **kwargs: settings of mmdet's DetDataPreprocessor, for the images.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name, values in (("sketch_mean", SKETCH_MEAN), ("sketch_std", SKETCH_STD)):
+            buffer = torch.tensor(values).view(3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Turn a batch into what the detector takes.
+
+        Args:
+            data: `inputs`, images ``(3, H, W)``, `sketches`, ``(S, 3, H', W')``, and
+                `data_samples`, each one for each item.
+            training: as for mmdet's.
+
+        Returns:
+            `inputs`, ``(B, 3, H, W)``, `sketches`, ``(B, S, 3, H', W')``, and `data_samples`.
+
+        Raises:
+            ValueError: where sketches differ in number or in size.
+        """
+        sketches = self.cast_data(list(data["sketches"]))
+        shapes = {tuple(x.shape) for x in sketches}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 4:
+            raise ValueError(
+                "sketches of a batch must have one shape, (number, 3, height, width), "
+                f"got {sorted(shapes)}"
+            )
+        sketches = (torch.stack(sketches).float() - self.sketch_mean) / self.sketch_std
+        images = {key: data[key] for key in data if key != "sketches"}
+        return dict(super().forward(images, training), sketches=sketches)
+
+
+@MODELS.register_module()
+class SketchEncoder(BaseModule):
+    """Compute the map of a sketch: ``proj(norm(trunk(x)))``, the last map of a ResNet, narrowed.
+
+    Args:
+        trunk: config of a backbone that returns one map.
+        in_channels: channels of that map, a multiple of 32.
+        out_channels: channels of the result.
+        init_cfg: as in :class:`mmengine.model.BaseModule`.
+    """
+
+    def __init__(
+        self,
+        trunk: dict,
+        *,
+        in_channels: int = 2048,
+        out_channels: int = 256,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        self.trunk = MODELS.build(trunk)
+        self.norm = nn.GroupNorm(32, in_channels)
+        self.proj = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, sketches: Tensor) -> Tensor:
+        """Map ``(B, S, 3, H, W)`` to ``(B, S, out_channels, H/32, W/32)``, rounding up."""
+        (features,) = self.trunk(sketches.flatten(0, 1))
+        return self.proj(self.norm(features)).unflatten(0, sketches.shape[:2])

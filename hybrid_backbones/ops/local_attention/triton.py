@@ -1,0 +1,254 @@
+"""Local attention by kernels in Triton: reads query, key and value where they lie, writes `out`.
+
+Nothing else is made but one number for each query and head. In the backward pass, each key adds up
+over the queries that see it or one of its mirror images: no atomics, so the result is the same each
+time. Maps are read by their strides, best with the pixels of a row or the channels of a pixel side
+by side.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import triton_support
+
+MAX_HEAD_DIM = 128
+MAX_KERNEL_SIZE = 63
+# within the map of one head, kernels count in 32 bits
+MAX_SPAN = 2**31
+
+
+class _Steps(NamedTuple):
+    """Stride and dilation without their common divisor: see `triton_tiles`."""
+
+    step: int  # of the window from one query of a tile to the next, in keys `dilation` apart
+    spacing: int  # of the queries in a tile
+    inverse: int  # step · inverse = 1 modulo spacing
+
+
+class _Plan(NamedTuple):
+    """How a kernel cuts its maps: the tile that a program owns, and what it walks at a time."""
+
+    TILE_Y: int
+    TILE_X: int
+    ROWS: int
+    COLS: int
+
+
+def why_not(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> str | None:
+    """Return why :func:`local_attention_triton` cannot run for such maps, None if it can."""
+    if query.shape[2] > MAX_HEAD_DIM:
+        return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[2]}"
+    if kernel_size > MAX_KERNEL_SIZE:
+        return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
+    if any(_span(x) > MAX_SPAN for x in (query, key, value)):
+        return f"the map of one head spans at most {MAX_SPAN} elements"
+    return triton_support.why_not(query.device, query.dtype)
+
+
+def local_attention_triton(
+    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
+) -> Tensor:
+    """Compute what :func:`local_attention_reference` defines, in kernels."""
+    return _forward(query, key, value, kernel_size, stride, dilation)[0]
+
+
+# written out, because versions of torch differ in the annotations that they understand
+@torch.library.custom_op(
+    "hybrid_backbones::local_attention",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int kernel_size, int stride, int dilation)"
+    " -> (Tensor, Tensor)",
+)
+def _forward(query, key, value, kernel_size, stride, dilation):
+    """Return the output, and the logarithm to base 2 of each sum of exponentials (B, h, H', W')."""
+    from .triton_forward import forward_kernel
+
+    out, logsumexp = _forward_like(query, key, value, kernel_size, stride, dilation)
+    steps = _reduce(stride, dilation)
+    _launch(
+        forward_kernel,
+        (query, key, value, out),
+        (logsumexp,),
+        query,
+        steps.spacing,
+        _plan(query, lambda num_queries: (num_queries - 1) * steps.step + kernel_size),
+        (stride, dilation, steps.spacing, _scale(query)),
+        KERNEL=kernel_size,
+        STEP=steps.step,
+        **_folds(key, kernel_size, dilation),
+    )
+    return out, logsumexp
+
+
+@_forward.register_fake
+def _forward_like(query, key, value, kernel_size, stride, dilation):
+    shape = query.shape[:2] + query.shape[3:]
+    return torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op(
+    "hybrid_backbones::local_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp,"
+    " int kernel_size, int stride, int dilation) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(grad, query, key, value, out, logsumexp, kernel_size, stride, dilation):
+    """Return the gradients of query, key and value."""
+    from .triton_backward import key_value_gradient_kernel
+    from .triton_forward import query_gradient_kernel
+
+    settings = (kernel_size, stride, dilation)
+    grads = _backward_like(grad, query, key, value, out, logsumexp, *settings)
+    delta = torch.empty_like(logsumexp)
+    steps = _reduce(stride, dilation)
+    scales = (_scale(query), query.shape[2] ** -0.5)
+    _launch(
+        query_gradient_kernel,
+        (query, key, value, out, grad, grads[0]),
+        (logsumexp, delta),
+        query,
+        steps.spacing,
+        _plan(query, lambda num_queries: (num_queries - 1) * steps.step + kernel_size),
+        (stride, dilation, steps.spacing, *scales),
+        KERNEL=kernel_size,
+        STEP=steps.step,
+        **_folds(key, kernel_size, dilation),
+    )
+    _launch(
+        key_value_gradient_kernel,
+        (query, key, value, grad, *grads[1:]),
+        (logsumexp, delta),
+        key,
+        dilation,
+        _plan(key, lambda num_keys: (num_keys + kernel_size - 2) // steps.step + 1),
+        (stride, dilation, *steps[1:], *_panels(key, kernel_size, dilation), *scales),
+        KERNEL=kernel_size,
+        STEP=steps.step,
+    )
+    return grads
+
+
+@_backward.register_fake
+def _backward_like(grad, query, key, value, out, logsumexp, kernel_size, stride, dilation):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(ctx, inputs, output):
+    *tensors, kernel_size, stride, dilation = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.settings = kernel_size, stride, dilation
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, _):
+    return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _launch(
+    kernel,
+    maps: tuple[Tensor, ...],
+    statistics: tuple[Tensor, ...],
+    owned: Tensor,
+    spacing: int,
+    plan: _Plan,
+    numbers: tuple[float, ...],
+    **constants: int,
+) -> None:
+    """Run a program for each tile of `owned`, whose cells lie `spacing` apart in a tile."""
+    query, key = maps[:2]
+    batch, num_heads, head_dim, height, width = owned.shape
+    tiles_y = min(spacing, height) * _divide_up(height, spacing * plan.TILE_Y)
+    tiles_x = min(spacing, width) * _divide_up(width, spacing * plan.TILE_X)
+    if batch == 0:
+        return
+    # the kernel of Triton runs on the current device, whatever that of its tensors
+    with torch.cuda.device_of(query):
+        kernel[(batch * num_heads * tiles_y * tiles_x,)](
+            *maps,
+            *statistics,
+            *(stride for x in maps for stride in x.stride()),
+            num_heads,
+            *query.shape[3:],
+            *key.shape[3:],
+            tiles_y,
+            tiles_x,
+            *numbers,
+            HEAD_DIM=head_dim,
+            BLOCK_D=_power_of_two(head_dim),
+            **constants,
+            **plan._asdict(),
+            num_warps=4,
+            # many small programs hide each other's loads; a pipeline would cost more than it gives
+            num_stages=1,
+        )
+
+
+def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
+    """Choose the tile that walks the fewest cells; n cells of an axis walk `walk(n)`."""
+    num_owned, num_walked = _sizes(owned)
+
+    def cost(tile_x: int) -> int:
+        return walk(num_owned // tile_x) * _power_of_two(walk(tile_x))
+
+    tile_x = min((8, 16, 4, 2, 1), key=cost)
+    cols = _power_of_two(walk(tile_x))
+    return _Plan(num_owned // tile_x, tile_x, max(1, num_walked // cols), cols)
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    """Return how many cells a program owns, and how many it walks at a time.
+
+    Chosen so that nothing spills when compiled for an H100.
+    """
+    head_dim = x.shape[2]
+    if x.dtype != torch.float32:
+        return (64, 32) if head_dim <= 64 else (32, 32)
+    if head_dim <= 32:
+        return (64, 32) if head_dim <= 16 else (64, 16)
+    return (32, 16) if head_dim <= 64 else (16, 16)
+
+
+def _reduce(stride: int, dilation: int) -> _Steps:
+    common = math.gcd(stride, dilation)
+    step, spacing = stride // common, dilation // common
+    return _Steps(step, spacing, pow(step, -1, spacing))
+
+
+def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
+    """Count the folds that bring the farthest neighbour back into the map."""
+    radius = dilation * (kernel_size // 2)
+    spans = (max(length - 1, 1) for length in key.shape[3:])
+    folds = (_divide_up(span + radius, 2 * span) for span in spans)
+    return dict(zip(("FOLDS_Y", "FOLDS_X"), folds, strict=True))
+
+
+def _panels(key: Tensor, kernel_size: int, dilation: int) -> list[int]:
+    """Count the mirror images of the map that neighbours lie in, on each side of each axis."""
+    radius = dilation * (kernel_size // 2)
+    return [_divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
+
+
+def _scale(query: Tensor) -> float:
+    """Return the factor of logits to base 2."""
+    return math.log2(math.e) * query.shape[2] ** -0.5
+
+
+def _span(x: Tensor) -> int:
+    return sum((x.shape[i] - 1) * x.stride(i) for i in (2, 3, 4))
+
+
+def _divide_up(number: int, by: int) -> int:
+    return -(-number // by)
+
+
+def _power_of_two(number: int) -> int:
+    """Return the power of two from 16 on that has room for `number`."""
+    return max(16, 1 << (number - 1).bit_length())

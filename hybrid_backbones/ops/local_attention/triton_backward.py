@@ -1,0 +1,224 @@
+# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
+"""The kernel of local attention whose programs own keys: the gradients of key and value.
+
+A key is seen where it lies and at each of its mirror images beyond the borders. A mirrored axis is
+a row of panels: panel 0 is the map, its neighbours are the map reversed, and so on. A program
+walks, panel by panel, the queries that see the images of its keys there, mostly in panel 0 alone;
+so gradients add up in registers, in the same order each time, and are written once.
+"""
+
+import triton
+import triton.language as tl
+
+from .triton_tiles import dot, first_cell, load_cells, locate, store_cells
+
+
+@triton.jit
+def _panels(first, length, panels, dilation, KERNEL: tl.constexpr, TILE: tl.constexpr):
+    """Return the first and the last panel along one axis in which a tile's images are seen."""
+    last = first + (TILE - 1) * dilation
+    radius = KERNEL // 2 * dilation
+    low = tl.where(first <= radius, -panels, 0)
+    high = tl.where(last >= length - 1 - radius, panels, 0)
+    return low, high
+
+
+@triton.jit
+def _watch(
+    first,
+    panel,
+    length,
+    num_queries,
+    stride,
+    dilation,
+    spacing,
+    inverse,
+    KERNEL: tl.constexpr,
+    STEP: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Return which queries along one axis see the images of a tile's keys in one panel.
+
+    Cell n of the tile, at ``first + dilation·n``, has its image at ``image + sign·dilation·n``.
+    Those who see it have the residue ``query`` modulo `spacing`, and query ``query + spacing·j``
+    sees it if ``0 <= STEP·j - sign·n + offset < KERNEL``.
+
+    Returns:
+        sign, image, edge (where the panel overlaps the next one inwards, whose images these are;
+        no image, if it does not), query, offset, and the range of j, begin and end.
+    """
+    span = tl.maximum(length - 1, 1)
+    mirrored = (panel % 2 != 0) & (length > 1)
+    sign = tl.where(mirrored, -1, 1)
+    image = sign * first + span * tl.where(mirrored, panel + 1, panel)
+    edge = span * tl.where(panel > 0, panel, panel + 1)
+    edge = tl.where((panel != 0) & (length > 1), edge, -(2**30))
+    # solve stride · query ≡ image modulo dilation, where `inverse` undoes STEP modulo spacing
+    common = dilation // spacing
+    residue = (image % dilation + dilation) % dilation
+    query = residue // common * inverse % spacing
+    offset = (stride * query - image) // dilation + KERNEL // 2
+    below = tl.where(mirrored, 1 - TILE, 0) - offset
+    above = tl.where(mirrored, 0, TILE - 1) - offset + KERNEL - 1
+    begin = (tl.maximum(below, 0) + STEP - 1) // STEP
+    end = (tl.maximum(num_queries - query, 0) + spacing - 1) // spacing
+    end = tl.minimum(end, tl.maximum(above + STEP, 0) // STEP)
+    return sign, image, edge, query, offset, begin, tl.where(residue % common == 0, end, 0)
+
+
+@triton.jit
+def key_value_gradient_kernel(
+    query,
+    key,
+    value,
+    grad,
+    grad_key,
+    grad_value,
+    logsumexp,
+    delta,
+    query_b,
+    query_h,
+    query_d,
+    query_y,
+    query_x,
+    key_b,
+    key_h,
+    key_d,
+    key_y,
+    key_x,
+    value_b,
+    value_h,
+    value_d,
+    value_y,
+    value_x,
+    grad_b,
+    grad_h,
+    grad_d,
+    grad_y,
+    grad_x,
+    grad_key_b,
+    grad_key_h,
+    grad_key_d,
+    grad_key_y,
+    grad_key_x,
+    grad_value_b,
+    grad_value_h,
+    grad_value_d,
+    grad_value_y,
+    grad_value_x,
+    num_heads,
+    query_height,
+    query_width,
+    key_height,
+    key_width,
+    tiles_y,
+    tiles_x,
+    stride,
+    dilation,
+    spacing,
+    inverse,
+    panels_y,
+    panels_x,
+    scale,
+    grad_scale,
+    KERNEL: tl.constexpr,
+    STEP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """Add up the gradients of one tile of keys over the queries that see them or their images.
+
+    With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``, ``dK = s·dSᵀ Q``.
+    """
+    batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
+    query += batch * query_b + head * query_h
+    key += batch * key_b + head * key_h
+    value += batch * value_b + head * value_h
+    grad += batch * grad_b + head * grad_h
+    statistics = (batch * num_heads + head) * query_height * query_width
+    logsumexp += statistics
+    delta += statistics
+
+    first_y = first_cell(tile_y, dilation, TILE_Y)
+    first_x = first_cell(tile_x, dilation, TILE_X)
+    cells = tl.arange(0, TILE_Y * TILE_X)
+    cell_y, cell_x = cells // TILE_X, cells % TILE_X
+    y, x = first_y + cell_y * dilation, first_x + cell_x * dilation
+    exist = (y < key_height) & (x < key_width)
+    y, x = tl.minimum(y, key_height - 1), tl.minimum(x, key_width - 1)
+    keys = load_cells(key, y * key_y + x * key_x, key_d, HEAD_DIM, BLOCK_D)
+    values = load_cells(value, y * value_y + x * value_x, value_d, HEAD_DIM, BLOCK_D)
+    keys, values = tl.trans(keys), tl.trans(values)  # (cells, BLOCK_D)
+
+    low_y, high_y = _panels(first_y, key_height, panels_y, dilation, KERNEL, TILE_Y)
+    low_x, high_x = _panels(first_x, key_width, panels_x, dilation, KERNEL, TILE_X)
+    halo = tl.arange(0, ROWS * COLS)
+    grad_keys = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
+    grad_values = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
+    for panel_y in range(low_y, high_y + 1):
+        sign_y, image_y, edge_y, query_0, offset_y, begin_y, end_y = _watch(
+            first_y,
+            panel_y,
+            key_height,
+            query_height,
+            stride,
+            dilation,
+            spacing,
+            inverse,
+            KERNEL,
+            STEP,
+            TILE_Y,
+        )
+        down = STEP * (halo // COLS)[None, :] - (sign_y * cell_y)[:, None] + offset_y
+        down = tl.where((image_y + sign_y * dilation * cell_y == edge_y)[:, None], -(2**30), down)
+        for panel_x in range(low_x, tl.where(begin_y < end_y, high_x + 1, low_x)):
+            sign_x, image_x, edge_x, query_1, offset_x, begin_x, end_x = _watch(
+                first_x,
+                panel_x,
+                key_width,
+                query_width,
+                stride,
+                dilation,
+                spacing,
+                inverse,
+                KERNEL,
+                STEP,
+                TILE_X,
+            )
+            column = begin_x + halo % COLS
+            across = STEP * column[None, :] - (sign_x * cell_x)[:, None] + offset_x
+            in_window = (across >= 0) & (across < KERNEL) & (column < end_x)[None, :]
+            in_window &= (image_x + sign_x * dilation * cell_x != edge_x)[:, None]
+            window_down = tl.where(in_window, down, -(2**30))
+            columns = tl.minimum(query_1 + column * spacing, query_width - 1)
+            stop = tl.where(begin_x < end_x, end_y, 0)
+            for row in range(begin_y, stop, ROWS):
+                visible = (window_down + STEP * row).to(tl.uint32) < KERNEL
+                inside = row + halo // COLS < end_y
+                rows = query_0 + (row + halo // COLS) * spacing
+                rows = tl.minimum(rows, query_height - 1)
+                at = rows * query_y + columns * query_x
+                queries = load_cells(query, at, query_d, HEAD_DIM, BLOCK_D)
+                at = rows * grad_y + columns * grad_x
+                grads = load_cells(grad, at, grad_d, HEAD_DIM, BLOCK_D)
+                at = rows * query_width + columns
+                # infinite, so that rows without queries get no weight
+                normalizers = tl.load(logsumexp + at, mask=inside, other=float("inf"))
+                deltas = tl.load(delta + at)
+                logits = tl.where(visible, dot(keys, queries), float("-inf"))
+                weights = tl.exp2(logits * scale - normalizers[None, :])
+                grad_values += dot(weights.to(grads.dtype), tl.trans(grads))
+                grad_logits = weights * (dot(values, grads) - deltas[None, :])
+                grad_keys += dot(grad_logits.to(queries.dtype), tl.trans(queries))
+
+    grad_key += batch * grad_key_b + head * grad_key_h
+    at = y * grad_key_y + x * grad_key_x
+    grad_keys = grad_keys * grad_scale
+    store_cells(grad_key, at, grad_key_d, exist, grad_keys, HEAD_DIM, BLOCK_D)
+    grad_value += batch * grad_value_b + head * grad_value_h
+    at = y * grad_value_y + x * grad_value_x
+    store_cells(grad_value, at, grad_value_d, exist, grad_values, HEAD_DIM, BLOCK_D)

@@ -1,0 +1,126 @@
+"""Laws of the sketch demo: how sketches are read, where they attend, what is drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from hybrid_backbones.datasets.quickdraw import DrawingFile, render_drawing
+from hybrid_backbones.engine.mini import apply_mini
+from hybrid_backbones.engine.sketch_demo import (
+    read_drawing,
+    read_picture,
+    sketch_demo,
+    where_sketch_attends,
+)
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "locformer_swin_t.py"
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    """The config, the folder of the mini set, and a checkpoint that knows nothing."""
+    root = tmp_path_factory.mktemp("data") / "mini"
+    cfg = Config.fromfile(CONFIG)
+    apply_mini(cfg, root)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict()), root / "epoch_1.pth")
+    return cfg, root, root / "epoch_1.pth"
+
+
+def test_drawings_are_counted_from_0(mini):
+    path = mini[1] / "sketches/ndjson/star.ndjson"
+    file = DrawingFile(path)
+    for name, index in ((str(path), 0), (f"{path}:0", 0), (f"{path}:7", 7)):
+        assert all(map(np.array_equal, read_drawing(name), file[index]))
+
+
+def test_a_drawing_that_is_not_there_is_named(mini):
+    path = mini[1] / "sketches/ndjson/star.ndjson"
+    with pytest.raises(ValueError, match=r"120 drawings.* 120"):
+        read_drawing(f"{path}:120")
+    with pytest.raises(ValueError, match=r"cat\.ndjson"):
+        read_drawing("nowhere/cat.ndjson:3")
+
+
+def test_dark_on_light_is_light_on_dark(tmp_path):
+    strokes = [np.array([[20, 200, 200], [20, 20, 180]])]
+    white_on_black = render_drawing(strokes)
+    pictures = dict(
+        dark=Image.fromarray(255 - white_on_black),
+        light=Image.fromarray(white_on_black),
+        coloured=Image.fromarray(255 - white_on_black).convert("RGB"),
+    )
+    pictures["clear"] = Image.new("RGBA", (224, 224), "black")
+    pictures["clear"].putalpha(Image.fromarray(white_on_black))
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_picture(tmp_path / f"{name}.png"), white_on_black), name
+
+
+@pytest.mark.parametrize("size", [(1000, 400), (30, 60)])
+def test_a_picture_of_any_size_keeps_its_proportions_and_its_white(tmp_path, size):
+    picture = Image.new("L", size, 255)
+    picture.paste(200, (5, 5, size[0] - 5, size[1] - 5))
+    picture.save(tmp_path / "sketch.png")
+    pixels = read_picture(tmp_path / "sketch.png", 64)
+    assert pixels.shape == (64, 64)
+    assert pixels.max() == 255
+    height, width = (np.ptp(found) + 1 for found in np.nonzero(pixels > 128))
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.25)
+
+
+def test_what_is_no_sketch_is_named(tmp_path):
+    Image.new("L", (50, 50), 255).save(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("empty", "text", "missing"):
+        with pytest.raises(ValueError, match=rf"{name}\.png"):
+            read_picture(tmp_path / f"{name}.png")
+
+
+def test_the_map_shows_where_strokes_are_seen_from():
+    weights = torch.full((1, 5, 6, 2, 2), 0.25)
+    # one place of the image looks at the cell with ink, another at one without
+    weights[0, 3, 4] = torch.tensor([[0.97, 0.01], [0.01, 0.01]])
+    weights[0, 1, 1] = torch.tensor([[0.01, 0.97], [0.01, 0.01]])
+    found = where_sketch_attends(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]))
+    assert found.shape == (5, 6)
+    assert found.argmax() == 3 * 6 + 4
+    assert found[1, 1] == found.min() == 0
+    assert found.max() == 1
+
+
+@pytest.mark.parametrize("kind", ["drawing", "picture"])
+def test_the_picture_shows_sketch_image_and_map(mini, kind, tmp_path):
+    cfg, root, checkpoint = mini
+    sketch = str(root / "sketches/ndjson/star.ndjson:3")
+    if kind == "picture":
+        sketch = str(tmp_path / "star.png")
+        Image.fromarray(
+            255 - render_drawing(read_drawing(f"{root}/sketches/ndjson/star.ndjson"))
+        ).save(sketch)
+    image = root / "coco/val2017/000000000005.png"
+    out = tmp_path / "new" / "found.png"
+    prediction = sketch_demo(cfg, image, sketch, checkpoint, out, score_thr=0.0)
+    with Image.open(image) as picture:
+        width, height = picture.size
+    boxes = prediction.pred_instances.bboxes
+    assert len(boxes) == cfg.model.test_cfg.max_per_img
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([width, height, width, height])).all()
+    with Image.open(out) as drawn:
+        assert drawn.width > 2 * drawn.height
+        colours = drawn.convert("RGB").getcolors(1 << 22)
+    # of the boxes
+    assert (255, 0, 0) in {colour for _, colour in colours}
+
+
+def test_a_config_without_sketches_is_refused(mini):
+    cfg = Config.fromfile(CONFIG.with_name("retinanet_r50.py"))
+    with pytest.raises(ValueError, match="image_demo"):
+        sketch_demo(cfg, "image.png", "sketch.png", mini[2], "out.png")

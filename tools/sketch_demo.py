@@ -1,0 +1,39 @@
+"""Draw what a trained model finds of a sketch in an image, and where the sketch attends.
+
+Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
+       [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
+       SKETCH is a picture, or a drawing of QuickDraw's: FILE.ndjson or FILE.ndjson:INDEX
+"""
+
+import argparse
+
+from hybrid_backbones.engine import launch
+from hybrid_backbones.engine.sketch_demo import sketch_demo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw what a model finds of a sketch in an image.")
+    parser.add_argument("image", help="image file")
+    parser.add_argument("sketch", help="picture, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
+    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
+    parser.add_argument("--out", default="prediction.png", help="picture to write")
+    parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:1 ...")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args()
+    with launch.one_line_errors():
+        sketch_demo(
+            launch.read_config(args),
+            args.image,
+            args.sketch,
+            args.checkpoint,
+            args.out,
+            device=args.device,
+            score_thr=args.score_thr,
+        )
+        print(f"saved to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
