@@ -1,8 +1,10 @@
 """Shared by all tests: where things are, one thread, a seed."""
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,4 +27,6 @@ def repository() -> Path:
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)

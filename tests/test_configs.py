@@ -203,4 +203,4 @@ def train_a_step_and_predict(cfg):
         elif cfg.default_scope == "mmdet":
             assert torch.isfinite(prediction.pred_instances.bboxes).all()
         else:
-            torch.testing.assert_close(prediction.pred_score.sum().item(), 1.0)
+            torch.testing.assert_close(prediction.pred_score.sum(), torch.tensor(1.0))
