@@ -2,11 +2,17 @@
 
 from torch import Tensor
 
+from ..triton_support import is_fast
 from .reference import pixel_shift_attention_reference
 from .shifted import pixel_shift_attention_shifted
+from .triton import pixel_shift_attention_triton, why_not
 
-# in the order of preference for backend=None; each runs on every device and floating dtype
-BACKENDS = {"shifted": pixel_shift_attention_shifted, "reference": pixel_shift_attention_reference}
+# all but 'triton' run on every device and floating dtype
+BACKENDS = {
+    "triton": pixel_shift_attention_triton,
+    "shifted": pixel_shift_attention_shifted,
+    "reference": pixel_shift_attention_reference,
+}
 
 
 def pixel_shift_attention(
@@ -37,18 +43,25 @@ def pixel_shift_attention(
         num_heads: h, a divisor of C; a head has ``d = C / h`` channels.
         stride: distance of neighbouring queries, in pixels of key.
         dilation: distance of neighbouring offsets, in pixels of key.
-        backend: ``'shifted'`` or ``'reference'``; None takes the fastest that can run.
+        backend: ``'triton'`` (on a CUDA device), ``'shifted'`` or ``'reference'``; None takes the
+            fastest that can run.
 
     Returns:
         ``(B, C, H', W')``, of the dtype of query.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these.
+        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
+            cannot run.
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, num_heads, stride)
     if backend is None:
-        backend = next(iter(BACKENDS))
+        kernels = is_fast(query.device) and why_not(query, kernel_size) is None
+        backend = "triton" if kernels else "shifted"
+    elif backend == "triton":
+        obstacle = why_not(query, kernel_size)
+        if obstacle is not None:
+            raise ValueError(f"{backend=} cannot run: {obstacle}")
     return BACKENDS[backend](query, key, value, kernel_size, num_heads, stride, dilation)
 
 

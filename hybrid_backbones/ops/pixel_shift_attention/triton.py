@@ -1,0 +1,154 @@
+"""Pixel-shift attention by one kernel in Triton: reads query, key and value where they lie.
+
+Nothing is normalised, so the operator is linear in each of its three maps, and its derivatives are
+the operator itself with maps exchanged. With ``attend(query, key, value)(p) = Σ_n (query(p) ·
+key(n)) value(n) / √d`` over the pixels n that p sees, and ``seen`` the same over the queries that
+see a pixel::
+
+    grad_query = attend(grad, value, key)
+    grad_key   = seen(value, grad, query)
+    grad_value = seen(key, query, grad)
+
+Query p sees pixel n if ``query_step·p + δ = key_step·n`` for an offset δ of the K×K; offsets are
+symmetric, so `seen` is `attend` with the two steps exchanged. Every sum is gathered by the pixel
+that owns it: no atomics, the same result each time, and derivatives of any order.
+
+Weights are computed anew in the backward pass. To store them would save a third of its products,
+but take K² numbers for each query and head, several maps where heads are narrow; this way nothing
+is kept but query, key and value.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import triton_support
+
+# so that the weights of a tile stay in registers
+MAX_KERNEL_SIZE = 7
+
+
+class _Plan(NamedTuple):
+    """How the kernel cuts its maps: channels at a time, rows and columns of queries."""
+
+    BLOCK_D: int
+    TILE_Y: int
+    TILE_X: int
+
+
+def why_not(query: Tensor, kernel_size: int) -> str | None:
+    """Return why :func:`pixel_shift_attention_triton` cannot run for such a query, or None."""
+    if kernel_size > MAX_KERNEL_SIZE:
+        return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
+    return triton_support.why_not(query.device, query.dtype)
+
+
+def pixel_shift_attention_triton(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    stride: int,
+    dilation: int,
+) -> Tensor:
+    """Compute what :func:`pixel_shift_attention_reference` defines, in a kernel."""
+    # beyond the map there are zeros, however far; the kernel counts in 32 bits
+    dilation = min(dilation, max(key.shape[2:]))
+    return _attend(query, key, value, kernel_size, num_heads, dilation, stride, 1)
+
+
+# written out, because versions of torch differ in the annotations that they understand
+@torch.library.custom_op(
+    "hybrid_backbones::pixel_shift_attention",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int kernel_size, int num_heads, int dilation,"
+    " int query_step, int key_step) -> Tensor",
+)
+def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key_step):
+    """Attend from each query to the pixels it sees; the output lies in memory as query does."""
+    from .triton_kernel import attend_kernel
+
+    out = torch.empty_like(query)
+    batch, channels, height, width = query.shape
+    if batch == 0:
+        return out
+    head_dim = channels // num_heads
+    plan = _plan(query, kernel_size, head_dim, key_step)
+    tiles_y = min(key_step, height) * _divide_up(height, key_step * plan.TILE_Y)
+    tiles_x = min(key_step, width) * _divide_up(width, key_step * plan.TILE_X)
+    # the kernel of Triton runs on the current device, whatever that of its tensors
+    with torch.cuda.device_of(query):
+        attend_kernel[(batch * num_heads * tiles_y * tiles_x,)](
+            query,
+            key,
+            value,
+            out,
+            *(stride for x in (query, key, value, out) for stride in x.stride()),
+            num_heads,
+            height,
+            width,
+            *key.shape[2:],
+            tiles_y,
+            tiles_x,
+            query_step,
+            key_step,
+            dilation,
+            head_dim**-0.5,
+            KERNEL=kernel_size,
+            HEAD_DIM=head_dim,
+            **plan._asdict(),
+            num_warps=4,
+            # many small programs hide each other's loads; a pipeline would cost more than it gives
+            num_stages=1,
+        )
+    return out
+
+
+@_attend.register_fake
+def _attend_like(query, *_):
+    return torch.empty_like(query)
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.kernel_size, ctx.num_heads, ctx.dilation, ctx.query_step, ctx.key_step = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):
+    query, key, value = ctx.saved_tensors
+    settings = ctx.kernel_size, ctx.num_heads, ctx.dilation
+    attend = ctx.query_step, ctx.key_step
+    seen = ctx.key_step, ctx.query_step
+    roles = (grad, value, key, attend), (value, grad, query, seen), (key, query, grad, seen)
+    grads = [
+        _attend(*maps, *settings, *steps) if needed else None
+        for (*maps, steps), needed in zip(roles, ctx.needs_input_grad[:3], strict=True)
+    ]
+    return *grads, None, None, None, None, None
+
+
+_attend.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _plan(query: Tensor, kernel_size: int, head_dim: int, key_step: int) -> _Plan:
+    """Choose tiles whose sums fill the registers of four warps, without spilling on an H100."""
+    # the longer side of a block is the one along which memory runs
+    block_d, cells = (32, 16) if query.stride(1) == 1 else (8, 64)
+    if kernel_size > 3:
+        block_d, cells = block_d // 2, cells // 2
+    narrow = min(block_d, _power_of_two(head_dim))
+    cells *= block_d // narrow
+    columns = _power_of_two(_divide_up(query.shape[3], key_step))
+    tile_x = min(16, cells // 4, columns)
+    return _Plan(narrow, cells // tile_x, tile_x)
+
+
+def _divide_up(number: int, by: int) -> int:
+    return -(-number // by)
+
+
+def _power_of_two(number: int) -> int:
+    """Return the power of two that has room for `number`."""
+    return 1 << (number - 1).bit_length()

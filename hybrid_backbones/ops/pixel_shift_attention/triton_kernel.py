@@ -1,0 +1,161 @@
+# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
+"""The one kernel of pixel-shift attention: `triton` tells how it serves the gradients, too.
+
+A program owns a tile of ``TILE_Y × TILE_X`` queries of one head and walks its channels twice,
+``BLOCK_D`` at a time: first to add up the products with each of the K² keys that a query sees, then
+to weigh the values. In between, the K² weights of the tile lie in registers. Neighbouring queries
+see neighbouring keys, so what is read several times comes from the cache.
+
+Queries of one tile lie `key_step` apart, so that an offset leads all of them to keys, or none.
+"""
+
+import triton
+import triton.language as tl
+
+# no kernel is compiled anew for another number of these
+COUNTS = [
+    "num_heads",
+    "query_height",
+    "query_width",
+    "key_height",
+    "key_width",
+    "tiles_y",
+    "tiles_x",
+]
+
+
+@triton.jit
+def _first_cell(tile, spacing, TILE: tl.constexpr):
+    """Return the first cell of a tile along an axis; the next ones lie `spacing` apart."""
+    return tile % spacing + tile // spacing * (TILE * spacing)
+
+
+@triton.jit
+def _see(first, cells, query_step, key_step, dilation, length, KERNEL: tl.constexpr):
+    """Return for each offset along an axis the first cell's key, and which cells see one inside."""
+    keys, seen = (), ()
+    for tap in tl.static_range(KERNEL):
+        position = query_step * first + (tap - KERNEL // 2) * dilation
+        key = position // key_step
+        at = key + query_step * cells
+        keys += (key.to(tl.int64),)
+        seen += ((key * key_step == position) & (at >= 0) & (at < length),)
+    return keys, seen
+
+
+@triton.jit
+def _spread(start, y, x, step_d, step_y, step_x, BLOCK_D: tl.constexpr):
+    """Return pointers (BLOCK_D, N) to the first channels of N cells."""
+    dims = tl.arange(0, BLOCK_D).to(tl.int64) * step_d
+    cells = y.to(tl.int64) * step_y + x.to(tl.int64) * step_x
+    return start + dims[:, None] + cells[None, :]
+
+
+@triton.jit
+def _exist(first, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Tell which of the channels from `first` on there are: (BLOCK_D, 1)."""
+    if HEAD_DIM % BLOCK_D == 0:
+        return tl.full([BLOCK_D, 1], 1, tl.int1)
+    return (first + tl.arange(0, BLOCK_D) < HEAD_DIM)[:, None]
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def attend_kernel(
+    query,
+    key,
+    value,
+    out,
+    query_b,
+    query_d,
+    query_y,
+    query_x,
+    key_b,
+    key_d,
+    key_y,
+    key_x,
+    value_b,
+    value_d,
+    value_y,
+    value_x,
+    out_b,
+    out_d,
+    out_y,
+    out_x,
+    num_heads,
+    query_height,
+    query_width,
+    key_height,
+    key_width,
+    tiles_y,
+    tiles_x,
+    query_step,
+    key_step,
+    dilation,
+    scale,
+    KERNEL: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    TILE_Y: tl.constexpr,
+    TILE_X: tl.constexpr,
+):
+    """Attend from one tile of queries of one head."""
+    program = tl.program_id(0)
+    row = program // tiles_x
+    head = (row // tiles_y).to(tl.int64)
+    batch, channel = head // num_heads, head % num_heads * HEAD_DIM
+
+    cells = tl.arange(0, TILE_Y * TILE_X)
+    cell_y, cell_x = cells // TILE_X, cells % TILE_X
+    first_y = _first_cell(row % tiles_y, key_step, TILE_Y)
+    first_x = _first_cell(program % tiles_x, key_step, TILE_X)
+    rows, seen_y = _see(first_y, cell_y, query_step, key_step, dilation, key_height, KERNEL)
+    cols, seen_x = _see(first_x, cell_x, query_step, key_step, dilation, key_width, KERNEL)
+    y, x = first_y + cell_y * key_step, first_x + cell_x * key_step
+    inside = ((y < query_height) & (x < query_width))[None, :]
+
+    query += batch * query_b + channel * query_d
+    query = _spread(query, y, x, query_d, query_y, query_x, BLOCK_D)
+    out += batch * out_b + channel * out_d
+    out = _spread(out, y, x, out_d, out_y, out_x, BLOCK_D)
+    # from the key that the tile's first query sees; an offset moves all of them alike
+    y, x = cell_y * query_step, cell_x * query_step
+    key += batch * key_b + channel * key_d
+    key = _spread(key, y, x, key_d, key_y, key_x, BLOCK_D)
+    value += batch * value_b + channel * value_d
+    value = _spread(value, y, x, value_d, value_y, value_x, BLOCK_D)
+
+    # channels stay apart until the end: one sum over threads for each offset, not for each block
+    zeros = tl.zeros([BLOCK_D, TILE_Y * TILE_X], tl.float32)
+    products = ()
+    for _ in tl.static_range(KERNEL * KERNEL):
+        products += (zeros,)
+    for first in range(0, HEAD_DIM, BLOCK_D):
+        exist = _exist(first, HEAD_DIM, BLOCK_D)
+        queries = tl.load(query, mask=exist & inside, other=0.0).to(tl.float32)
+        new_products = ()
+        for i in tl.static_range(KERNEL):
+            for j in tl.static_range(KERNEL):
+                pointers = key + (rows[i] * key_y + cols[j] * key_x)
+                seen = exist & (seen_y[i] & seen_x[j])[None, :]
+                keys = tl.load(pointers, mask=seen, other=0.0)
+                new_products += (products[i * KERNEL + j] + queries * keys.to(tl.float32),)
+        products = new_products
+        query += BLOCK_D * query_d
+        key += BLOCK_D * key_d
+
+    weights = ()
+    for tap in tl.static_range(KERNEL * KERNEL):
+        weights += (tl.sum(products[tap], 0)[None, :] * scale,)
+
+    for first in range(0, HEAD_DIM, BLOCK_D):
+        exist = _exist(first, HEAD_DIM, BLOCK_D)
+        total = zeros
+        for i in tl.static_range(KERNEL):
+            for j in tl.static_range(KERNEL):
+                pointers = value + (rows[i] * value_y + cols[j] * value_x)
+                seen = exist & (seen_y[i] & seen_x[j])[None, :]
+                values = tl.load(pointers, mask=seen, other=0.0)
+                total += weights[i * KERNEL + j] * values.to(tl.float32)
+        tl.store(out, total.to(out.dtype.element_ty), mask=exist & inside)
+        value += BLOCK_D * value_d
+        out += BLOCK_D * out_d
