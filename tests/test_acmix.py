@@ -187,13 +187,14 @@ def test_entries_are_the_published_ones(arguments, entries):
 
 
 def test_coordinates_run_from_minus_one_to_one():
-    xs, ys = position_map(3, 5)[0]
+    xs, ys = position_map(3, 5, torch.float32, device=torch.device("cpu"))[0]
     assert xs.tolist() == [[-1, -0.5, 0, 0.5, 1]] * 3
     assert ys.T.tolist() == [[-1, 0, 1]] * 5
 
 
 def test_the_coordinate_of_a_single_pixel_is_minus_one():
-    assert position_map(1, 1).flatten().tolist() == [-1, -1]
+    grid = position_map(1, 1, torch.float32, device=torch.device("cpu"))
+    assert grid.flatten().tolist() == [-1, -1]
 
 
 def test_the_bias_of_the_positions_cancels():

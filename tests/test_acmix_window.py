@@ -15,6 +15,7 @@ from hybrid_backbones.ops.window_attention import (
     window_regions,
 )
 
+CPU = torch.device("cpu")
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
 
@@ -146,14 +147,14 @@ def test_a_map_of_one_window_is_as_if_the_window_were_smaller(padding):
 
 
 def test_whole_windows_need_no_regions():
-    assert window_regions((6, 9), 3, 0) is None
-    assert window_regions((7, 9), 3, 0) is not None
-    assert window_regions((6, 9), 3, 1) is not None
+    assert window_regions((6, 9), 3, 0, CPU) is None
+    assert window_regions((7, 9), 3, 0, CPU) is not None
+    assert window_regions((6, 9), 3, 1, CPU) is not None
 
 
 def test_regions_part_what_was_rolled_from_the_other_end():
     # rows 2 to 4 of a window, then row 0 and 1 in the last one, after a row of padding
-    regions = window_regions((5, 3), 3, 2)
+    regions = window_regions((5, 3), 3, 2, CPU)
     assert regions.shape == (2, 9)
     first, last = regions.view(2, 3, 3)
     # column 2, then columns 0 and 1
@@ -179,9 +180,8 @@ def test_the_bias_of_the_mixing_ends_at_the_borders(settings):
         return F.conv2d(maps.flatten(1, 2), kernels, groups=4, padding=padding, **settings)
 
     def composed(query, key, value, mixing, bias, kernels):
-        return acmix_convolution(
-            query, key, value, mixing, kernels, num_heads, mixing_bias=bias, **settings
-        )
+        qkv = torch.cat([query, key, value], 1)
+        return acmix_convolution(qkv, mixing, kernels, num_heads, mixing_bias=bias, **settings)
 
     inputs = [query, key, value, mixing, bias, kernels]
     actual = output_and_gradients(composed, inputs)

@@ -311,6 +311,26 @@ def test_a_row_of_a_batch_is_the_single_image(network, settings):
 
 
 @each_backbone
+def test_the_layout_of_the_images_does_not_matter(network, settings):
+    model = build(network, settings).eval().double()
+    images = make_images(2, dtype=torch.float64)
+    outs = model(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(outs, model(images))
+
+
+@pytest.mark.parametrize("network", [BiFormer, SwiftFormer])
+def test_networks_that_gain_by_it_keep_channels_innermost(network):
+    model = network().eval()
+    layouts = []
+    for stage in model.stages:
+        for block in stage:
+            block.register_forward_pre_hook(lambda _, inputs: layouts.append(inputs[0].stride(1)))
+    outs = model(make_images(1, 64, 64))
+    assert set(layouts) == {1}
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in outs)
+
+
+@each_backbone
 def test_state_dicts_round_trip(network, settings):
     model = build(network, settings)
     step(model, make_images(2))

@@ -76,6 +76,8 @@ class HierarchicalBackbone(BaseModule):
     """
 
     strides = (4, 8, 16, 32)
+    # keep the channels of a map innermost in memory on a CPU, for networks that gain by it there
+    channels_last: ClassVar[bool] = False
     # channels of the four stages
     channels: tuple[int, ...]
     # (pattern, replacement) pairs from published entry names to ours, applied in turn by `re.sub`
@@ -146,6 +148,8 @@ class HierarchicalBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        if self.channels_last and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):

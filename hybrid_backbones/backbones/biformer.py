@@ -144,6 +144,7 @@ class BiFormer(HierarchicalBackbone):
         **kwargs: settings of :class:`HierarchicalBackbone`.
     """
 
+    channels_last = True
     rename_rules = (
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),

@@ -125,6 +125,7 @@ class SwiftFormer(HierarchicalBackbone):
         **kwargs: settings of :class:`HierarchicalBackbone`.
     """
 
+    channels_last = True
     rename_rules = (
         (r"^patch_embed\.", "stem."),
         (r"^network\.0\.", "stages.0."),

@@ -16,17 +16,20 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .local_attention import local_attention, validate_settings
+from .size_cache import cached_by_size
 
 
-def position_map(height: int, width: int, *, device=None, dtype=None) -> Tensor:
+@cached_by_size
+def position_map(height: int, width: int, dtype: torch.dtype, *, device: torch.device) -> Tensor:
     """Make the map of pixel coordinates, each axis from -1 to 1 (an axis of one pixel is -1).
 
     Returns:
-        ``(1, 2, H, W)``: channel 0 is x, channel 1 is y.
+        ``(1, 2, H, W)``, channels innermost in memory: channel 0 is x, channel 1 is y.
     """
     xs = torch.linspace(-1, 1, width, device=device, dtype=dtype)
     ys = torch.linspace(-1, 1, height, device=device, dtype=dtype)
-    return torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)])[None]
+    grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], -1)
+    return grid[None].permute(0, 3, 1, 2)
 
 
 def acmix_attention(
@@ -59,11 +62,13 @@ def acmix_attention(
     Returns:
         ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
+    if stride > 1:
+        query = query[..., ::stride, ::stride]
     query, key, value = (x.unflatten(1, (num_heads, -1)) for x in (query, key, value))
     # query · position(p) is the same for all neighbours n and cancels in the softmax
     out = local_attention(
-        query[..., ::stride, ::stride],
-        key - position[:, None],
+        query,
+        key + (-position)[:, None],
         value,
         kernel_size,
         stride=stride,
@@ -74,9 +79,7 @@ def acmix_attention(
 
 
 def acmix_convolution(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    qkv: Tensor,
     mixing: Tensor,
     kernels: Tensor,
     num_heads: int,
@@ -89,14 +92,12 @@ def acmix_convolution(
 
     This is ACmix's convolution branch, a Kc×Kc convolution of zero-padded maps::
 
-        x = [query, key, value],   3n maps of d channels each,   n = num_heads
-        G[t, d] = mixing_bias[t] + Σ_h mixing[t, h] x[h, d]
+        qkv = [query, key, value],   3n maps of d channels each,   n = num_heads
+        G[t, d] = mixing_bias[t] + Σ_h mixing[t, h] qkv[h, d]
         out[c] = Σ_t kernels[c, t] * G[t, c // n]
 
     Args:
-        query: ``(B, C, H, W)``, channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
+        qkv: ``(B, 3C, H, W)``, query, key, value in turn, each head-major.
         mixing: ``(Kc², 3n)``.
         kernels: ``(C, Kc², Kc, Kc)``.
         num_heads: n, a divisor of C.
@@ -108,23 +109,30 @@ def acmix_convolution(
         ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     num_taps = mixing.shape[0]
-    stacked = torch.cat([x.unflatten(1, (num_heads, -1)) for x in (query, key, value)], 1)
+    pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3n, d)
+    stacked = pixels.transpose(3, 4)
     settings = dict(stride=stride, padding=dilation * (kernels.shape[-1] // 2), dilation=dilation)
-    groups = query.shape[1] // num_heads
     if num_heads > 1 + num_taps / 3:
         # many heads: mixing them first takes fewer products
-        mixed = (mixing @ stacked.flatten(2)).unflatten(2, stacked.shape[2:])  # (B, Kc², d, H, W)
-        if mixing_bias is not None:
-            mixed = mixed + mixing_bias[:, None, None, None]
-        return F.conv2d(mixed.transpose(1, 2).flatten(1, 2), kernels, groups=groups, **settings)
+        return _convolve(F.linear(stacked, mixing, mixing_bias), kernels, **settings)
     # few heads: Σ_t over mixing and kernels first, and G is never stored
     composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3n, Kc, Kc)
-    out = F.conv2d(stacked.transpose(1, 2).flatten(1, 2), composed, groups=groups, **settings)
+    out = _convolve(stacked, composed, **settings)
     if mixing_bias is None:
         return out
     # the bias is part of G, and so ends at the borders: it arrives there through fewer taps
     composed = torch.einsum("t,ctyx->cyx", mixing_bias, kernels)[:, None]  # (C, 1, Kc, Kc)
-    return out + F.conv2d(query.new_ones(1, 1, *query.shape[2:]), composed, **settings)
+    return out + F.conv2d(qkv.new_ones(1, 1, *qkv.shape[2:]), composed, **settings)
+
+
+def _convolve(stacked: Tensor, weight: Tensor, **settings) -> Tensor:
+    """Convolve ``(B, H, W, d, t)`` in d groups of t channels each."""
+    groups = stacked.shape[3]
+    maps = stacked.flatten(3).permute(0, 3, 1, 2)  # (B, d·t, H, W)
+    if maps.device.type != "cpu":
+        # on CPUs alone channels that are innermost in memory were measured, and are faster
+        maps = maps.contiguous()
+    return F.conv2d(maps, weight, groups=groups, **settings)
 
 
 class ShiftConvolution(nn.Module):
@@ -228,23 +236,32 @@ class ACmix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
-        query, key, value = self.conv1(x), self.conv2(x), self.conv3(x)
-        grid = position_map(*x.shape[2:], device=x.device, dtype=self.conv_p.weight.dtype)
+        if x.device.type == "cpu":
+            # projections, tiles of attention and grouped convolution then move whole pixels
+            x = x.contiguous(memory_format=torch.channels_last)
+        qkv = self._project(x)
+        grid = position_map(*x.shape[2:], self.conv_p.weight.dtype, device=x.device)
         placement = dict(stride=self.stride, dilation=self.dilation)
         attention = acmix_attention(
-            query,
-            key,
-            value,
+            *qkv.chunk(3, 1),
             self.conv_p(grid),
             self.num_heads,
             self.attn_kernel_size,
             backend=self.attn_backend,
             **placement,
         )
+        # of the kernels, because these are smaller than the map
+        kernels = self.rate2[:, None, None, None] * self.dep_conv.weight
         mixing = self.fc.weight.flatten(1)  # (Kc², 3h)
-        convolution = acmix_convolution(
-            query, key, value, mixing, self.dep_conv.weight, self.num_heads, **placement
-        )
-        # under autocast the branches are half precision and the rates are not
-        rate1, rate2 = self.rate1.to(attention.dtype), self.rate2.to(convolution.dtype)
-        return rate1 * attention + rate2 * convolution
+        convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **placement)
+        # under autocast the branches are half precision and the rate is not
+        return torch.addcmul(convolution, self.rate1.to(attention.dtype), attention)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Map x to queries, keys and values ``(B, 3 · out_channels, H, W)``."""
+        layers = (self.conv1, self.conv2, self.conv3)
+        if self.conv1.groups > 1:
+            return torch.cat([layer(x) for layer in layers], 1)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None if self.conv1.bias is None else torch.cat([layer.bias for layer in layers])
+        return F.conv2d(x, weight, bias)

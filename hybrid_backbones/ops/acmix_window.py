@@ -72,7 +72,7 @@ class ACmixWindow(nn.Module):
         attention = shifted_window_attention(*qkv.chunk(3, 1), bias, self.window_size, shift)
         attention = self.proj(attention.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         convolution = acmix_convolution(
-            *roll(qkv, -shift).chunk(3, 1),
+            roll(qkv, -shift),
             self.fc.weight.flatten(1),
             self.dep_conv.weight,
             self.num_heads,

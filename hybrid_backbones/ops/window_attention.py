@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import pad_to_multiple
+from .size_cache import cached_by_size
 from .windows import join_windows, partition_windows
 
 
@@ -44,7 +45,7 @@ def join_shifted_windows(
 
 
 def window_regions(
-    size: tuple[int, int], window_size: int, shift: int, device: torch.device | None = None
+    size: tuple[int, int], window_size: int, shift: int, device: torch.device
 ) -> Tensor | None:
     """Number the parts of shifted windows that are not neighbours in an H×W map.
 
@@ -57,6 +58,20 @@ def window_regions(
     rows, columns = (torch.arange(side, device=device) < shift for side in size)
     parts = 1 + 2 * rows[:, None] + columns  # (H, W)
     return cut_shifted_windows(parts[None, None], window_size, shift)[0, :, :, 0]
+
+
+@cached_by_size
+def separated_positions(
+    height: int, width: int, window_size: int, shift: int, *, device: torch.device
+) -> Tensor | None:
+    """Tell which two positions of a window are not in one part of the map.
+
+    Returns:
+        ``(n, 1, N, N)``, boolean; None where each window is one part. Padding is with padding, so
+        that no row is True as a whole.
+    """
+    regions = window_regions((height, width), window_size, shift, device)
+    return None if regions is None else regions[:, None, :, None] != regions[:, None, None, :]
 
 
 def shifted_window_attention(
@@ -89,13 +104,11 @@ def shifted_window_attention(
         cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
         for x in (query, key, value)
     )  # (B, n, h, N, d)
-    regions = window_regions(size, window_size, shift, query.device)
-    if regions is None:
+    apart = separated_positions(*size, window_size, shift, device=query.device)
+    if apart is None:
         batch = (0, 1)  # one bias for all windows: these join the batch
     else:
         batch = (1, 2)  # one bias each: they join the heads
-        apart = regions[:, None, :, None] != regions[:, None, None, :]  # (n, 1, N, N)
-        # padding sees padding, so that no row is masked as a whole
         bias = bias.masked_fill(apart, float("-inf")).flatten(0, 1)  # (n·h, N, N)
     lengths = [query.shape[dim] for dim in batch]
     out = F.scaled_dot_product_attention(

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .size_cache import cached_by_size
+
 
 def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
     """Cut maps ``(B, H, W, C)`` into windows ``(B, n, h·w, C)``."""
@@ -34,13 +36,22 @@ def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
     return x[:, : size[0], : size[1]]
 
 
-def real_positions(size: tuple[int, int], window: tuple[int, int], device=None) -> Tensor | None:
+def real_positions(
+    size: tuple[int, int], window: tuple[int, int], device: torch.device
+) -> Tensor | None:
     """Tell which positions of the windows of an H×W map are no padding.
 
     Returns:
-        ``(n, h·w)``, boolean; None where nothing is padded.
+        ``(n, h·w)``, boolean, the same tensor for the same sizes; None where nothing is padded.
     """
     if size[0] % window[0] == 0 and size[1] % window[1] == 0:
         return None
-    real = torch.ones(1, *size, 1, device=device)
-    return partition_windows(real, window)[0, :, :, 0] > 0
+    return _find_real(*size, *window, device=device)
+
+
+@cached_by_size
+def _find_real(
+    map_height: int, map_width: int, height: int, width: int, *, device: torch.device
+) -> Tensor:
+    real = torch.ones(1, map_height, map_width, 1, device=device)
+    return partition_windows(real, (height, width))[0, :, :, 0] > 0
