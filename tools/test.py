@@ -1,7 +1,7 @@
 """Evaluate a checkpoint.
 
 Usage: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] [--work-dir DIR]
-       [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
+       [--compile] [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
 """
 
 import argparse

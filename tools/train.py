@@ -1,7 +1,8 @@
 """Train a model.
 
-Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp]
-       [--auto-scale-lr] [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
+Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]
+       [--amp [bf16|fp16]] [--compile] [--auto-scale-lr] [--mini] [--cfg-options KEY=VALUE ...]
+       [--launcher pytorch]
 """
 
 import argparse
@@ -18,7 +19,13 @@ def main() -> None:
         const="auto",
         help="go on from the last checkpoint of the work dir, or from the one named here",
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision: fp16, on CPU bf16")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="auto",
+        choices=["auto", "bf16", "fp16"],
+        help="mixed precision: by default fp16 on a GPU, bf16 on a CPU (where fp16 is slow)",
+    )
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",

@@ -1,25 +1,71 @@
-"""Mixed precision where there is no GPU."""
+"""Mixed precision: which wrapper of the optimizer runs which half precision on which device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+
+# the names of --amp
+DTYPES = dict(fp16="float16", bf16="bfloat16")
+# by device; a CPU computes slowly in float16, and every loss in it must be scaled
+DEFAULTS = dict(cuda="float16", cpu="bfloat16")
+
+
+def amp_wrapper(device: str, dtype: str) -> dict:
+    """Return the settings that make an `optim_wrapper` train in mixed precision.
+
+    float16 has a loss scale, which follows the gradients; bfloat16 has float32's range and needs
+    none.
+
+    Args:
+        device: ``'cuda'`` or ``'cpu'``.
+        dtype: ``'float16'`` or ``'bfloat16'``.
+
+    Raises:
+        ValueError: for another dtype, and for one in which the device cannot compute.
+    """
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES.values())}, got {dtype!r}")
+    if dtype == "bfloat16":
+        if device == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError(
+                f"{torch.cuda.get_device_name()} cannot compute in bfloat16: use float16 (fp16)"
+            )
+        return dict(type="BFloat16OptimWrapper")
+    if device == "cuda":
+        return dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16")
+    return dict(type="CPUFloat16OptimWrapper")
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Run the forward pass under bfloat16 autocast, on any device.
-
-    mmengine's AmpOptimWrapper wants a GPU, for its loss scale; bfloat16 has float32's range and
-    needs none.
-    """
+    """Run the forward pass under bfloat16 autocast, on any device, without a loss scale."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast on the device where the model is."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUFloat16OptimWrapper(AmpOptimWrapper):
+    """Run the forward pass under float16 autocast on the CPU, with a dynamic loss scale.
+
+    mmengine's wrapper has everything but a scaler for the CPU, without which it is not built.
+    """
+
+    def __init__(self, **kwargs):
+        OptimWrapper.__init__(self, **kwargs)
+        self.loss_scaler = torch.amp.GradScaler("cpu")
+        self._scale_update_param = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast on the CPU."""
+        with OptimWrapper.optim_context(self, model), torch.autocast("cpu", torch.float16):
             yield

@@ -20,14 +20,13 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, require_same_entries
+from .amp import DEFAULTS, DTYPES, amp_wrapper
+from .compilation import compile_backbone, require_compiler
 from .mini import apply_mini, dicts
 from .whole_checkpoints import find_last_checkpoint
 
 # the variable that says where the data of each framework's configs lies
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
-# bfloat16 has the range of float32: no loss scale is needed, and the CPU has none
-AMP_ON_CUDA = dict(type="AmpOptimWrapper", loss_scale="dynamic")
-AMP_ON_CPU = dict(type="BFloat16OptimWrapper")
 # how each framework's picture hook is told where to put the pictures of a test
 SHOW_DIR_KEYS = dict(
     mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
@@ -54,6 +53,9 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
         help="job launcher",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the backbone, for each shape of images"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
@@ -102,8 +104,11 @@ def train(args: Namespace) -> None:
         ValueError: for what a user can mend.
     """
     cfg = prepare_run(args, "train_dataloader", "val_dataloader")
+    if args.compile:
+        require_compiler(_device())
     if args.amp:
-        cfg.optim_wrapper.update(AMP_ON_CUDA if torch.cuda.is_available() else AMP_ON_CPU)
+        dtype = DEFAULTS[_device()] if args.amp == "auto" else DTYPES[args.amp]
+        cfg.optim_wrapper.update(amp_wrapper(_device(), dtype))
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
@@ -116,6 +121,8 @@ def train(args: Namespace) -> None:
     runner = Runner.from_cfg(cfg)
     if args.resume:
         require_same_entries(runner.model, cfg.load_from)
+    if args.compile:
+        compile_backbone(runner.model)
     runner.train()
 
 
@@ -126,6 +133,8 @@ def test(args: Namespace) -> dict:
         ValueError: for what a user can mend.
     """
     cfg = prepare_run(args, "test_dataloader")
+    if args.compile:
+        require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
@@ -137,6 +146,8 @@ def test(args: Namespace) -> dict:
         cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
     runner = Runner.from_cfg(cfg)
     load_trained(runner.model, args.checkpoint)
+    if args.compile:
+        compile_backbone(runner.model.eval())
     return runner.test()
 
 
@@ -167,6 +178,10 @@ def _last_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         line += ". The checkpoints that are there are whole: free some space and use --resume"
     return line
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _checkpoint_to_resume(resume: str, work_dir: str) -> Path:

@@ -1,0 +1,68 @@
+"""What `tools/train.py` does besides training: a terminal, an old work dir, several processes."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from tool_runs import CONFIG, ENVIRONMENT, ONE_EPOCH, REPOSITORY, run, train
+
+
+def test_a_terminal_shows_a_live_progress_bar(tmp_path):
+    terminal, its_end = pty.openpty()
+    command = train(tmp_path, options=ONE_EPOCH)
+    environment = ENVIRONMENT | dict(TERM="xterm", COLUMNS="160")
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=its_end,
+        stderr=its_end,
+        cwd=REPOSITORY,
+        env=environment,
+    )
+    os.close(its_end)
+    shown = b""
+    # reading a terminal whose other end is closed is an error on Linux
+    with suppress(OSError):
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    assert process.wait() == 0, shown.decode()[-2000:]
+    assert re.search(rb"training.*100%.*0:00:00.*loss \d.*img/s.*GiB", shown)
+    # the log file has plain lines instead
+    (log,) = tmp_path.glob("*/*.log")
+    assert "img/s" not in log.read_text()
+    assert "\x1b[" not in log.read_text()
+
+
+def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
+    (tmp_path / "epoch_9.pth").write_bytes(b"precious")
+    options = ["train_cfg.max_epochs=0"]
+    run(*train(tmp_path, options=options))
+    (kept,) = tmp_path.glob("before_*/epoch_9.pth")
+    assert kept.read_bytes() == b"precious"
+
+
+def test_two_processes_train_on_the_cpu(tmp_path):
+    process = subprocess.run(
+        [
+            "bash",
+            "tools/dist_train.sh",
+            CONFIG,
+            "2",
+            "--mini",
+            "--work-dir",
+            tmp_path,
+            "--cfg-options",
+            *ONE_EPOCH,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env=ENVIRONMENT
+        | dict(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PORT="29611"),
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "epoch_1.pth").is_file()

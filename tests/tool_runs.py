@@ -1,0 +1,57 @@
+"""Shared by the tests of the commands: how a user would run them, and what a run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# the smallest network and a schedule of seconds; everything else is the user's path
+CONFIG = "configs/imagenet_acmix_r26.py"
+SHORT = ["train_cfg.max_epochs=3", "train_cfg.val_interval=1"]
+SHORT += ["train_dataloader.dataset.indices=96"]
+ONE_EPOCH = ["train_cfg.max_epochs=1", *SHORT[2:]]
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1")
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=ENVIRONMENT | environment,
+    )
+
+
+def run(*arguments, **environment):
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def train(work_dir, *flags, config=CONFIG, options=SHORT):
+    return (
+        *("tools/train.py", config, "--mini", "--work-dir", work_dir, *flags),
+        *(("--cfg-options", *options) if options else ()),
+    )
+
+
+def evaluate(work_dir, checkpoint, *flags, config=CONFIG):
+    return ("tools/test.py", config, checkpoint, "--mini", "--work-dir", work_dir, *flags)
+
+
+def metrics(work_dir):
+    """Read the validation metrics that were logged, in order."""
+    lines = []
+    for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    return [line["accuracy/top1"] for line in lines if "accuracy/top1" in line]
+
+
+def metric_on_file(work_dir):
+    """Read the metric that a test left."""
+    (path,) = Path(work_dir).glob("*/*_*.json")
+    return json.loads(path.read_text())["accuracy/top1"]
