@@ -1,4 +1,4 @@
-"""LocFormer with Swin-T on COCO: trained on 42 categories, tested on the 14 others.
+"""LocFormer with Swin-T on COCO: trained on 41 categories, tested on 14 others.
 
 Paper:     Tripathi et al., Query-guided Attention in Vision Transformers for Localizing
            Objects Using a Single Sketch, WACV 2024, https://arxiv.org/abs/2303.08784
@@ -9,6 +9,6 @@ Published: AP50 of large unseen objects 12.2 above the best until then; whether 
 """
 
 _base_ = "locformer_swin_t.py"
-train_dataloader = dict(dataset=dict(split="seen"))
-val_dataloader = dict(dataset=dict(split="unseen"))
-test_dataloader = dict(dataset=dict(split="unseen"))
+train_dataloader = dict(dataset=dict(subset="seen"))
+val_dataloader = dict(dataset=dict(subset="unseen"))
+test_dataloader = dict(dataset=dict(subset="unseen"))

@@ -7,11 +7,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 
 from hybrid_backbones.datasets.quickdraw import DrawingFile, render_drawing
 from hybrid_backbones.engine.mini import apply_mini
 from hybrid_backbones.engine.sketch_demo import (
+    draw,
     read_drawing,
     read_picture,
     sketch_demo,
@@ -118,6 +120,24 @@ def test_the_picture_shows_sketch_image_and_map(mini, kind, tmp_path):
         colours = drawn.convert("RGB").getcolors(1 << 22)
     # of the boxes
     assert (255, 0, 0) in {colour for _, colour in colours}
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 96)], ids=["wide", "tall"])
+@pytest.mark.parametrize("place", [(0, 0), (0.95, 0.02), (0.1, 0.5)], ids=str)
+def test_scores_stay_within_the_image(tmp_path, size, place):
+    Image.new("RGB", size, (0, 0, 255)).save(tmp_path / "image.png")
+    start = torch.tensor(place) * torch.tensor(size)
+    boxes = torch.cat([start, torch.tensor(size) - 1.0])[None]
+    found = InstanceData(bboxes=boxes, scores=torch.tensor([0.87]))
+    prediction = BaseDataElement(pred_instances=found)
+    out = tmp_path / "found.png"
+    draw(tmp_path / "image.png", np.zeros((8, 8)), prediction, np.zeros(size[::-1]), out, 0.3)
+    with Image.open(out) as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    red, blue = (np.argwhere((pixels == x).all(axis=2)) for x in ((255, 0, 0), (0, 0, 255)))
+    # half of the line's width
+    assert (red.min(axis=0) >= blue.min(axis=0) - 2).all()
+    assert (red.max(axis=0) <= blue.max(axis=0) + 2).all()
 
 
 def test_a_config_without_sketches_is_refused(mini):

@@ -27,23 +27,23 @@ SHARED_CATEGORIES = (
     *("knife", "toilet", "clock", "backpack", "spoon", "vase", "book", "skateboard", "sink"),
     *("mouse", "traffic light"),
 )
-SPLITS = ("all", "seen", "unseen")
+SUBSETS = ("all", "seen", "unseen")
 # the one class of the data set, as pictures and checkpoints show it
 SKETCHED = dict(classes=("sketched",), palette=[(220, 20, 60)])
 
 
-def split_categories(categories: Sequence[str], split: str) -> tuple[str, ...]:
-    """Return the categories of a half: every fourth is unseen, beginning with the first.
+def split_categories(categories: Sequence[str], subset: str) -> tuple[str, ...]:
+    """Return the categories of a subset: every fourth is unseen, beginning with the first.
 
     Raises:
-        ValueError: `split` is none of 'all', 'seen' and 'unseen'.
+        ValueError: `subset` is none of 'all', 'seen' and 'unseen'.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is one of {SPLITS}, got {split!r}")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset is one of {SUBSETS}, got {subset!r}")
     return tuple(
         name
         for i, name in enumerate(categories)
-        if split == "all" or (i % 4 == 0) == (split[0] == "u")
+        if subset == "all" or (i % 4 == 0) == (subset == "unseen")
     )
 
 
@@ -53,11 +53,11 @@ class SketchCocoDataset(CheckedCocoDataset):
 
     Training draws category and sketches anew each time, from the sampler's
     :class:`~hybrid_backbones.engine.reproducible.Draw`; evaluation always takes the same for an
-    image. Images without a category of the split are left out, and so are crowds.
+    image. Images without a category of the subset are left out, and so are crowds.
 
     Args:
         sketch_root: folder of QuickDraw's files, or of their folder ``ndjson``.
-        split: 'all', 'seen' or 'unseen' categories; boxes of others are background. Every fourth
+        subset: 'all', 'seen' or 'unseen' categories; boxes of others are background. Every fourth
             category of the list is unseen.
         drawings: part of each file to draw the sketches from: 'train', 'valid' or 'test'.
         num_sketches: different sketches per item; if a file has fewer, some come twice.
@@ -76,7 +76,7 @@ class SketchCocoDataset(CheckedCocoDataset):
         self,
         *args,
         sketch_root: str,
-        split: str = "all",
+        subset: str = "all",
         drawings: str = "train",
         num_sketches: int = 1,
         recognized_only: bool = True,
@@ -97,7 +97,7 @@ class SketchCocoDataset(CheckedCocoDataset):
         if wrong_sketch and not test_mode:
             raise ValueError("wrong_sketch is for evaluation: training would learn to ignore it")
         self.categories = tuple(
-            name for name in split_categories(categories, split) if name not in exclude
+            name for name in split_categories(categories, subset) if name not in exclude
         )
         if len(self.categories) < 1 + wrong_sketch:
             raise ValueError(f"too few categories are left: {self.categories}")
@@ -129,7 +129,7 @@ class SketchCocoDataset(CheckedCocoDataset):
         return info
 
     def filter_data(self) -> list[dict]:
-        """Leave out images that show no category of the split, in evaluation too."""
+        """Leave out images that show no category of the subset, in evaluation too."""
         data_list = [info for info in super().filter_data() if info["instances"]]
         if not data_list:
             raise ValueError(f"{self.ann_file} has no image with one of {self.categories}")

@@ -79,7 +79,8 @@ class SketchGuided(BaseModule):
         backbone: config of the backbone; its `out_indices` must be (1, 2, 3).
         embed_dims: channels of the sketch, the queries and the last map.
         num_queries: how many objects are found at most.
-        dropout: rate within the fusions.
+        fusion_dims: channels between the linear layers of the fusions.
+        dropout: rate within these.
         init_cfg: as in :class:`mmengine.model.BaseModule`.
 
     Raises:
@@ -92,6 +93,7 @@ class SketchGuided(BaseModule):
         *,
         embed_dims: int = 256,
         num_queries: int = 100,
+        fusion_dims: int = 1024,
         dropout: float = 0.4,
         init_cfg: dict | None = None,
     ):
@@ -107,6 +109,7 @@ class SketchGuided(BaseModule):
                 width,
                 embed_dims,
                 num_groups=gcd(32, width),
+                hidden_dims=fusion_dims,
                 num_heads=gcd(8, width),
                 dropout=dropout,
             )

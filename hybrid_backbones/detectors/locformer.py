@@ -74,6 +74,10 @@ def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> 
 class TokenProjection(nn.Sequential):
     """Narrow tokens, and normalise groups of channels over all of them.
 
+    Initialised as the neck is. Learned tokens begin so close to each other that a random bias,
+    which they share, would outweigh them, and the normalisation would keep it: all queries would
+    begin near one reference point.
+
     Args:
         in_channels: channels of the tokens.
         out_channels: those of the result, a multiple of 32.
@@ -81,6 +85,8 @@ class TokenProjection(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(32, out_channels))
+        nn.init.xavier_uniform_(self[0].weight)
+        nn.init.zeros_(self[0].bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""

@@ -180,7 +180,8 @@ class SwinRAM(HierarchicalBackbone):
         sketch_dims: channels of the sketches, of the positions of the tokens and of the last map.
         drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
             None takes that of `arch`.
-        dropout: rate within the fusions with the sketch.
+        fusion_dims: channels between the linear layers of the fusions with the sketch.
+        dropout: rate within these.
         window_size: side of the windows, in positions of a stage's map.
         **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
     """
@@ -214,6 +215,7 @@ class SwinRAM(HierarchicalBackbone):
         num_queries: int = 100,
         sketch_dims: int = 256,
         drop_path_rate: float | None = None,
+        fusion_dims: int = 1024,
         dropout: float = 0.4,
         window_size: int = 7,
         **kwargs,
@@ -254,7 +256,8 @@ class SwinRAM(HierarchicalBackbone):
         nn.init.trunc_normal_(self.det_token, std=0.02)
         nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
         self.fusions = nn.ModuleList(
-            StageFusion(channels, sketch_dims, dropout=dropout) for channels in self.channels
+            StageFusion(channels, sketch_dims, hidden_dims=fusion_dims, dropout=dropout)
+            for channels in self.channels
         )
         self.train()
 

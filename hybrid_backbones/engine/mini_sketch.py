@@ -10,17 +10,18 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..datasets.shape_sketches import draw_shape_sketches
-from ..datasets.shapes import CLASSES, SCENES
+from ..datasets.shapes import CLASSES
 
-BATCH_SIZE, NUM_EPOCHS, LEARNING_RATE = 8, 32, 4e-4
-NUM_STEPS = NUM_EPOCHS * SCENES[0][2] // BATCH_SIZE
+BATCH_SIZE, LEARNING_RATE = 8, 4e-4
+NUM_EPOCHS, NUM_WARMUP = 24, 2
 # of Deformable DETR's recipe; boxes, corrected by every layer, swing at the rate of the others
 SLOW = dict(sampling_offsets=0.1, reference_points=0.1, reg_branches=0.3)
 # side of a sketch in pixels
 SKETCH_SIZE = 64
-NUM_QUERIES = 16
+NUM_QUERIES = 30
 NUM_LAYERS = 3
-# sizes of backbones, of which a stage has twice the channels of the one before, from 32
+# channels of the sketch, of the queries and in the fusions; of the maps of each stage
+DIMS = 128
 CHANNELS = (32, 64, 128, 256)
 ARCHS = dict(
     SwinRAM=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), drop_path_rate=0.0),
@@ -67,10 +68,12 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=CLASSES),
             test_mode=split == "val",
             pipeline=pipeline,
-            **{key: asked[key] for key in ("split", "drawings", "num_sketches")},
+            **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
         )
 
-    warmup, cfg.default_hooks.checkpoint.interval = NUM_STEPS // 20, NUM_EPOCHS // 4
+    cfg.default_hooks.checkpoint.interval = NUM_EPOCHS // 4
+    # counted in epochs, of which open-world data has shorter ones, and stepped every iteration
+    smoothly = dict(by_epoch=True, convert_to_iter_based=True)
     return dict(
         train_dataloader=dict(
             batch_size=BATCH_SIZE,
@@ -97,25 +100,33 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
             clip_grad=dict(max_norm=1.0),
         ),
         param_scheduler=[
-            dict(type="LinearLR", start_factor=0.05, by_epoch=False, end=warmup),
-            dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=NUM_STEPS),
+            dict(type="LinearLR", start_factor=0.05, end=NUM_WARMUP, **smoothly),
+            dict(type="CosineAnnealingLR", begin=NUM_WARMUP, end=NUM_EPOCHS, **smoothly),
         ],
     )
 
 
 def _shrink(model: dict) -> None:
     """Make a small network of LocFormer's, and leave dropout out."""
-    model.backbone.update(num_queries=NUM_QUERIES, dropout=0.0)
-    body = model.backbone.get("backbone", model.backbone)
+    backbone, trunk = model.backbone, model.sketch_encoder.trunk
+    backbone.update(num_queries=NUM_QUERIES, fusion_dims=DIMS, dropout=0.0)
+    backbone["sketch_dims" if backbone.type == "SwinRAM" else "embed_dims"] = DIMS
+    body = backbone.get("backbone", backbone)
     body.drop_path_rate = 0.0
     if body.type in ARCHS:
         body.arch = ARCHS[body.type]
-        model.neck.in_channels = [*CHANNELS[1:], model.neck.out_channels]
-    model.sketch_encoder.trunk.depth = 18
-    model.sketch_encoder.in_channels = 512
+        model.neck.in_channels = [*CHANNELS[1:], DIMS]
+    trunk.update(depth=18, base_channels=CHANNELS[0])
+    model.sketch_encoder.update(in_channels=8 * CHANNELS[0], out_channels=DIMS)
+    model.neck.out_channels = DIMS
     layer = model.decoder.layer_cfg
+    for settings in layer.values():
+        settings.embed_dims = DIMS
     layer.self_attn_cfg.dropout = layer.cross_attn_cfg.dropout = layer.ffn_cfg.ffn_drop = 0.0
+    layer.ffn_cfg.feedforward_channels = 4 * DIMS
     model.decoder.num_layers = NUM_LAYERS
     # the last level refines
-    model.bbox_head.update(num_levels=NUM_LAYERS + 1, first_refined=NUM_LAYERS, dropout=0.0)
+    model.bbox_head.update(
+        embed_dims=DIMS, num_levels=NUM_LAYERS + 1, first_refined=NUM_LAYERS, dropout=0.0
+    )
     model.test_cfg.max_per_img = NUM_QUERIES

@@ -166,8 +166,15 @@ def draw(
         objects.bboxes.tolist(), objects.scores.tolist(), strict=True
     ):
         panels[1].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
+        # above the box, or where that would leave the image, within it
         panels[1].text(
-            x1, y1, f"{score:.2f}", color="white", backgroundcolor="red", fontsize=8, va="bottom"
+            min(x1, width - height / 10),
+            y1,
+            f"{score:.2f}",
+            color="white",
+            fontsize=8,
+            va="bottom" if y1 > height / 15 else "top",
+            bbox=dict(facecolor="red", edgecolor="none", pad=1),
         )
     found = f"{len(objects)} found, scores from {score_thr:g}"
     for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
