@@ -9,14 +9,33 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from hybrid_backbones.engine import benchmark
-from hybrid_backbones.engine.benchmark import BACKBONES, OPERATORS, Settings, benchmark_operators
-from hybrid_backbones.engine.probes import count_macs, extra_memory, run_alone, time_call
-from hybrid_backbones.engine.tables import report, tabulate
+from hybrid_backbones.engine.benchmark import measure, subjects
+from hybrid_backbones.engine.benchmark.measure import (
+    benchmark_operators,
+    measure_backbone,
+    measure_operator,
+)
+from hybrid_backbones.engine.benchmark.page import write_page
+from hybrid_backbones.engine.benchmark.probes import count_macs, extra_memory, run_alone, time_call
+from hybrid_backbones.engine.benchmark.settings import Settings, describe
+from hybrid_backbones.engine.benchmark.subjects import BACKBONES, CUDA_ONLY, OPERATORS
+from hybrid_backbones.engine.benchmark.tables import report, tabulate
+from hybrid_backbones.engine.benchmark.training import (
+    NUM_OBJECTS,
+    benchmark_training,
+    random_batch,
+)
 from hybrid_backbones.ops import local_attention
 
+ON_CPU = [
+    (operator, implementation)
+    for operator, implementations in OPERATORS.items()
+    for implementation in implementations
+    if implementation not in CUDA_ONLY
+]
 SETTING = {"date", "command", "torch", "device", "device_name", "dtype", "threads", "size"}
 
 
@@ -104,7 +123,9 @@ def test_rows_of_an_operator_compute_the_same(batch, dtype):
     settings = Settings((9, 12), batch=batch, dtype=dtype)
     for implementations in OPERATORS.values():
         outs = []
-        for make in implementations.values():
+        for implementation, make in implementations.items():
+            if implementation in CUDA_ONLY:
+                continue
             torch.manual_seed(0)
             function, inputs = make(settings)
             assert all(x.dtype == getattr(torch, dtype) for x in inputs)
@@ -116,23 +137,35 @@ def test_rows_of_an_operator_compute_the_same(batch, dtype):
             torch.testing.assert_close(out, outs[0], rtol=0, atol=tolerance)
 
 
+def test_moved_bytes_are_those_of_inputs_weights_and_output():
+    # 64 channels in and out, and a 3×3 convolution of them with a bias
+    numbers = 2 * 64 * 12 * 9 + 64 * 64 * 9 + 64
+    row = measure_operator(OPERATORS["Conv2d"]["3×3"], Settings((12, 9), threads=1, repeats=1))
+    assert row["moved_mib"] * 2**20 == 4 * numbers
+    for times in ("forward", "forward_backward"):
+        copies = row[f"{times}_ms"]["median"] / row["copy_ms"]["median"]
+        assert row[f"{times}_copies"] == pytest.approx(copies)
+
+
 def test_ops_writes_every_row_and_its_ratio(repository, tmp_path):
-    # each row is a process; what the other operator computes is tested above
+    # each row is a process; what the other operators compute is tested above
     only = ["local_attention", "Conv2d"]
-    arguments = ["--size", "40", "36", "--threads", "1", "--repeats", "2", "--only", *only]
+    arguments = ["--size", "20", "18", "--threads", "1", "--repeats", "2", "--only", *only]
+    arguments += ["--scales", "1", "2"]
     done = run_tool(repository, tmp_path, "ops", *arguments)
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "work_dirs/benchmark/ops.json").read_text())
     assert saved.keys() >= SETTING
-    assert (saved["size"], saved["threads"], saved["repeats"]) == ([40, 36], 1, 2)
+    assert (saved["size"], saved["threads"], saved["repeats"]) == ([20, 18], 1, 2)
     assert saved["command"].endswith(shlex.join(["ops", *arguments]))
-    rows = {(row["operator"], row["implementation"]): row for row in saved["rows"]}
-    assert list(rows) == [(name, one) for name in only for one in OPERATORS[name]]
-    for (operator, implementation), row in rows.items():
+    rows = {(row["operator"], row["implementation"], row["size"]): row for row in saved["rows"]}
+    wanted = [pair for pair in ON_CPU if pair[0] in only]
+    assert list(rows) == [(*pair, size) for pair in wanted for size in ("20×18", "40×36")]
+    for (operator, implementation, size), row in rows.items():
         assert implementation in done.stdout
         for figure in ("forward_ms", "forward_backward_ms"):
             assert 0 < row[figure]["min"] <= row[figure]["median"] <= row[figure]["max"]
-        reference = rows.get((operator, "reference"))
+        reference = rows.get((operator, "reference", size))
         if reference is None:
             assert row["ratio"] == {}
             continue
@@ -143,6 +176,8 @@ def test_ops_writes_every_row_and_its_ratio(repository, tmp_path):
             assert row["extra_memory_mib"] > 0
             ratio = reference["extra_memory_mib"] / row["extra_memory_mib"]
             assert row["ratio"]["extra_memory_mib"] == pytest.approx(ratio)
+    with Image.open(tmp_path / "work_dirs/benchmark/ops.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
 
 
 def test_backbones_writes_size_and_time(repository, tmp_path):
@@ -157,7 +192,60 @@ def test_backbones_writes_size_and_time(repository, tmp_path):
         assert row["params"] > 1e6
         assert row["macs"] > 1e6
         assert 0 < row["forward_ms"]["min"] <= row["forward_ms"]["median"]
-        assert f"| {row['backbone']} | {row['params'] / 1e6:.3g} |" in done.stdout
+        assert row["images_per_s"] == pytest.approx(1e3 / row["forward_ms"]["median"])
+        assert row["train_ms"]["median"] > row["forward_ms"]["median"]
+        if sys.platform == "linux":
+            # a gradient and two moments of Adam for every weight
+            assert row["train_memory_mib"] > 3 * 4 * row["params"] / 2**20
+        assert f"| {row['backbone']} | eager | {row['params'] / 1e6:.3g} |" in done.stdout
+    assert out.with_suffix(".png").stat().st_size > 0
+
+
+def test_compiled_backbones_are_compiled(monkeypatch):
+    calls = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: calls.append(self))
+    make = lambda: nn.Sequential(nn.Conv2d(3, 4, 3))  # noqa: E731
+    settings = Settings((8, 8), threads=1, repeats=1)
+    row = measure_backbone(make, settings, True)
+    assert len(calls) == 1
+    # what the compiler takes would count
+    assert row["train_memory_mib"] is None
+    assert measure_backbone(make, settings, False)["train_memory_mib"] is not None
+    assert len(calls) == 1
+
+
+def test_train_compares_each_model_with_its_baseline(repository, monkeypatch):
+    monkeypatch.setattr(measure, "run_alone", lambda function, *args: function(*args))
+    names = ["upernet_acmix_r26", "retinanet_acmix_r26"]
+    configs = [repository / f"configs/{name}.py" for name in names]
+    settings = Settings((64, 96), batch=2, threads=1, repeats=1)
+    rows = benchmark_training(settings, configs)
+    order = ["upernet_r50", names[0], "retinanet_r50", names[1]]
+    assert [row["config"] for row in rows] == order
+    for baseline, row in zip(rows[::2], rows[1::2], strict=True):
+        assert row["train_images_per_s"] == pytest.approx(2e3 / row["train_ms"]["median"])
+        ratio = baseline["train_ms"]["median"] / row["train_ms"]["median"]
+        assert row["ratio"]["train_ms"] == pytest.approx(ratio)
+        assert baseline["ratio"]["train_ms"] == 1
+
+
+def test_random_pictures_have_what_a_model_learns_from():
+    settings = Settings((64, 96), batch=2)
+    detection, segmentation = (random_batch(scope, settings) for scope in ("mmdet", "mmseg"))
+    for batch in (detection, segmentation):
+        assert [tuple(x.shape) for x in batch["inputs"]] == [(3, 64, 96)] * 2
+    for sample in detection["data_samples"]:
+        boxes = sample.gt_instances.bboxes
+        assert boxes.shape == (NUM_OBJECTS, 4)
+        assert (boxes[:, 2:] <= torch.tensor([96, 64])).all()
+        assert sample.gt_instances.masks.masks.shape == (NUM_OBJECTS, 64, 96)
+    for sample in segmentation["data_samples"]:
+        assert sample.gt_sem_seg.data.shape == (1, 64, 96)
+
+
+def test_page_is_that_of_the_saved_tables(repository):
+    page = (repository / "docs/benchmarks.md").read_text()
+    assert page == write_page(repository / "docs/benchmarks"), "python tools/benchmark.py page"
 
 
 @pytest.mark.parametrize(
@@ -167,11 +255,16 @@ def test_backbones_writes_size_and_time(repository, tmp_path):
         (["ops", "--size", "0", "8"], "repeats must be at least 1, got"),
         (["ops", "--repeats", "0"], "repeats must be at least 1, got"),
         (["ops", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["ops", "--scales", "0"], "repeats must be at least 1, got"),
         (["backbones", "--only", "VGG"], "invalid choice: 'VGG' (choose from"),
+        (["train", "configs/no_such.py"], "there is no config configs/no_such.py"),
+        (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
+        (["train", "configs/locformer_swin_t.py"], "that learns from pictures, got configs/loc"),
     ],
     ids=" ".join,
 )
 def test_wrong_arguments_are_explained(repository, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(repository)
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(repository / "tools/benchmark.py"), run_name="__main__")
@@ -192,12 +285,13 @@ def test_settings_name_what_they_refuse(monkeypatch):
 
 def test_row_that_fails_is_named_and_the_others_stand(monkeypatch, tmp_path, capsys):
     implementations = {"reference": OPERATORS["Conv2d"]["3×3"], "broken": refuse}
-    monkeypatch.setattr(benchmark, "OPERATORS", {"Conv2d": implementations})
-    monkeypatch.setattr(benchmark, "run_alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(subjects, "OPERATORS", {"Conv2d": implementations})
+    monkeypatch.setattr(measure, "run_alone", lambda function, *args: function(*args))
     settings = Settings((8, 8), repeats=1, threads=torch.get_num_threads())
     good, bad = rows = benchmark_operators(settings)
     assert good["forward_ms"]["median"] > 0
-    assert bad == dict(operator="Conv2d", implementation="broken", error="no such kernel", ratio={})
-    assert set(tabulate(rows)[2][2:]) == {"–"}
-    report(rows, benchmark.describe(settings), tmp_path / "ops.json")
-    assert "Conv2d broken was not measured: no such kernel" in capsys.readouterr().out
+    names = dict(operator="Conv2d", implementation="broken", size="8×8")
+    assert bad == dict(names, error="no such kernel", ratio={})
+    assert set(tabulate(rows)[2][3:]) == {"–"}
+    report(rows, describe(settings), tmp_path / "ops.json")
+    assert "Conv2d broken 8×8 was not measured: no such kernel" in capsys.readouterr().out

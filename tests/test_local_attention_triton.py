@@ -13,7 +13,7 @@ from helpers import output_and_gradients
 from local_attention_cases import assert_within_budget, attend, compiled, make_inputs, places
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
-from hybrid_backbones.engine.probes import run_alone
+from hybrid_backbones.engine.benchmark.probes import run_alone
 from hybrid_backbones.ops import ACmix, local_attention, triton_support
 from hybrid_backbones.ops.local_attention.triton import (
     MAX_HEAD_DIM,

@@ -7,7 +7,7 @@ import torch
 from helpers import devices, output_and_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hybrid_backbones.engine.probes import extra_memory, run_alone
+from hybrid_backbones.engine.benchmark.probes import extra_memory, run_alone
 from hybrid_backbones.ops.routed_attention import chunked, routed_attention
 from hybrid_backbones.ops.routed_attention.chunked import routed_attention_chunked
 from hybrid_backbones.ops.routed_attention.reference import routed_attention_reference

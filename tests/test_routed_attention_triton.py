@@ -11,7 +11,7 @@ import torch
 from helpers import devices, output_and_gradients
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
-from hybrid_backbones.engine.probes import run_alone
+from hybrid_backbones.engine.benchmark.probes import run_alone
 from hybrid_backbones.ops import BiLevelRoutingAttention, routed_attention, triton_support
 from hybrid_backbones.ops.routed_attention import api
 from hybrid_backbones.ops.routed_attention.reference import routed_attention_reference

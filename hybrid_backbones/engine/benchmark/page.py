@@ -1,0 +1,51 @@
+"""The page of benchmarks: the tables that were saved, each with its command, machine and date."""
+
+import json
+from pathlib import Path
+
+from .tables import to_markdown
+
+# name of a saved table: the heading above it, and what stands below that
+SECTIONS = {
+    "ops": (
+        "Operators",
+        "At the first stage of an 800×1344 image; every layer has 64 channels. Layers are measured "
+        "whole, with their projections: an implementation changes the attention in them only.",
+    ),
+    "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
+    "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
+    "compiled": ("Compiled backbones", "The same networks under `torch.compile`."),
+    "train": (
+        "Training of whole models",
+        "A step of `tools/train.py` on pictures of noise with eight objects each. The baseline of "
+        "a detector is mmdet's, with frozen stem, first stage and batch statistics.",
+    ),
+}
+DEVICES = ("cpu", "cuda")
+INTRODUCTION = """# Benchmarks
+
+Written by `python tools/benchmark.py page` from what its other commands saved in
+[benchmarks](benchmarks). Compare rows of one table only: each was measured in one run, on one
+machine.
+"""
+
+
+def write_page(folder: Path) -> str:
+    """Return the page of the tables ``<device>_<name>.json`` in a folder."""
+    parts = [INTRODUCTION]
+    for name, (heading, note) in SECTIONS.items():
+        parts.append(f"## {heading}\n\n{note}\n")
+        for device in DEVICES:
+            file = folder / f"{device}_{name}.json"
+            parts.append(_section(file) if file.exists() else f"{device.upper()}: not measured.\n")
+    return "\n".join(parts)
+
+
+def _section(file: Path) -> str:
+    saved = json.loads(file.read_text())
+    rows = saved.pop("rows")
+    picture = file.with_suffix(".png")
+    lines = [f"`{saved['command']}`, {saved['date'][:10]}:\n", to_markdown(rows, saved)]
+    if picture.exists():
+        lines.append(f"\n![{file.stem}]({file.parent.name}/{picture.name})")
+    return "\n".join([*lines, ""])

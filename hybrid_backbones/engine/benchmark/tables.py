@@ -1,0 +1,140 @@
+"""Turn measured rows into a table for the terminal, for a page and for programs.
+
+A row is a dict: its names, then its figures, of which times are dicts of median, min and max, and
+`ratio`, the figures of the reference divided by its own. A row that could not be measured has
+`error` in place of figures.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Figure(NamedTuple):
+    """How a figure is shown."""
+
+    title: str
+    meaning: str
+    unit: float = 1.0  # what divides the figure to give that of the title
+    compared: bool = False  # with the reference
+
+
+FIGURES = {
+    "params": Figure("params (M)", "without classifier", 1e6),
+    "macs": Figure(
+        "MACs (G)", "one image; convolutions, linear layers, matrix products, attention", 1e9
+    ),
+    "moved_mib": Figure("moved (MiB)", "inputs, weights and output, which cannot but be moved"),
+    "forward_ms": Figure(
+        "forward (ms)", "median (min–max) of {repeats}, without gradients", compared=True
+    ),
+    "forward_copies": Figure("copies", "time beside that of copying half of the moved bytes"),
+    "forward_backward_ms": Figure(
+        "forward + backward (ms)", "median (min–max) of {repeats}", compared=True
+    ),
+    "forward_backward_copies": Figure("copies (both)", "the same for forward + backward"),
+    "extra_memory_mib": Figure(
+        "extra memory (MiB)", "growth at the peak of forward + backward", compared=True
+    ),
+    "images_per_s": Figure("images/s", "of inference"),
+    "train_ms": Figure(
+        "training step (ms)",
+        "forward, backward and optimizer, median (min–max) of {repeats}",
+        compared=True,
+    ),
+    "train_images_per_s": Figure("training images/s", "batch / median step"),
+    "train_memory_mib": Figure(
+        "training memory (MiB)", "growth at the peak of the first step", compared=True
+    ),
+}
+SETTING = "Batch {batch}, {dtype}, {device_name}, CPU threads: {threads}, PyTorch {torch}"
+
+
+def compare(reference: dict, row: dict) -> dict[str, float]:
+    """Return reference / row for each figure that both have and that is to be compared."""
+    ratio = {}
+    for name, figure in FIGURES.items():
+        theirs, ours = (_typical(one.get(name)) for one in (reference, row))
+        if figure.compared and theirs and ours:
+            ratio[name] = theirs / ours
+    return ratio
+
+
+def _typical(figure: dict | float | None) -> float | None:
+    return figure["median"] if isinstance(figure, dict) else figure
+
+
+def tabulate(rows: list[dict]) -> list[list[str]]:
+    """Turn rows into lines of cells, the first line being the titles of the columns."""
+    names = [name for name, value in rows[0].items() if isinstance(value, str) and name != "error"]
+    compared = {figure for row in rows for figure in row.get("ratio", ())}
+    titles, lines = list(names), [[row[name] for name in names] for row in rows]
+    for name in _present(rows):
+        titles.append(FIGURES[name].title)
+        for row, line in zip(rows, lines, strict=True):
+            line.append(_cell(row.get(name), FIGURES[name].unit))
+        if name in compared:
+            titles.append("ratio")
+            for row, line in zip(rows, lines, strict=True):
+                line.append(_cell(row["ratio"].get(name), 1, "×"))
+    return [titles, *lines]
+
+
+def _present(rows: list[dict]) -> list[str]:
+    return [name for name in FIGURES if any(row.get(name) is not None for row in rows)]
+
+
+def _cell(figure: dict | float | None, unit: float, sign: str = "") -> str:
+    if figure is None:
+        return "–"
+    if isinstance(figure, dict):
+        return "{median} ({min}–{max})".format(**{k: _cell(v, unit) for k, v in figure.items()})
+    value = figure / unit
+    return f"{value:.3g}{sign}" if value < 100 else f"{value:.0f}{sign}"
+
+
+def explain(rows: list[dict], setting: dict[str, Any]) -> str:
+    """Return what stands below the table: the setting, and the meaning of each column."""
+    figures = [FIGURES[name] for name in _present(rows)]
+    notes = [f"{figure.title.split(' (')[0]}: {figure.meaning}" for figure in figures]
+    if any(row.get("ratio") for row in rows):
+        notes.append("ratio: reference / this, so that more is better")
+    size = [] if "size" in rows[0] else ["{size[0]}×{size[1]}"]
+    return f"{', '.join([SETTING, *size])}. {'; '.join(notes)}.".format(**setting)
+
+
+def to_markdown(rows: list[dict], setting: dict[str, Any]) -> str:
+    """Write the table, what it means, and what could not be measured."""
+    titles, *lines = tabulate(rows)
+    table = [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *lines)]
+    return "\n".join([*table, "", explain(rows, setting), *_failures(rows)])
+
+
+def _failures(rows: list[dict]) -> list[str]:
+    return [
+        f"{' '.join(v for v in row.values() if isinstance(v, str) and v != row['error'])} "
+        f"was not measured: {row['error']}"
+        for row in rows
+        if "error" in row
+    ]
+
+
+def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bool = False) -> None:
+    """Print the rows, as Markdown if asked, and save them with their setting as JSON in `out`."""
+    if markdown:
+        print(to_markdown(rows, setting))
+    else:
+        titles, *lines = tabulate(rows)
+        table = Table(*titles, caption=explain(rows, setting))
+        for cells in lines:
+            table.add_row(*cells)
+        # a pipe has no width of its own
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+        for failure in _failures(rows):
+            print(failure)
+    out.write_text(json.dumps(dict(setting, rows=rows), indent=2) + "\n")
+    print(f"saved to {out}")
