@@ -1,36 +1,22 @@
-"""Laws of ACmix: its formulas, its initialisation, and that hosts take it for a convolution."""
+"""Laws of ACmix: its formulas, its initialisation, its precision."""
 
-from pathlib import Path
-
-import mmseg
 import pytest
 import torch
 import torch.nn.functional as F
+from acmix_cases import (
+    EXACT,
+    acmix_by_index,
+    assert_shifts,
+    build_exact,
+    build_published,
+    make_image,
+)
 from golden.fill import compare, fill_, make_input
-from helpers import devices, golden_files, mirror, output_and_gradients
-from mmcv.cnn import build_conv_layer
-from mmdet.models.backbones import ResNet as DetResNet
-from mmdet.models.backbones import ResNeXt as DetResNeXt
-from mmdet.registry import MODELS as DET_MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
-from mmengine.config import Config
-from mmengine.hub import get_config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData, PixelData
-from mmseg.models.backbones import ResNet as SegResNet
-from mmseg.models.backbones import ResNeXt as SegResNeXt
-from mmseg.registry import MODELS as SEG_MODELS
-from mmseg.structures import SegDataSample
+from helpers import devices, golden_files, output_and_gradients
 
 from hybrid_backbones.ops import ACmix
 from hybrid_backbones.ops.acmix import position_map
 from hybrid_backbones.ops.local_attention.api import BACKENDS
-
-# float64 over sums of some hundred terms of order one
-EXACT = dict(rtol=0, atol=1e-10)
-IN_HOST = dict(dcn=dict(type="ACmix"), stage_with_dcn=(False, True, True, True))
 
 golden_operators = golden_files("acmix_op*.json")
 golden_cases = pytest.mark.parametrize(
@@ -41,90 +27,6 @@ golden_cases = pytest.mark.parametrize(
         for i, case in enumerate(golden["cases"])
     ],
 )
-
-
-def build_published(arguments):
-    """Build the operator from the arguments of the published constructor."""
-    kernel_size = arguments.get("kernel_conv", 3)
-    return ACmix(
-        arguments["in_planes"],
-        arguments["out_planes"],
-        kernel_size,
-        arguments.get("stride", 1),
-        padding=kernel_size // 2,
-        num_heads=arguments.get("head", 4),
-        attn_kernel_size=arguments.get("kernel_att", 7),
-    )
-
-
-def build_exact(*args, device="cpu", **kwargs):
-    """Build the operator in float64 with no two equal weights."""
-    return fill_(ACmix(*args, **kwargs)).to(device).double()
-
-
-def make_image(*shape, **kwargs):
-    return torch.randn(shape, **{"dtype": torch.float64, "requires_grad": True, **kwargs})
-
-
-def acmix_by_index(module, x):
-    """Compute the formulas of the paper at one output pixel after another, as published.
-
-    The position of the query stays in the logits, and the heads are mixed before they are shifted.
-    """
-    weights = dict(module.named_parameters())
-    num_heads, stride, dilation = module.num_heads, module.stride, module.dilation
-    height, width = x.shape[2:]
-    taps = range(module.dep_conv.weight.shape[-1])
-    attn_taps = range(module.attn_kernel_size)
-
-    def project(name, tensor):
-        out = torch.einsum("oi,bihw->bohw", weights[f"{name}.weight"].flatten(1), tensor)
-        bias = weights.get(f"{name}.bias")
-        return out if bias is None else out + bias[:, None, None]
-
-    def coordinate(i, length):
-        return -1 + 2 * i / (length - 1) if length > 1 else -1
-
-    # 1. projections, and 2. positions
-    query, key, value = (project(f"conv{i}", x).unflatten(1, (num_heads, -1)) for i in (1, 2, 3))
-    xs = [[coordinate(j, width) for j in range(width)] for _ in range(height)]
-    ys = [[coordinate(i, height) for _ in range(width)] for i in range(height)]
-    position = project("conv_p", torch.tensor([[xs, ys]], dtype=x.dtype))[0]  # (d, H, W)
-    # 4. the maps that the convolution shifts
-    mixing = weights["fc.weight"].flatten(1)
-    mixed = torch.einsum("th,bhdyx->btdyx", mixing, torch.cat([query, key, value], 1))
-    mixed = mixed.repeat_interleave(num_heads, 2)  # output channel c takes channel c // n
-
-    def attend(y, x):
-        logits, values = [], []
-        for i in attn_taps:
-            for j in attn_taps:
-                row = mirror(y + dilation * (i - len(attn_taps) // 2), height)
-                col = mirror(x + dilation * (j - len(attn_taps) // 2), width)
-                relative = position[:, y, x] - position[:, row, col]
-                logit = query[..., y, x] * (key[..., row, col] + relative)
-                logits.append(logit.sum(2) * query.shape[2] ** -0.5)
-                values.append(value[..., row, col])
-        weighted = torch.stack(logits).softmax(0)[..., None] * torch.stack(values)
-        return weighted.sum(0).flatten(1)  # (B, C)
-
-    def convolve(y, x):
-        total = 0
-        for i in taps:
-            for j in taps:
-                row = y + dilation * (i - len(taps) // 2)
-                col = x + dilation * (j - len(taps) // 2)
-                if 0 <= row < height and 0 <= col < width:
-                    kernels = weights["dep_conv.weight"][:, :, i, j]
-                    total = total + torch.einsum("ct,btc->bc", kernels, mixed[..., row, col])
-        return total
-
-    def pixel(y, x):
-        return weights["rate1"] * attend(y, x) + weights["rate2"] * convolve(y, x)
-
-    columns = range(0, width, stride)
-    rows = [torch.stack([pixel(y, x) for x in columns], -1) for y in range(0, height, stride)]
-    return torch.stack(rows, -2)
 
 
 @pytest.mark.parametrize(
@@ -249,34 +151,11 @@ def test_a_stride_rounds_sizes_up(size, stride):
     assert out.shape == (1, 8, *(-(-side // stride) for side in size))
 
 
-def assert_shifts(weight):
-    """Check that filter t of each output channel is one at row t // Kc, column t % Kc."""
-    _, num_taps, _, side = weight.shape
-    expected = torch.zeros(weight.shape)
-    for t in range(num_taps):
-        expected[:, t, t // side, t % side] = 1
-    assert torch.equal(weight, expected)
-
-
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_kernels_begin_as_shifts_and_rates_as_one_half(kernel_size):
     module = ACmix(8, 8, kernel_size, padding=kernel_size // 2)
     assert_shifts(module.dep_conv.weight)
     assert module.rate1.tolist() == module.rate2.tolist() == [0.5]
-
-
-@pytest.mark.parametrize("network", [DetResNet, SegResNet], ids=["mmdet", "mmseg"])
-def test_kernels_stay_shifts_when_a_host_initialises_its_convolutions(network):
-    model = network(depth=50, **IN_HOST)
-    before = model.layer4[2].conv2.conv1.weight.clone()
-    model.init_weights()
-    operators = [m for m in model.modules() if isinstance(m, ACmix)]
-    assert len(operators) == 4 + 6 + 3
-    # the host was there
-    assert not torch.equal(model.layer4[2].conv2.conv1.weight, before)
-    for operator in operators:
-        assert_shifts(operator.dep_conv.weight)
-        assert operator.rate1.tolist() == operator.rate2.tolist() == [0.5]
 
 
 def relative_error(actual, expected):
@@ -350,83 +229,3 @@ def test_it_compiles_into_one_graph(stride):
 def test_a_bad_setting_is_named_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
         ACmix(8, 8, **settings)
-
-
-def test_mmcv_builds_it_as_a_convolution():
-    settings = dict(type="ACmix", num_heads=2, attn_kernel_size=5)
-    module = build_conv_layer(settings, 4, 8, kernel_size=3, stride=2, padding=1, bias=False)
-    assert isinstance(module, ACmix)
-    assert (module.num_heads, module.attn_kernel_size, module.stride) == (2, 5, 2)
-    assert module.conv1.bias is None
-    assert module(torch.randn(1, 4, 7, 9)).shape == (1, 8, 4, 5)
-
-
-def assert_trains(model, losses):
-    """Check that a step is finite and reaches every weight of every operator."""
-    total = sum(x for name, loss in losses.items() if "loss" in name for x in flat(loss))
-    total.backward()
-    operators = [m for m in model.modules() if isinstance(m, ACmix)]
-    assert len(operators) == 4 + 6 + 3
-    assert total.isfinite()
-    for operator in operators:
-        assert all(p.grad.isfinite().all() for p in operator.parameters())
-
-
-def flat(loss):
-    return loss if isinstance(loss, list) else [loss]
-
-
-@pytest.mark.parametrize(
-    ("network", "settings"),
-    [
-        pytest.param(DetResNet, dict(), id="mmdet-resnet"),
-        pytest.param(DetResNet, dict(style="caffe"), id="mmdet-resnet-caffe"),
-        pytest.param(DetResNeXt, dict(groups=32, base_width=4), id="mmdet-resnext"),
-        pytest.param(SegResNet, dict(), id="mmseg-resnet"),
-        pytest.param(
-            SegResNet,
-            dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True),
-            id="mmseg-resnet-dilated",
-        ),
-        pytest.param(SegResNeXt, dict(groups=32, base_width=4), id="mmseg-resnext"),
-    ],
-)
-def test_hosts_put_it_into_the_slot_of_deformable_convolution(network, settings):
-    model = network(depth=50, **IN_HOST, **settings)
-    outs = model(torch.randn(1, 3, 65, 97))
-    strides = (4, 8, 8, 8) if "dilations" in settings else (4, 8, 16, 32)
-    assert [x.shape[2:] for x in outs] == [(-(-65 // s), -(-97 // s)) for s in strides]
-    assert_trains(model, dict(loss=sum(x.mean() for x in outs)))
-
-
-def set_operator(config):
-    config.merge_from_dict({f"model.backbone.{key}": value for key, value in IN_HOST.items()})
-    return config.model
-
-
-def test_a_stock_detector_trains_with_it():
-    config = get_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = DET_MODELS.build(set_operator(config)).train()
-        shapes = ("img_shape", "pad_shape", "batch_input_shape")
-        sample = DetDataSample(metainfo=dict.fromkeys(shapes, (97, 131)))
-        sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[20.0, 10.0, 90.0, 80.0]]),
-            labels=torch.tensor([3]),
-            masks=BitmapMasks(torch.ones(1, 97, 131, dtype=torch.uint8).numpy(), 97, 131),
-        )
-        losses = model(torch.randn(1, 3, 97, 131), [sample], mode="loss")
-    assert_trains(model, losses)
-
-
-def test_a_stock_segmentor_trains_with_it():
-    # `mmseg::` does not resolve with every distribution of mmseg
-    stock = Path(mmseg.__file__).parent / ".mim/configs"
-    config = Config.fromfile(stock / "fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py")
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        model = revert_sync_batchnorm(SEG_MODELS.build(set_operator(config))).train()
-        sample = SegDataSample(metainfo=dict(img_shape=(65, 97)))
-        sample.gt_sem_seg = PixelData(data=torch.randint(150, (1, 65, 97)))
-        # its heads normalise over the batch
-        losses = model(torch.randn(2, 3, 65, 97), [sample, sample], mode="loss")
-    assert_trains(model, losses)

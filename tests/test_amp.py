@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from backbone_cases import BACKBONES, build
 from mmengine.optim import build_optim_wrapper
 from PIL import Image
-from test_backbones import BACKBONES, build
 from tool_runs import ONE_EPOCH, REPOSITORY, run, train
 from torch import nn
 from torch.nn.functional import cross_entropy

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_backbones import BACKBONES, build, make_images, step
+from backbone_cases import BACKBONES, build, make_images, step
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -1,0 +1,159 @@
+"""The networks that every test of the contract of backbones goes through."""
+
+import pytest
+import torch
+
+from hybrid_backbones.backbones import (
+    ACmixResNet,
+    ACmixSwin,
+    BiFormer,
+    MixFormer,
+    SwiftFormer,
+    UniFormer,
+    UniFormerLight,
+    XVolutionResNet,
+)
+
+# one line per network, small; comparisons of two runs want no random depth
+TINY = dict(depths=(1, 1, 4, 2), embed_dims=(16, 24, 32, 48))
+UNIFORMER = dict(TINY, head_dims=8, conv_stem=False, layer_scale=False)
+BIFORMER = dict(
+    embed_dims=(32, 32, 64, 64),
+    depths=(1, 1, 2, 1),
+    mlp_ratio=2,
+    overlap=True,
+    pointwise_convs=False,
+)
+BACKBONES = [
+    pytest.param(ACmixResNet, dict(depth=26), id="acmix-resnet26"),
+    pytest.param(
+        ACmixSwin,
+        dict(
+            arch=dict(
+                embed_dims=16, num_heads=(1, 2, 4, 8), depths=(2, 1, 2, 1), drop_path_rate=0.0
+            ),
+            window_size=4,
+        ),
+        id="acmix-swin",
+    ),
+    pytest.param(
+        BiFormer,
+        dict(arch=BIFORMER, num_windows=4, drop_path_rate=0.0),
+        id="biformer",
+    ),
+    pytest.param(
+        BiFormer,
+        dict(arch=BIFORMER, num_windows=5, mask_padding=True, drop_path_rate=0.0),
+        id="biformer-masked",
+    ),
+    pytest.param(
+        MixFormer,
+        dict(
+            arch=dict(
+                embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 2, 1), drop_path_rate=0.0
+            ),
+        ),
+        id="mixformer",
+    ),
+    pytest.param(SwiftFormer, dict(arch=dict(TINY, depths=(2, 1, 2, 1))), id="swiftformer"),
+    pytest.param(
+        UniFormer,
+        dict(arch=UNIFORMER, attention="hybrid", window_size=3, drop_path_rate=0.0),
+        id="uniformer",
+    ),
+    pytest.param(
+        UniFormer,
+        dict(arch=dict(UNIFORMER, conv_stem=True, layer_scale=True), drop_path_rate=0.0),
+        id="uniformer-conv-stem",
+    ),
+    pytest.param(UniFormerLight, dict(arch=dict(TINY, head_dims=8)), id="uniformer-light"),
+    pytest.param(XVolutionResNet, dict(depth=18), id="xvolution-resnet18"),
+]
+VARIANTS = [
+    *BACKBONES,
+    pytest.param(ACmixResNet, dict(depth=50), id="acmix-resnet50"),
+    pytest.param(
+        ACmixResNet,
+        dict(depth=26, hybrid_stages=(False, False, True, True)),
+        id="two-hybrid-stages",
+    ),
+    pytest.param(ACmixResNet, dict(depth=26, hybrid_stages=(False,) * 4), id="no-hybrid-stage"),
+    pytest.param(ACmixResNet, dict(depth=26, num_heads=8, attn_kernel_size=5), id="eight-heads"),
+    pytest.param(ACmixSwin, dict(arch="tiny"), id="acmix-swin-tiny"),
+    pytest.param(BiFormer, dict(arch="tiny"), id="biformer-tiny"),
+    pytest.param(BiFormer, dict(arch="tiny", mask_padding=True), id="biformer-tiny-masked"),
+    pytest.param(MixFormer, dict(arch="b0"), id="mixformer-b0"),
+    pytest.param(MixFormer, dict(arch="b0", mask_padding=True), id="mixformer-b0-masked"),
+    pytest.param(SwiftFormer, dict(arch="xs"), id="swiftformer-xs"),
+    pytest.param(UniFormer, dict(arch="small", attention="hybrid"), id="uniformer-small"),
+    pytest.param(
+        UniFormer,
+        dict(arch="small", attention="windows", mask_padding=True),
+        id="uniformer-small-masked",
+    ),
+    pytest.param(UniFormerLight, dict(arch="xxs"), id="uniformer-xxs"),
+    pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
+    pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-resnet18-sa"),
+]
+# every published size, for what needs no arithmetic
+SIZES = [
+    *((ACmixResNet, dict(depth=depth)) for depth in (26, 38, 50, 101)),
+    *((ACmixSwin, dict(arch=arch)) for arch in ("tiny", "small")),
+    *((BiFormer, dict(arch=arch)) for arch in ("tiny", "small", "base", "stl", "stl_linear")),
+    *((MixFormer, dict(arch=f"b{i}")) for i in range(7)),
+    *((SwiftFormer, dict(arch=arch)) for arch in ("xs", "s", "l1", "l3")),
+    *(
+        (UniFormer, dict(arch=arch))
+        for arch in ("small", "small_plus", "small_plus_dim64", "base", "base_ls")
+    ),
+    *((UniFormerLight, dict(arch=arch)) for arch in ("xxs", "xs")),
+    *((XVolutionResNet, dict(depth=depth)) for depth in (18, 34, 50, 101)),
+]
+
+each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
+each_variant = pytest.mark.parametrize(("network", "settings"), VARIANTS)
+each_freeze = pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
+
+
+def build(network, settings, **more):
+    """Build with the same weights whatever was built before."""
+    torch.manual_seed(0)
+    return network(**settings, **more)
+
+
+def make_images(batch=1, height=65, width=49, **kwargs):
+    return torch.randn(batch, 3, height, width, **kwargs)
+
+
+def step(model, images):
+    """Run forward and backward; return the outputs."""
+    outs = model(images)
+    sum(out.float().square().mean() for out in outs).backward()
+    return outs
+
+
+def owners(model, frozen_stages=-1):
+    """Yield name and module of all that own parameters, and whether they belong to a frozen part.
+
+    Level 0 is the stem, level n the n-th stage and its norm.
+    """
+    level = {id(p): 0 for p in model.parameters()}
+    stages = list(enumerate(model.stages)) + [(int(i), norm) for i, norm in model.norms.items()]
+    for i, part in stages:
+        level.update({id(p): i + 1 for p in part.parameters()})
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own:
+            yield name, module, all(level[id(p)] <= frozen_stages for p in own)
+
+
+def map_sides(model, length):
+    """Return the lengths of a side in the four maps, rounded as each network does."""
+    # patches are cut off where they are not whole, as published
+    cut = isinstance(model, UniFormer | UniFormerLight)
+    cut_stem = cut and hasattr(model.stem, "proj")
+    cut_stage = cut and hasattr(model.stages[1].downsample, "proj")
+    sides = [max(length // 4, 1) if cut_stem else -(-length // 4)]
+    for _ in range(3):
+        sides.append(max(sides[-1] // 2, 1) if cut_stage else -(-sides[-1] // 2))
+    return sides
