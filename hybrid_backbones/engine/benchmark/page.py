@@ -10,7 +10,8 @@ SECTIONS = {
     "ops": (
         "Operators",
         "At the first stage of an 800×1344 image; every layer has 64 channels. Layers are measured "
-        "whole, with their projections: an implementation changes the attention in them only.",
+        "whole, with their projections: an implementation changes the attention in them only, so "
+        "that of the reference gets maps in the layout that suits ours.",
     ),
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
