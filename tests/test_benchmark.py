@@ -204,10 +204,15 @@ def test_backbones_writes_size_and_time(repository, tmp_path):
 def test_compiled_backbones_are_compiled(monkeypatch):
     calls = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: calls.append(self))
-    make = lambda: nn.Sequential(nn.Conv2d(3, 4, 3))  # noqa: E731
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    modes = []
+    network.register_forward_hook(lambda module, *_: modes.append(module.training))
+    make = lambda: network  # noqa: E731
     settings = Settings((8, 8), threads=1, repeats=1)
     row = measure_backbone(make, settings, True)
     assert len(calls) == 1
+    # products; two calls that warm up and one that counts, of a training step and of inference
+    assert modes == [False] + 3 * [True] + 3 * [False]
     # what the compiler takes would count
     assert row["train_memory_mib"] is None
     assert measure_backbone(make, settings, False)["train_memory_mib"] is not None
@@ -257,6 +262,7 @@ def test_page_is_that_of_the_saved_tables(repository):
         (["ops", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["ops", "--scales", "0"], "repeats must be at least 1, got"),
         (["backbones", "--only", "VGG"], "invalid choice: 'VGG' (choose from"),
+        (["page", "configs"], "expected tables such as cpu_ops.json in configs, found none"),
         (["train", "configs/no_such.py"], "there is no config configs/no_such.py"),
         (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
         (["train", "configs/locformer_swin_t.py"], "that learns from pictures, got configs/loc"),

@@ -38,7 +38,8 @@ def main() -> int:
     args = vars(_parse_args())
     table, out = args.pop("table"), args.pop("out")
     if table == "page":
-        out.write_text(write_page(args["folder"]))
+        with launch.one_line_errors():
+            out.write_text(write_page(args["folder"]))
         print(f"saved to {out}")
         return 0
     measure, markdown = TABLES[table][0], args.pop("markdown")

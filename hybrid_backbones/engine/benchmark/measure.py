@@ -69,9 +69,10 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
         optimizer.step()
         optimizer.zero_grad()
 
+    model.train()
     # on a CPU what the compiler takes cannot be told from what the model does
     known = not compiled or settings.device == "cuda"
-    memory = extra_memory(model.train() and train, device=settings.device) if known else None
+    memory = extra_memory(train, device=settings.device) if known else None
     step = time_call(train, **settings.clock)
     model.eval()
     forward = time_call(torch.no_grad()(partial(model, images)), **settings.clock)

@@ -15,7 +15,7 @@ SECTIONS = {
     ),
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
-    "compiled": ("Compiled backbones", "The same networks under `torch.compile`."),
+    "compiled": ("Compiled backbones", "Without and with `torch.compile`."),
     "train": (
         "Training of whole models",
         "A step of `tools/train.py` on pictures of noise with eight objects each. The baseline of "
@@ -32,7 +32,15 @@ machine.
 
 
 def write_page(folder: Path) -> str:
-    """Return the page of the tables ``<device>_<name>.json`` in a folder."""
+    """Return the page of the tables ``<device>_<name>.json`` in a folder.
+
+    Raises:
+        ValueError: for a folder without any.
+    """
+    if not any(
+        (folder / f"{device}_{name}.json").exists() for device in DEVICES for name in SECTIONS
+    ):
+        raise ValueError(f"expected tables such as cpu_ops.json in {folder}, found none")
     parts = [INTRODUCTION]
     for name, (heading, note) in SECTIONS.items():
         parts.append(f"## {heading}\n\n{note}\n")

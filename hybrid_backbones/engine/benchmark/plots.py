@@ -44,7 +44,8 @@ def _plot_operators(axes, rows: list[dict]) -> None:
     lines = {}
     for row in rows:
         lines.setdefault((row["operator"], row["implementation"]), []).append(row)
-    colors = dict(zip(dict.fromkeys(operator for operator, _ in lines), COLORS, strict=False))
+    operators = dict.fromkeys(operator for operator, _ in lines)
+    colors = {operator: COLORS[i % len(COLORS)] for i, operator in enumerate(operators)}
     for (operator, implementation), members in lines.items():
         axes.plot(
             [_positions(row["size"]) for row in members],
