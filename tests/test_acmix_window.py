@@ -8,14 +8,7 @@ from helpers import devices, golden_files, output_and_gradients
 
 from hybrid_backbones.ops.acmix import acmix_convolution
 from hybrid_backbones.ops.acmix_window import ACmixWindow
-from hybrid_backbones.ops.window_attention import (
-    cut_shifted_windows,
-    join_shifted_windows,
-    shifted_window_attention,
-    window_regions,
-)
 
-CPU = torch.device("cpu")
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
 
@@ -115,56 +108,6 @@ def test_it_computes_the_published_formulas_for_other_settings(settings):
     torch.testing.assert_close(actual, expected, **EXACT)
 
 
-@each_size
-@each_shift
-def test_windows_put_together_are_the_map(size, shift):
-    x = make_map(2, 5, *size)
-    windows = cut_shifted_windows(x, 3, shift)
-    num_windows = -(-size[0] // 3) * -(-size[1] // 3)
-    assert windows.shape == (2, num_windows, 9, 5)
-    assert torch.equal(join_shifted_windows(windows, 3, shift, size), x)
-
-
-@each_size
-@each_shift
-def test_padding_takes_no_part_in_attention(size, shift):
-    # weights that sum to one over the map's own positions keep a constant
-    query, key = make_map(1, 4, *size), make_map(1, 4, *size)
-    value = torch.full_like(query, 3.0)
-    out = shifted_window_attention(query, key, value, make_map(2, 9, 9), 3, shift)
-    torch.testing.assert_close(out, value, **EXACT)
-
-
-@pytest.mark.parametrize("padding", [1, 2])
-def test_a_map_of_one_window_is_as_if_the_window_were_smaller(padding):
-    size = 5 - padding
-    query, key, value = (make_map(2, 6, size, size) for _ in range(3))
-    bias = make_map(3, 5, 5, 5, 5)
-    large = shifted_window_attention(query, key, value, bias.flatten(3).flatten(1, 2), 5)
-    bias = bias[:, :size, :size, :size, :size].flatten(3).flatten(1, 2)
-    small = shifted_window_attention(query, key, value, bias, size)
-    torch.testing.assert_close(large, small, **EXACT)
-
-
-def test_whole_windows_need_no_regions():
-    assert window_regions((6, 9), 3, 0, CPU) is None
-    assert window_regions((7, 9), 3, 0, CPU) is not None
-    assert window_regions((6, 9), 3, 1, CPU) is not None
-
-
-def test_regions_part_what_was_rolled_from_the_other_end():
-    # rows 2 to 4 of a window, then row 0 and 1 in the last one, after a row of padding
-    regions = window_regions((5, 3), 3, 2, CPU)
-    assert regions.shape == (2, 9)
-    first, last = regions.view(2, 3, 3)
-    # column 2, then columns 0 and 1
-    assert len(first.unique()) == 2
-    assert torch.equal(first, first[:1, [0, 1, 1]].expand(3, 3))
-    assert last[0].tolist() == [0, 0, 0]
-    assert torch.equal(last[1], last[2])
-    assert not set(last[1].tolist()) & set(first.flatten().tolist())
-
-
 @pytest.mark.parametrize(
     "settings", [dict(), dict(stride=2), dict(dilation=2), dict(stride=3, dilation=2)], ids=str
 )
@@ -186,12 +129,6 @@ def test_the_bias_of_the_mixing_ends_at_the_borders(settings):
     inputs = [query, key, value, mixing, bias, kernels]
     actual = output_and_gradients(composed, inputs)
     torch.testing.assert_close(actual, output_and_gradients(mix_then_convolve, inputs), **EXACT)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (5, 3)], ids=str)
-def test_the_gradients_of_the_attention_are_its_derivatives(size):
-    inputs = [*(make_map(1, 2, *size) for _ in range(3)), make_map(1, 4, 4)]
-    assert torch.autograd.gradcheck(lambda *args: shifted_window_attention(*args, 2, 1), inputs)
 
 
 def test_entries_are_the_published_ones():

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import output_and_gradients
-from local_attention_cases import implementations
+from local_attention_cases import implementations, make_inputs
+
+from hybrid_backbones.ops import local_attention
 
 # the interpreter of Triton 3.6 with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -87,6 +89,18 @@ def test_an_empty_batch_gives_empty_gradients(attention):
     out, *gradients = output_and_gradients(lambda *x: attention(*x, 3, stride=2), inputs)
     assert out.shape == (0, 2, 3, 5, 5)
     assert [g.shape for g in gradients] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+def test_the_result_may_be_changed_in_place(backend):
+    inputs = make_inputs((7, 10))
+    actual, expected = (
+        output_and_gradients(
+            lambda *x, c=change: c(local_attention(*x, 3, backend=backend)), inputs
+        )
+        for change in (lambda out: out.mul_(2), lambda out: out * 2)
+    )
+    torch.testing.assert_close(actual, expected)
 
 
 @implementations

@@ -64,6 +64,18 @@ def test_first_and_second_derivatives_are_right(backend, settings):
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@backends
+def test_the_result_may_be_changed_in_place(backend):
+    inputs = make_maps((3, 4))
+    actual, expected = (
+        output_and_gradients(
+            lambda *x, c=change: c(pixel_shift_attention(*x, backend=backend)), inputs
+        )
+        for change in (lambda out: out.mul_(2), lambda out: out * 2)
+    )
+    torch.testing.assert_close(actual, expected)
+
+
 @implementations
 def test_it_grows_with_the_third_power_as_nothing_is_normalised(attention):
     maps = attention.make_maps((4, 5))

@@ -29,7 +29,7 @@ def cached_by_size(make: Callable) -> Callable:
 
     @wraps(make)
     def look_up(*sizes: Any, device: torch.device) -> Any:
-        if torch.compiler.is_compiling() or _is_traced(device):
+        if is_traced(device):
             return make(*sizes, device=device)
         # another stream might read a table before this one has written it
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -38,9 +38,11 @@ def cached_by_size(make: Callable) -> Callable:
     return look_up
 
 
-def _is_traced(device: torch.device) -> bool:
+def is_traced(device: torch.device) -> bool:
+    """Tell whether calls are traced or captured now, rather than computed."""
     return (
-        torch.jit.is_tracing()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
         # the mode that stands for a trace decides what a new tensor is
         or type(torch.empty(0)) is not torch.Tensor

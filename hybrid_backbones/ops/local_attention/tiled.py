@@ -48,7 +48,7 @@ def local_attention_tiled(
 
     def cut(x: Tensor, table: str, num_slots: int) -> Tensor:
         rows = x.permute(0, 3, 4, 1, 2).flatten(3).flatten(1, 2)  # (B, H·W, C)
-        slots = _Gather.apply(rows, table, settings)  # (B, tiles · N or M, C)
+        slots = _Gather.apply(rows, table, settings)  # (B · tiles · N or M, C)
         slots = slots.view(batch * num_tiles, num_slots, num_heads, head_dim)
         return slots.transpose(1, 2)  # (B·tiles, h, N or M, d)
 
@@ -58,7 +58,7 @@ def local_attention_tiled(
         attn_mask=tiling.visible,
     )  # (B·tiles, h, N, d)
     slots = tiles.transpose(1, 2).reshape(batch, len(tiling.query), num_heads * head_dim)
-    out = _Gather.apply(slots, "out", settings)  # (B, H'·W', C)
+    out = _Gather.apply(slots, "out", settings)  # (B·H'·W', C)
     return out.view(batch, height, width, num_heads, head_dim).permute(0, 3, 4, 1, 2)
 
 
@@ -106,7 +106,7 @@ def _pair(rows: Tensor, cols: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Copy rows of each map: ``(B, N, C)`` to ``(B, len(index), C)`` by a table of a tiling.
+    """Copy rows of each map: ``(B, N, C)`` to ``(B · len(index), C)`` by a table of a tiling.
 
     The gradient of a row is the sum of those of its copies. Each row reads its own, which is
     several times faster on a CPU than the scattered addition of `index_select`, and always adds in
@@ -115,22 +115,21 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, table: str, settings: tuple[int, ...]) -> Tensor:
-        ctx.num_rows, ctx.table, ctx.settings = x.shape[1], table, settings
+        ctx.shape, ctx.table, ctx.settings = x.shape, table, settings
         index = getattr(_cut_map(*settings, device=x.device), table)
-        rows = x.flatten(0, 1).index_select(0, _repeat(index, x.shape[0], x.shape[1]))
-        return rows.unflatten(0, (x.shape[0], len(index)))
+        return x.flatten(0, 1).index_select(0, _repeat(index, x.shape[0], x.shape[1]))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        copies, first = _find_copies(ctx.table, ctx.num_rows, *ctx.settings, device=grad.device)
-        batch, num_copies = grad.shape[:2]
+        batch, num_rows, _ = ctx.shape
+        copies, first = _find_copies(ctx.table, num_rows, *ctx.settings, device=grad.device)
         total = F.embedding_bag(
-            _repeat(copies, batch, num_copies),
-            grad.flatten(0, 1),
-            _repeat(first, batch, num_copies),
+            _repeat(copies, batch, len(copies)),
+            grad,
+            _repeat(first, batch, len(copies)),
             mode="sum",
         )
-        return total.unflatten(0, (batch, ctx.num_rows)), None, None
+        return total.view(ctx.shape), None, None
 
 
 @cached_by_size

@@ -27,9 +27,8 @@ def pixel_shift_attention_shifted(
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
     settings = kernel_size, num_heads, stride, dilation
-    if torch.compiler.is_compiling():
-        return _attend(query, key, value, *settings)
-    return _PixelShiftAttention.apply(query, key, value, *settings)
+    attend = _attend if torch.compiler.is_compiling() else _PixelShiftAttention.apply
+    return attend(query, key, value, *settings).flatten(1, 2)
 
 
 def _attend(
@@ -48,7 +47,7 @@ def _attend(
     out = 0
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
-    return out.flatten(1, 2).to(query.dtype)
+    return out.to(query.dtype)  # (B, h, d, H', W')
 
 
 class _PixelShiftAttention(torch.autograd.Function):
@@ -63,7 +62,7 @@ class _PixelShiftAttention(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         kernel_size, num_heads, stride, dilation = ctx.settings
         radius = dilation * (kernel_size // 2)
-        queries, grads = _wide_heads(query, num_heads), _wide_heads(grad, num_heads)
+        queries, grads = (_wide_heads(x, num_heads) for x in (query, grad.flatten(1, 2)))
         keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
         grad_queries = torch.zeros_like(queries)
         grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)

@@ -1,16 +1,14 @@
-"""Attention within windows of a map, which may be shifted.
+"""Shifted windows of a map: where they are, and which of their positions are neighbours.
 
-Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030. What lies outside of a
-map takes no part, whatever its size.
+Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import pad_to_multiple
-from .size_cache import cached_by_size
-from .windows import join_windows, partition_windows
+from ...layers import pad_to_multiple
+from ..size_cache import cached_by_size
+from ..windows import join_windows, partition_windows
 
 
 def roll(x: Tensor, shift: int) -> Tensor:
@@ -72,47 +70,3 @@ def separated_positions(
     """
     regions = window_regions((height, width), window_size, shift, device)
     return None if regions is None else regions[:, None, :, None] != regions[:, None, None, :]
-
-
-def shifted_window_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    window_size: int,
-    shift: int = 0,
-) -> Tensor:
-    """Relate the positions of each window by their likeness and their offset.
-
-    For each head and window, ``out = softmax(query · keyᵀ / √d + bias) · value``. The windows tile
-    the plane from row and column `shift`; the map's borders cut them, and what lies outside takes
-    no part.
-
-    Args:
-        query: ``(B, C, H, W)``, channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        bias: ``(h, N, N)`` for the ``N = window_size²`` positions of a window, in rows.
-        window_size: side of the windows, in positions.
-        shift: from 0 to below window_size, in positions.
-
-    Returns:
-        ``(B, C, H, W)``.
-    """
-    size, num_heads = query.shape[2:], bias.shape[0]
-    query, key, value = (
-        cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
-        for x in (query, key, value)
-    )  # (B, n, h, N, d)
-    apart = separated_positions(*size, window_size, shift, device=query.device)
-    if apart is None:
-        batch = (0, 1)  # one bias for all windows: these join the batch
-    else:
-        batch = (1, 2)  # one bias each: they join the heads
-        bias = bias.masked_fill(apart, float("-inf")).flatten(0, 1)  # (n·h, N, N)
-    lengths = [query.shape[dim] for dim in batch]
-    out = F.scaled_dot_product_attention(
-        *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]
-    )
-    out = out.unflatten(batch[0], lengths).transpose(2, 3).flatten(3)  # (B, n, N, C)
-    return join_shifted_windows(out, window_size, shift, size)

@@ -1,0 +1,157 @@
+"""Window attention in chunks of windows, for CPUs: maps are never cut as a whole.
+
+A position is a row of its channels here. A chunk of windows copies its rows of the maps, attends
+while they are in the caches, and writes its rows of the result. The backward pass copies them again
+and recomputes the weights, so that none are kept.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..size_cache import cached_by_size
+from .shifted_windows import cut_shifted_windows, window_regions
+
+# values that a chunk may hold: few enough for a CPU's caches, enough to outweigh a dozen calls
+WORKSPACE = 2**20
+
+
+class _Windows(NamedTuple):
+    """Windows of one map, c of them with N places each.
+
+    Where a place is outside of the map its row is that of a place inside, the same for the whole
+    window. Attention to rows that are all the same has no gradient.
+    """
+
+    rows: Tensor  # (c, N) row of the map at each place
+    regions: Tensor | None  # (c, N) as of `window_regions`; None where each window is one part
+
+
+def shifted_window_attention_chunked(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
+) -> Tensor:
+    """Compute what :func:`hybrid_backbones.ops.shifted_window_attention` defines, in chunks."""
+    batch, _, *size = query.shape
+    rows = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (query, key, value))  # (B·H·W, C)
+    out = _WindowAttention.apply(*rows, bias, batch, (*size, window_size, shift))
+    return out.unflatten(0, (batch, *size)).permute(0, 3, 1, 2)
+
+
+class _WindowAttention(torch.autograd.Function):
+    """Attend within the windows of maps that follow one another, rows ``(B·H·W, C)``."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, bias, batch, settings):
+        ctx.save_for_backward(query, key, value, bias)
+        ctx.batch, ctx.settings = batch, settings
+        num_heads, exact = _read_kind(query, bias)
+        out = _make_rows(query)
+        with torch.autocast("cpu", enabled=False):
+            for windows in _cut_chunks(query, bias, batch, settings):
+                queries, keys, values = (
+                    _take(x, windows, num_heads).to(exact) for x in (query, key, value)
+                )
+                weights = _relate(queries, keys, bias.to(exact), windows.regions)
+                _put(out, windows, weights @ values)
+        return out.resize_(query.shape)  # a view could not be changed in place
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Compute, with P the weights, S the logits, s the scale, in each head and window::
+
+        dV = Pᵀ dO
+        dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))
+        dQ = s·dS K
+        dK = s·dSᵀ Q
+        """
+        *maps, bias = ctx.saved_tensors
+        num_heads, exact = _read_kind(maps[0], bias)
+        grads = [_make_rows(x) for x in maps]
+        grad_bias = torch.zeros_like(bias, dtype=exact)
+        with torch.autocast("cpu", enabled=False):
+            for windows in _cut_chunks(maps[0], bias, ctx.batch, ctx.settings):
+                query, key, value, grad_out = (
+                    _take(x, windows, num_heads).to(exact) for x in (*maps, grad)
+                )
+                weights = _relate(query, key, bias.to(exact), windows.regions)
+                grad_weights = grad_out @ value.transpose(2, 3)
+                grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, exact)
+                grad_bias += grad_logits.sum(0)
+                scale = query.shape[3] ** -0.5
+                _put(grads[0], windows, grad_logits @ key * scale)
+                _put(grads[1], windows, grad_logits.transpose(2, 3) @ query * scale)
+                _put(grads[2], windows, weights.transpose(2, 3) @ grad_out)
+        return *(x[:-1] for x in grads), grad_bias.to(bias.dtype), None, None
+
+
+def _read_kind(x: Tensor, bias: Tensor) -> tuple[int, torch.dtype]:
+    """Return the number of heads, and the dtype to compute in."""
+    return len(bias), torch.promote_types(x.dtype, torch.float32)
+
+
+def _relate(query: Tensor, key: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
+    """Compute the weights ``(c, h, N, N)`` of keys ``(c, h, N, d)`` for the queries."""
+    if regions is not None:
+        apart = regions[:, None, :, None] != regions[:, None, None, :]
+        bias = bias.masked_fill(apart, float("-inf"))
+    logits = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)
+    return logits.add_(bias).softmax(-1)
+
+
+def _cut_chunks(
+    x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]
+) -> Iterator[_Windows]:
+    """Yield the windows of all maps, a chunk at a time."""
+    length = len(x) // batch
+    first = torch.arange(batch)[:, None, None] * length
+    # three maps and three results, weights and two gradients of these
+    values = bias.shape[1] * (6 * x.shape[1] + 3 * len(bias) * bias.shape[2])
+    chunk = max(1, WORKSPACE // values)
+    for rows, regions in _find_windows(*settings, device=x.device):
+        rows = (rows + first).flatten(0, 1)
+        if regions is not None:
+            regions = regions.repeat(batch, 1)
+        for start in range(0, len(rows), chunk):
+            part = slice(start, start + chunk)
+            yield _Windows(rows[part], None if regions is None else regions[part])
+
+
+@cached_by_size
+def _find_windows(
+    height: int, width: int, window_size: int, shift: int, *, device: torch.device
+) -> tuple[_Windows, ...]:
+    """Find the windows that are one part of the map, then those at its end that may not be."""
+    numbers = torch.arange(1, height * width + 1, device=device).view(1, 1, height, width)
+    rows = cut_shifted_windows(numbers, window_size, shift)[0, :, :, 0] - 1  # -1 where none is
+    rows = torch.where(rows < 0, rows.amax(1, keepdim=True), rows)
+    regions = window_regions((height, width), window_size, shift, device)
+    if regions is None:
+        return (_Windows(rows, None),)
+    # windows before the first position that is padding or was rolled
+    whole_rows, whole_columns = (max(0, side - shift) // window_size for side in (height, width))
+    order = torch.arange(len(rows), device=device).view(-(-height // window_size), -1)
+    whole = order[:whole_rows, :whole_columns].flatten()
+    others = (order[:whole_rows, whole_columns:].flatten(), order[whole_rows:].flatten())
+    others = torch.cat(others)
+    return _Windows(rows[whole], None), _Windows(rows[others], regions[others])
+
+
+def _make_rows(x: Tensor) -> Tensor:
+    """Make the rows of a result, and one more for what is outside of the map."""
+    return x.new_empty(len(x) + 1, x.shape[1])
+
+
+def _take(x: Tensor, windows: _Windows, num_heads: int) -> Tensor:
+    """Copy rows ``(B·H·W, C)`` to ``(c, h, N, d)``."""
+    rows = x.index_select(0, windows.rows.flatten()).unflatten(0, windows.rows.shape)
+    return rows.unflatten(2, (num_heads, -1)).transpose(1, 2).contiguous()
+
+
+def _put(out: Tensor, windows: _Windows, x: Tensor) -> None:
+    """Write ``(c, h, N, d)`` to rows of `out`, what is outside of the map to the last one."""
+    rows = windows.rows
+    if windows.regions is not None:
+        rows = rows.where(windows.regions > 0, len(out) - 1)
+    out.index_copy_(0, rows.flatten(), x.transpose(1, 2).flatten(2).flatten(0, 1).to(out.dtype))

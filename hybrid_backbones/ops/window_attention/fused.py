@@ -1,0 +1,29 @@
+"""Window attention as one call of PyTorch's attention, on maps that are cut into windows."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .shifted_windows import cut_shifted_windows, join_shifted_windows, separated_positions
+
+
+def shifted_window_attention_fused(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
+) -> Tensor:
+    """Compute what :func:`hybrid_backbones.ops.shifted_window_attention` defines, at once."""
+    size, num_heads = query.shape[2:], bias.shape[0]
+    query, key, value = (
+        cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
+        for x in (query, key, value)
+    )  # (B, n, h, N, d)
+    apart = separated_positions(*size, window_size, shift, device=query.device)
+    if apart is None:
+        batch = (0, 1)  # one bias for all windows: these join the batch
+    else:
+        batch = (1, 2)  # one bias each: they join the heads
+        bias = bias.masked_fill(apart, float("-inf")).flatten(0, 1)  # (n·h, N, N)
+    lengths = [query.shape[dim] for dim in batch]
+    out = F.scaled_dot_product_attention(
+        *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]
+    )
+    out = out.unflatten(batch[0], lengths).transpose(2, 3).flatten(3)  # (B, n, N, C)
+    return join_shifted_windows(out, window_size, shift, size)
