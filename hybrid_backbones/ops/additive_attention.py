@@ -15,10 +15,32 @@ EPS = 1e-12
 
 def unit_vectors(x: Tensor, dim: int) -> Tensor:
     """Compute ``x / ‖x‖``, with the length taken along `dim`, at least in float32."""
-    # a length in half precision may overflow, and `EPS` is zero there
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
-    return x / length.clamp_min(EPS)
+    unit, _ = _UnitVectors.apply(x, dim)
+    return unit
+
+
+class _UnitVectors(torch.autograd.Function):
+    """Divide by the length, and return both; x itself is not kept::
+
+    dx = (du - u (u · du - ‖x‖ d‖x‖)) / ‖x‖
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        # a length in half precision may overflow, and `EPS` is zero there
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min(EPS)
+        unit = x / length
+        ctx.save_for_backward(unit, length)
+        ctx.dim, ctx.dtype = dim, x.dtype
+        return unit, length
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_length: Tensor):
+        unit, length = ctx.saved_tensors
+        along = (unit * grad).sum(ctx.dim, keepdim=True) - length * grad_length
+        along = along * (length > EPS)  # below, the length is a constant
+        return torch.addcmul(grad, unit, along, value=-1).div_(length).to(ctx.dtype), None
 
 
 def efficient_additive_attention(
