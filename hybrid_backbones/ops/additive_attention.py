@@ -20,9 +20,11 @@ def unit_vectors(x: Tensor, dim: int) -> Tensor:
 
 
 class _UnitVectors(torch.autograd.Function):
-    """Divide by the length, and return both; x itself is not kept::
+    """Divide by the length, and return both.
 
-    dx = (du - u (u · du - ‖x‖ d‖x‖)) / ‖x‖
+    The gradient needs these two and not x::
+
+        dx = (du - u (u · du - ‖x‖ d‖x‖)) / ‖x‖
     """
 
     @staticmethod

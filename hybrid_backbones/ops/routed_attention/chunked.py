@@ -12,7 +12,7 @@ from torch import Tensor
 # values that a chunk may hold: half of those of query, or these numbers where query is small; a CPU
 # is fastest within its caches, and to a GPU small chunks are many launches
 MIN_WORKSPACE = 2**23
-MIN_WORKSPACE_ON_CPU = 2**18
+MIN_WORKSPACE_ON_CPU = 2**20
 
 
 def routed_attention_chunked(

@@ -59,12 +59,14 @@ class _WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        """Compute, with P the weights, S the logits, s the scale, in each head and window::
+        """Return the gradients.
 
-        dV = Pᵀ dO
-        dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))
-        dQ = s·dS K
-        dK = s·dSᵀ Q
+        With P the weights, S the logits and s the scale, in each head and window::
+
+            dV = Pᵀ dO
+            dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))
+            dQ = s·dS K
+            dK = s·dSᵀ Q
         """
         *maps, bias = ctx.saved_tensors
         num_heads, exact = _read_kind(maps[0], bias)
