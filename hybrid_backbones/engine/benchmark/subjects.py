@@ -123,18 +123,16 @@ OPERATORS = {
 }
 
 
-def _make_resnet() -> nn.Module:
-    layers = list(torchvision.models.resnet50().children())
-    return nn.Sequential(*layers[:-2])  # without pooling and classifier
-
-
-def _make_swin() -> nn.Module:
-    return nn.Sequential(*list(torchvision.models.swin_t().children())[:3])
+def _make_baseline(make: Callable[[], nn.Module], *dropped: str) -> nn.Module:
+    model = make()
+    for name in dropped:  # what follows the last map
+        setattr(model, name, nn.Identity())
+    return model
 
 
 BACKBONES = {
-    "ResNet-50": _make_resnet,
-    "Swin-T": _make_swin,
+    "ResNet-50": partial(_make_baseline, torchvision.models.resnet50, "avgpool", "fc"),
+    "Swin-T": partial(_make_baseline, torchvision.models.swin_t, "avgpool", "head"),
     **{f"ACmixResNet-{depth}": partial(ACmixResNet, depth) for depth in (26, 38, 50, 101)},
     **{f"ACmixSwin-{arch}": partial(ACmixSwin, arch) for arch in ("tiny", "small")},
     **{f"BiFormer-{arch}": partial(BiFormer, arch) for arch in ("tiny", "small", "base")},
