@@ -18,6 +18,9 @@ import hybrid_backbones  # noqa: F401
 # maps are small here: a second thread costs more than it gives, and very much on a busy machine
 torch.set_num_threads(1)
 
+# on GPUs, float32 is float32 in convolutions, too, which else have the ten bits of TF32
+torch.backends.cudnn.allow_tf32 = False
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from golden.fill import fill_
 
+from hybrid_backbones.ops import triton_support
+
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 needs_cuda = [
@@ -15,6 +17,19 @@ needs_cuda = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+
+interpreted = pytest.mark.skipif(
+    not (triton_support.INSTALLED and triton_support.INTERPRETED),
+    reason="needs Triton with TRITON_INTERPRET=1",
+)
+compiled = [
+    *needs_cuda,
+    pytest.mark.skipif(not triton_support.INSTALLED, reason="needs Triton"),
+]
+# where kernels in Triton run: interpreted on the CPU, or else compiled on a GPU
+places = pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=interpreted), pytest.param("cuda", marks=compiled)]
+)
 
 
 def output_and_gradients(function, inputs):

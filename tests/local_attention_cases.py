@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import mirror, needs_cuda
+from helpers import compiled, interpreted, mirror, needs_cuda
 
-from hybrid_backbones.ops import local_attention, triton_support
+from hybrid_backbones.ops import local_attention
 
 # sums of some hundred terms of order one
 TOLERANCES = {
@@ -16,19 +16,6 @@ TOLERANCES = {
     torch.float32: dict(rtol=0, atol=1e-5),
 }
 EXACT = TOLERANCES[torch.float64]
-
-interpreted = pytest.mark.skipif(
-    not (triton_support.INSTALLED and triton_support.INTERPRETED),
-    reason="needs Triton with TRITON_INTERPRET=1",
-)
-compiled = [
-    *needs_cuda,
-    pytest.mark.skipif(not triton_support.INSTALLED, reason="needs Triton"),
-]
-# where kernels in Triton can be tested
-places = pytest.mark.parametrize(
-    "device", [pytest.param("cpu", marks=interpreted), pytest.param("cuda", marks=compiled)]
-)
 
 
 @dataclass

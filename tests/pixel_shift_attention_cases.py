@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import needs_cuda
-from local_attention_cases import compiled, interpreted
+from helpers import compiled, interpreted, needs_cuda
 
 from hybrid_backbones.ops import pixel_shift_attention
 

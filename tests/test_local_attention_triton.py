@@ -9,12 +9,13 @@ import sys
 
 import pytest
 import torch
-from helpers import output_and_gradients
-from local_attention_cases import assert_within_budget, attend, compiled, make_inputs, places
+from helpers import compiled, output_and_gradients, places
+from local_attention_cases import assert_within_budget, attend, make_inputs
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
 from hybrid_backbones.engine.benchmark.probes import run_alone
 from hybrid_backbones.ops import ACmix, local_attention, triton_support
+from hybrid_backbones.ops.local_attention import triton
 from hybrid_backbones.ops.local_attention.triton import (
     MAX_HEAD_DIM,
     MAX_KERNEL_SIZE,
@@ -207,8 +208,25 @@ def test_by_name_it_runs_or_says_why_not(monkeypatch, settings, change, message)
 
 def test_maps_too_large_to_count_in_32_bits_are_refused():
     huge = torch.empty(1, 1, 128, 2**12, 2**12 + 1, device="meta")
-    with pytest.raises(ValueError, match="spans at most 2147483648 elements"):
+    with pytest.raises(ValueError, match="spans at most 2147483647 elements"):
         local_attention(huge, huge, huge, 3, backend="triton")
+
+
+@places
+def test_a_gradient_spread_too_widely_to_count_in_32_bits_is_copied(monkeypatch, device):
+    inputs = make_inputs((5, 6), dtype=torch.float32, device=device)
+    attend = lambda *x: local_attention(*x, 3, backend="triton")  # noqa: E731
+    out = attend(*inputs)
+    wide = torch.randn(*out.shape, 50, device=device)[..., 0]
+    expected = torch.autograd.grad(attend(*inputs), inputs, wide.contiguous())
+    spans, launch = [], triton._launch
+    monkeypatch.setattr(triton, "MAX_SPAN", 3 * 30)
+    monkeypatch.setattr(
+        triton, "_launch", lambda *args, **kw: spans.extend(args[1]) or launch(*args, **kw)
+    )
+    actual = torch.autograd.grad(out, inputs, wide)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    assert max(triton._span(x) for x in spans) <= 3 * 30 < triton._span(wide)
 
 
 def test_without_triton_everything_else_is_there():

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from helpers import output_and_gradients
-from local_attention_cases import assert_within_budget, compiled, places
+from helpers import compiled, output_and_gradients, places
+from local_attention_cases import assert_within_budget
 from pixel_shift_attention_cases import attention_by_unfolding, make_maps
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_compile import MAX_SHARED_MEMORY, compile_launches

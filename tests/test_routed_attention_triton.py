@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from helpers import devices, output_and_gradients
+from helpers import output_and_gradients, places
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
 from hybrid_backbones.engine.benchmark.probes import run_alone
@@ -72,7 +72,7 @@ def assert_within_budget(actual, reference, exact, dtype):
         assert (ours - truth).norm() <= budget  # false for NaN
 
 
-@devices
+@places
 @dtypes
 @pytest.mark.parametrize(
     ("sizes", "kind"),
@@ -97,7 +97,7 @@ def test_kernels_err_at_most_twice_as_much_as_the_reference(sizes, kind, dtype, 
     assert_within_budget(actual, reference, exact, dtype)
 
 
-@devices
+@places
 @dtypes
 def test_a_key_far_above_all_others_takes_all(dtype, device):
     (query, key, value), routes = make_regions(dtype=dtype, device=device)
@@ -110,7 +110,7 @@ def test_a_key_far_above_all_others_takes_all(dtype, device):
     assert not grad.any()
 
 
-@devices
+@places
 @pytest.mark.parametrize(
     "lay_out",
     [
@@ -138,7 +138,7 @@ def test_inputs_may_lie_in_memory_in_any_order(lay_out, device):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-@devices
+@places
 def test_regions_that_no_query_is_routed_to_have_no_gradient(device):
     tensors, routes = make_regions(device=device)
     routes = torch.full_like(routes[:, :, :1], 2)
@@ -148,14 +148,14 @@ def test_regions_that_no_query_is_routed_to_have_no_gradient(device):
         assert (grad[:, 2] != 0).any()
 
 
-@devices
+@places
 def test_an_empty_batch_gives_an_empty_output(device):
     tensors, routes = make_regions(batch=0, device=device)
     shapes = [x.shape for x in output_and_gradients(attend(routes, 2), tensors)]
     assert shapes == [x.shape for x in (tensors[0], *tensors)]
 
 
-@devices
+@places
 @pytest.mark.parametrize(("num_queries", "topk"), [(5, 3), (7, 1), (300, 4)])
 def test_inverted_routes_name_for_each_region_those_that_chose_it(num_queries, topk, device):
     routes = torch.rand(2, num_queries, 6, device=device).topk(topk).indices
@@ -167,14 +167,14 @@ def test_inverted_routes_name_for_each_region_those_that_chose_it(num_queries, t
             assert sources[image, start:stop].tolist() == expected.tolist()
 
 
-@devices
+@places
 def test_it_is_deterministic(device):
     tensors, routes = make_regions(2, (8, 5), (4, 5), 3, 1, dtype=torch.float16, device=device)
     first, second = (output_and_gradients(attend(routes, 1), tensors) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@devices
+@places
 @pytest.mark.parametrize("kind", ["all", "some"])
 def test_it_is_an_operator_of_torch(kind, device):
     tensors, routes = make_regions(1, (2, 3), (3, 3), num_heads=1, device=device)
@@ -182,7 +182,7 @@ def test_it_is_an_operator_of_torch(kind, device):
     torch.library.opcheck(torch.ops.hybrid_backbones.routed_attention, (*tensors, routes, real, 1))
 
 
-@devices
+@places
 def test_a_layer_compiles_as_one_graph(device):
     layers = [
         BiLevelRoutingAttention(16, 2, 3, 2, mask_padding=True, attn_backend=backend).to(device)

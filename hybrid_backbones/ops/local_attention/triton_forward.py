@@ -10,7 +10,7 @@ from ``HEAD_DIM`` on are zeros. Logits are in base 2.
 import triton
 import triton.language as tl
 
-from .triton_tiles import dot, first_cell, load_cells, locate, reflect, store_cells
+from .triton_tiles import COUNTS, dot, first_cell, load_cells, locate, reflect, store_cells
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def _visible(
     return tl.where((across >= 0) & (across < KERNEL), down, -(2**30))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_kernel(
     query,
     key,
@@ -128,7 +128,7 @@ def forward_kernel(
     tl.store(logsumexp + y * query_width + x, highest * scale + tl.log2(total), mask=exist)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def query_gradient_kernel(
     query,
     key,

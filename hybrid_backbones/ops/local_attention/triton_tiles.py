@@ -14,6 +14,17 @@ from ..triton_support import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
+# no kernel is compiled anew for another number of these
+COUNTS = [
+    "num_heads",
+    "query_height",
+    "query_width",
+    "key_height",
+    "key_width",
+    "tiles_y",
+    "tiles_x",
+]
+
 
 @triton.jit
 def locate(num_heads, tiles_y, tiles_x):
@@ -43,21 +54,25 @@ def reflect(positions, length, FOLDS: tl.constexpr):
 
 @triton.jit
 def load_cells(start, cells, step, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Load the channels, `step` apart, of the cells at these offsets (N,): (BLOCK_D, N)."""
+    """Load the channels, `step` apart, of the cells at these offsets (N,): (BLOCK_D, N).
+
+    Where neither axis is known to be contiguous, as mirrored cells are not, neighbouring threads
+    take neighbours along the first: cells, which in maps with channels outermost lie side by side.
+    """
     dims = tl.arange(0, BLOCK_D)
-    pointers = start + dims[:, None] * step + cells[None, :]
+    pointers = start + cells[:, None] + dims[None, :] * step
     if HEAD_DIM == BLOCK_D:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+        return tl.trans(tl.load(pointers))
+    return tl.trans(tl.load(pointers, mask=(dims < HEAD_DIM)[None, :], other=0.0))
 
 
 @triton.jit
 def store_cells(start, cells, step, exist, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Store `x` (N, BLOCK_D) in the cells that exist, where :func:`load_cells` loads."""
     dims = tl.arange(0, BLOCK_D)
-    mask = (dims < HEAD_DIM)[:, None] & exist[None, :]
-    x = tl.trans(x).to(start.dtype.element_ty)
-    tl.store(start + dims[:, None] * step + cells[None, :], x, mask=mask)
+    mask = exist[:, None] & (dims < HEAD_DIM)[None, :]
+    pointers = start + cells[:, None] + dims[None, :] * step
+    tl.store(pointers, x.to(start.dtype.element_ty), mask=mask)
 
 
 @triton.jit

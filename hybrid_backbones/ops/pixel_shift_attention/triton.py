@@ -68,7 +68,7 @@ def pixel_shift_attention_triton(
 )
 def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key_step):
     """Attend from each query to the pixels it sees; the output lies in memory as query does."""
-    from .triton_kernel import attend_kernel
+    from .triton_kernel import attend_columns_kernel, attend_kernel
 
     out = torch.empty_like(query)
     batch, channels, height, width = query.shape
@@ -78,9 +78,10 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
     plan = _plan(query, kernel_size, head_dim, key_step)
     tiles_y = min(key_step, height) * _divide_up(height, key_step * plan.TILE_Y)
     tiles_x = min(key_step, width) * _divide_up(width, key_step * plan.TILE_X)
+    kernel = attend_kernel if query.stride(1) == 1 else attend_columns_kernel
     # the kernel of Triton runs on the current device, whatever that of its tensors
     with torch.cuda.device_of(query):
-        attend_kernel[(batch * num_heads * tiles_y * tiles_x,)](
+        kernel[(batch * num_heads * tiles_y * tiles_x,)](
             query,
             key,
             value,

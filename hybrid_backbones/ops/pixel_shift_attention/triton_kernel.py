@@ -159,3 +159,14 @@ def attend_kernel(
         tl.store(out, total.to(out.dtype.element_ty), mask=exist & inside)
         value += BLOCK_D * value_d
         out += BLOCK_D * out_d
+
+
+# where columns are innermost in memory, threads take one each: groups of aligned ones, which the
+# masks split up again, would set the threads of one load apart
+attend_columns_kernel = triton.jit(
+    attend_kernel.fn,
+    do_not_specialize=COUNTS,
+    do_not_specialize_on_alignment=[
+        f"{x}_{axis}" for x in ("query", "key", "value", "out") for axis in "bdy"
+    ],
+)
