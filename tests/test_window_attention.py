@@ -229,6 +229,41 @@ def test_inputs_that_need_no_gradient_get_none(frozen):
     torch.testing.assert_close([out.detach(), *actual], expected, **EXACT)
 
 
+@each_implementation
+def test_an_empty_batch_stays_empty(attend):
+    inputs = make_inputs((7, 8), 3, batch=0)
+    out, *gradients = output_and_gradients(lambda *args: attend(*args, 3, 1), inputs)
+    assert out.shape == (0, 6, 7, 8)
+    assert [x.shape for x in gradients] == [x.shape for x in inputs]
+
+
+def test_another_default_device_changes_nothing():
+    inputs = make_inputs((7, 8), 3)
+    expected = shifted_window_attention(*inputs, 3, 1)
+    with torch.device("meta"):
+        actual = shifted_window_attention(*inputs, 3, 1)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (dict(query=make_map(1, 6, 6, 6)), {}, r"one shape .*got \(1, 6, 6, 6\), \(2, 6, 7, 8\)"),
+        (dict(key=make_map(2, 6, 14, 16)), {}, r"one shape .*\(2, 6, 14, 16\)"),
+        (dict(value=make_map(2, 6, 7, 8, dtype=torch.float32)), {}, "one floating dtype"),
+        (dict(bias=make_map(2, 4, 4)), {}, r"\(h, 9, 9\) for window_size=3, got \(2, 4, 4\)"),
+        (dict(bias=make_map(4, 9, 9)), {}, "4 heads of the bias must divide 6 channels"),
+        ({}, dict(window_size=0, shift=0), "got window_size=0, shift=0"),
+        ({}, dict(shift=3), "from 0 to below window_size, got window_size=3, shift=3"),
+        ({}, dict(shift=-1), "shift=-1"),
+    ],
+)
+def test_a_bad_argument_is_named(change, settings, message):
+    inputs = dict(zip(("query", "key", "value", "bias"), make_inputs((7, 8), 3), strict=True))
+    with pytest.raises(ValueError, match=message):
+        shifted_window_attention(**(inputs | change), **{"window_size": 3, "shift": 1, **settings})
+
+
 @devices
 def test_the_fastest_that_can_run_is_taken(monkeypatch, device):
     taken = []

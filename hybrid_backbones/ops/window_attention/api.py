@@ -33,8 +33,37 @@ def shifted_window_attention(
         shift: from 0 to below window_size, in positions.
 
     Returns:
-        ``(B, C, H, W)``.
+        ``(B, C, H, W)``, of the dtype of query.
+
+    Raises:
+        ValueError: for shapes or settings other than these, and for maps of different dtypes.
     """
+    _validate(query, key, value, bias, window_size, shift)
     chunked = query.device.type == "cpu" and not is_traced(query.device)
     attend = shifted_window_attention_chunked if chunked else shifted_window_attention_fused
     return attend(query, key, value, bias, window_size, shift)
+
+
+def _validate(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
+) -> None:
+    if query.ndim != 4 or not query.shape == key.shape == value.shape:
+        raise ValueError(
+            "query, key and value must have one shape (B, C, H, W), "
+            f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            "query, key and value must have one floating dtype, "
+            f"got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if window_size < 1 or not 0 <= shift < window_size:
+        raise ValueError(f"shift must be from 0 to below window_size, got {window_size=}, {shift=}")
+    places = window_size**2
+    if bias.ndim != 3 or bias.shape[1:] != (places, places):
+        raise ValueError(
+            f"bias must have shape (h, {places}, {places}) for {window_size=}, "
+            f"got {tuple(bias.shape)}"
+        )
+    if len(bias) < 1 or query.shape[1] % len(bias):
+        raise ValueError(f"{len(bias)} heads of the bias must divide {query.shape[1]} channels")

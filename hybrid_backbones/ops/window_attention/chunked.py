@@ -19,14 +19,26 @@ WORKSPACE = 2**20
 
 
 class _Windows(NamedTuple):
-    """Windows of one map, c of them with N places each.
+    """n windows of one map, with N places each.
 
     Where a place is outside of the map its row is that of a place inside, the same for the whole
     window. Attention to rows that are all the same has no gradient.
     """
 
-    rows: Tensor  # (c, N) row of the map at each place
-    regions: Tensor | None  # (c, N) as of `window_regions`; None where each window is one part
+    rows: Tensor  # (n, N) row of the map at each place
+    outside: Tensor | None  # (n, N) whether a place is no position of the map; None if all are
+    apart: (
+        Tensor | None
+    )  # (n, 1, N, N) which places are not in one part of the map; None if all are
+
+
+class _Chunk(NamedTuple):
+    """p windows of each of B maps."""
+
+    sources: Tensor  # (B·p·N,) rows to read
+    targets: Tensor  # (B·p·N,) rows to write
+    apart: Tensor | None  # (p, 1, N, N)
+    lengths: tuple[int, int]  # B·p and N
 
 
 def shifted_window_attention_chunked(
@@ -49,12 +61,11 @@ class _WindowAttention(torch.autograd.Function):
         num_heads, exact = _read_kind(query, bias)
         out = _make_rows(query)
         with torch.autocast("cpu", enabled=False):
-            for windows in _cut_chunks(query, bias, batch, settings):
+            for chunk in _cut_chunks(query, bias, batch, settings):
                 queries, keys, values = (
-                    _take(x, windows, num_heads).to(exact) for x in (query, key, value)
+                    _take(x, chunk, num_heads).to(exact) for x in (query, key, value)
                 )
-                weights = _relate(queries, keys, bias.to(exact), windows.regions)
-                _put(out, windows, weights @ values)
+                _put(out, chunk, _relate(queries, keys, bias.to(exact), chunk.apart) @ values)
         return out.resize_(query.shape)  # a view could not be changed in place
 
     @staticmethod
@@ -73,18 +84,18 @@ class _WindowAttention(torch.autograd.Function):
         grads = [_make_rows(x) for x in maps]
         grad_bias = torch.zeros_like(bias, dtype=exact)
         with torch.autocast("cpu", enabled=False):
-            for windows in _cut_chunks(maps[0], bias, ctx.batch, ctx.settings):
+            for chunk in _cut_chunks(maps[0], bias, ctx.batch, ctx.settings):
                 query, key, value, grad_out = (
-                    _take(x, windows, num_heads).to(exact) for x in (*maps, grad)
+                    _take(x, chunk, num_heads).to(exact) for x in (*maps, grad)
                 )
-                weights = _relate(query, key, bias.to(exact), windows.regions)
+                weights = _relate(query, key, bias.to(exact), chunk.apart)
                 grad_weights = grad_out @ value.transpose(2, 3)
                 grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, exact)
                 grad_bias += grad_logits.sum(0)
                 scale = query.shape[3] ** -0.5
-                _put(grads[0], windows, grad_logits @ key * scale)
-                _put(grads[1], windows, grad_logits.transpose(2, 3) @ query * scale)
-                _put(grads[2], windows, weights.transpose(2, 3) @ grad_out)
+                _put(grads[0], chunk, grad_logits @ key * scale)
+                _put(grads[1], chunk, grad_logits.transpose(2, 3) @ query * scale)
+                _put(grads[2], chunk, weights.transpose(2, 3) @ grad_out)
         return *(x[:-1] for x in grads), grad_bias.to(bias.dtype), None, None
 
 
@@ -93,31 +104,32 @@ def _read_kind(x: Tensor, bias: Tensor) -> tuple[int, torch.dtype]:
     return len(bias), torch.promote_types(x.dtype, torch.float32)
 
 
-def _relate(query: Tensor, key: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
-    """Compute the weights ``(c, h, N, N)`` of keys ``(c, h, N, d)`` for the queries."""
-    if regions is not None:
-        apart = regions[:, None, :, None] != regions[:, None, None, :]
-        bias = bias.masked_fill(apart, float("-inf"))
+def _relate(query: Tensor, key: Tensor, bias: Tensor, apart: Tensor | None) -> Tensor:
+    """Compute the weights ``(B·p, h, N, N)`` of keys ``(B·p, h, N, d)`` for the queries."""
     logits = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)
-    return logits.add_(bias).softmax(-1)
+    if apart is None:
+        logits += bias
+    else:
+        logits.unflatten(0, (-1, len(apart))).add_(bias.masked_fill(apart, float("-inf")))
+    return logits.softmax(-1)
 
 
-def _cut_chunks(
-    x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]
-) -> Iterator[_Windows]:
+def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
     """Yield the windows of all maps, a chunk at a time."""
-    length = len(x) // batch
-    first = torch.arange(batch)[:, None, None] * length
+    height, width, *_ = settings
+    first = torch.arange(batch, device=x.device)[:, None, None] * (height * width)
     # three maps and three results, weights and two gradients of these
     values = bias.shape[1] * (6 * x.shape[1] + 3 * len(bias) * bias.shape[2])
-    chunk = max(1, WORKSPACE // values)
-    for rows, regions in _find_windows(*settings, device=x.device):
-        rows = (rows + first).flatten(0, 1)
-        if regions is not None:
-            regions = regions.repeat(batch, 1)
-        for start in range(0, len(rows), chunk):
-            part = slice(start, start + chunk)
-            yield _Windows(rows[part], None if regions is None else regions[part])
+    num_windows = max(1, WORKSPACE // (values * max(1, batch)))
+    for rows, outside, apart in _find_windows(*settings, device=x.device):
+        for start in range(0, len(rows), num_windows):
+            part = slice(start, start + num_windows)
+            sources = targets = rows[part] + first  # (B, p, N)
+            if outside is not None:
+                targets = sources.masked_fill(outside[part], len(x))
+            lengths = targets.shape[0] * targets.shape[1], targets.shape[2]
+            mask = None if apart is None else apart[part]
+            yield _Chunk(sources.flatten(), targets.flatten(), mask, lengths)
 
 
 @cached_by_size
@@ -130,14 +142,16 @@ def _find_windows(
     rows = torch.where(rows < 0, rows.amax(1, keepdim=True), rows)
     regions = window_regions((height, width), window_size, shift, device)
     if regions is None:
-        return (_Windows(rows, None),)
+        return (_Windows(rows, None, None),)
     # windows before the first position that is padding or was rolled
     whole_rows, whole_columns = (max(0, side - shift) // window_size for side in (height, width))
     order = torch.arange(len(rows), device=device).view(-(-height // window_size), -1)
     whole = order[:whole_rows, :whole_columns].flatten()
     others = (order[:whole_rows, whole_columns:].flatten(), order[whole_rows:].flatten())
     others = torch.cat(others)
-    return _Windows(rows[whole], None), _Windows(rows[others], regions[others])
+    regions = regions[others]
+    apart = regions[:, None, :, None] != regions[:, None, None, :]
+    return _Windows(rows[whole], None, None), _Windows(rows[others], regions == 0, apart)
 
 
 def _make_rows(x: Tensor) -> Tensor:
@@ -145,15 +159,13 @@ def _make_rows(x: Tensor) -> Tensor:
     return x.new_empty(len(x) + 1, x.shape[1])
 
 
-def _take(x: Tensor, windows: _Windows, num_heads: int) -> Tensor:
-    """Copy rows ``(B·H·W, C)`` to ``(c, h, N, d)``."""
-    rows = x.index_select(0, windows.rows.flatten()).unflatten(0, windows.rows.shape)
+def _take(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
+    """Copy rows ``(B·H·W, C)`` to ``(B·p, h, N, d)``."""
+    rows = x.index_select(0, chunk.sources).unflatten(0, chunk.lengths)
     return rows.unflatten(2, (num_heads, -1)).transpose(1, 2).contiguous()
 
 
-def _put(out: Tensor, windows: _Windows, x: Tensor) -> None:
-    """Write ``(c, h, N, d)`` to rows of `out`, what is outside of the map to the last one."""
-    rows = windows.rows
-    if windows.regions is not None:
-        rows = rows.where(windows.regions > 0, len(out) - 1)
-    out.index_copy_(0, rows.flatten(), x.transpose(1, 2).flatten(2).flatten(0, 1).to(out.dtype))
+def _put(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
+    """Write ``(B·p, h, N, d)`` to rows of `out`, what is outside of the map to the last one."""
+    rows = x.transpose(1, 2).flatten(2).flatten(0, 1)  # (B·p·N, C)
+    out.index_copy_(0, chunk.targets, rows.to(out.dtype))
