@@ -9,14 +9,33 @@ tokens are compared.
 import torch
 from torch import Tensor, nn
 
+from .size_cache import is_traced
+
 # as published: below this length a vector is not stretched to length one
 EPS = 1e-12
 
 
 def unit_vectors(x: Tensor, dim: int) -> Tensor:
-    """Compute ``x / ‖x‖``, with the length taken along `dim`, at least in float32."""
-    unit, _ = _UnitVectors.apply(x, dim)
+    """Compute ``x / ‖x‖``, at least in float32.
+
+    Args:
+        x: of any shape.
+        dim: along which the length is taken.
+
+    Returns:
+        the shape of x, of length one along `dim`; shorter where x is below `EPS`.
+    """
+    # a trace that is saved takes no functions of Python
+    normalize = _normalize if is_traced(x.device) else _UnitVectors.apply
+    unit, _ = normalize(x, dim)
     return unit
+
+
+def _normalize(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    # a length in half precision may overflow, and `EPS` is zero there
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min(EPS)
+    return x / length, length
 
 
 class _UnitVectors(torch.autograd.Function):
@@ -29,10 +48,7 @@ class _UnitVectors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        # a length in half precision may overflow, and `EPS` is zero there
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min(EPS)
-        unit = x / length
+        unit, length = _normalize(x, dim)
         ctx.save_for_backward(unit, length)
         ctx.dim, ctx.dtype = dim, x.dtype
         return unit, length

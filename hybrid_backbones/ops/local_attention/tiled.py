@@ -45,10 +45,12 @@ def local_attention_tiled(
     tiling = _cut_map(*settings, device=query.device)
     num_queries, num_keys = tiling.visible.shape
     num_tiles = len(tiling.query) // num_queries
+    # a trace that is saved takes no functions of Python
+    gather = _gather if torch.jit.is_tracing() else _Gather.apply
 
     def cut(x: Tensor, table: str, num_slots: int) -> Tensor:
         rows = x.permute(0, 3, 4, 1, 2).flatten(3).flatten(1, 2)  # (B, H·W, C)
-        slots = _Gather.apply(rows, table, settings)  # (B · tiles · N or M, C)
+        slots = gather(rows, table, settings)  # (B · tiles · N or M, C)
         slots = slots.view(batch * num_tiles, num_slots, num_heads, head_dim)
         return slots.transpose(1, 2)  # (B·tiles, h, N or M, d)
 
@@ -58,7 +60,7 @@ def local_attention_tiled(
         attn_mask=tiling.visible,
     )  # (B·tiles, h, N, d)
     slots = tiles.transpose(1, 2).reshape(batch, len(tiling.query), num_heads * head_dim)
-    out = _Gather.apply(slots, "out", settings)  # (B·H'·W', C)
+    out = gather(slots, "out", settings)  # (B·H'·W', C)
     return out.view(batch, height, width, num_heads, head_dim).permute(0, 3, 4, 1, 2)
 
 
@@ -105,8 +107,14 @@ def _pair(rows: Tensor, cols: Tensor) -> Tensor:
     return (rows[:, None, :, None] + cols[None, :, None, :]).flatten()
 
 
+def _gather(x: Tensor, table: str, settings: tuple[int, ...]) -> Tensor:
+    """Copy rows of each map: ``(B, N, C)`` to ``(B · len(index), C)`` by a table of a tiling."""
+    index = getattr(_cut_map(*settings, device=x.device), table)
+    return x.flatten(0, 1).index_select(0, _repeat(index, x.shape[0], x.shape[1]))
+
+
 class _Gather(torch.autograd.Function):
-    """Copy rows of each map: ``(B, N, C)`` to ``(B · len(index), C)`` by a table of a tiling.
+    """Compute :func:`_gather`.
 
     The gradient of a row is the sum of those of its copies. Each row reads its own, which is
     several times faster on a CPU than the scattered addition of `index_select`, and always adds in
@@ -116,8 +124,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, table: str, settings: tuple[int, ...]) -> Tensor:
         ctx.shape, ctx.table, ctx.settings = x.shape, table, settings
-        index = getattr(_cut_map(*settings, device=x.device), table)
-        return x.flatten(0, 1).index_select(0, _repeat(index, x.shape[0], x.shape[1]))
+        return _gather(x, table, settings)
 
     @staticmethod
     def backward(ctx, grad: Tensor):

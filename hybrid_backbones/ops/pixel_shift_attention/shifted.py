@@ -4,9 +4,9 @@ The K² windows are visited one after another, and what was computed of one is g
 memory is that of a few maps, whatever K is. Autograd keeps query, key and value, nothing else; the
 backward pass adds into windows of two padded gradients.
 
-Under `torch.compile` the same sum is written without a backward pass of its own, which the
-compiler fuses by itself. (PyTorch 2.11 compiles the hand-written one to gradients of zero, without
-a warning, wherever the forward pass returns an alias of what it computed.)
+Under `torch.compile` and in other traces the same sum is written without a backward pass of its
+own, which the compiler fuses by itself. (PyTorch 2.11 compiles the hand-written one to gradients of
+zero, without a warning, wherever the forward pass returns an alias of what it computed.)
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..size_cache import is_traced
 
 
 def pixel_shift_attention_shifted(
@@ -27,7 +29,7 @@ def pixel_shift_attention_shifted(
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
     settings = kernel_size, num_heads, stride, dilation
-    attend = _attend if torch.compiler.is_compiling() else _PixelShiftAttention.apply
+    attend = _attend if is_traced(query.device) else _PixelShiftAttention.apply
     return attend(query, key, value, *settings).flatten(1, 2)
 
 

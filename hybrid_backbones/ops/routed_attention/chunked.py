@@ -45,7 +45,9 @@ def routed_attention_chunked(
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
     if real is not None:
         real = real.repeat(batch, 1)  # (B·R, n)
-    out = _ChunkedAttention.apply(query, key, value, routes, num_heads, real, chunk)
+    # a trace that is saved takes no functions of Python
+    attend = _attend_in_chunks if torch.jit.is_tracing() else _ChunkedAttention.apply
+    out = attend(query, key, value, routes, num_heads, real, chunk)
     return out.unflatten(0, (batch, num_queries))
 
 
@@ -56,11 +58,7 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, routes, num_heads, real, chunk):
         ctx.save_for_backward(query, key, value, routes, real)
         ctx.num_heads, ctx.chunk = num_heads, chunk
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        for start in range(0, len(query), chunk):
-            part = slice(start, start + chunk)
-            out[part] = _attend(query[part], key, value, routes[part], num_heads, real)
-        return out
+        return _attend_in_chunks(query, key, value, routes, num_heads, real, chunk)
 
     @staticmethod
     def backward(ctx, grad):
@@ -80,6 +78,22 @@ class _ChunkedAttention(torch.autograd.Function):
                 total.index_add_(0, to.flatten(), regions.to(total.dtype))
         grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
         return grad_query, grad_key, grad_value, None, None, None, None
+
+
+def _attend_in_chunks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    real: Tensor | None,
+    chunk: int,
+) -> Tensor:
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    for start in range(0, len(query), chunk):
+        part = slice(start, start + chunk)
+        out[part] = _attend(query[part], key, value, routes[part], num_heads, real)
+    return out
 
 
 def _attend(
