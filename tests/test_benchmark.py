@@ -9,10 +9,13 @@ import sys
 
 import pytest
 import torch
+from helpers import devices
+from mmseg.models.backbones import ResNetV1c
 from PIL import Image
 from torch import nn
 
 from hybrid_backbones.engine.benchmark import measure, subjects
+from hybrid_backbones.engine.benchmark.command import require_writable
 from hybrid_backbones.engine.benchmark.measure import (
     benchmark_operators,
     measure_backbone,
@@ -25,7 +28,9 @@ from hybrid_backbones.engine.benchmark.subjects import BACKBONES, CUDA_ONLY, OPE
 from hybrid_backbones.engine.benchmark.tables import report, tabulate
 from hybrid_backbones.engine.benchmark.training import (
     NUM_OBJECTS,
+    baseline_of,
     benchmark_training,
+    measure_training,
     random_batch,
 )
 from hybrid_backbones.ops import local_attention
@@ -53,8 +58,16 @@ def die():
     os._exit(1)
 
 
+class LaunchError(Exception):
+    """As Triton's is, no RuntimeError; and it cannot be pickled."""
+
+    def __init__(self):
+        super().__init__("no such kernel\nand more")
+        self.reason = lambda: None
+
+
 def refuse(settings):
-    raise RuntimeError("no such kernel\nand more")
+    raise LaunchError
 
 
 def run_tool(repository, folder, *arguments):
@@ -137,13 +150,15 @@ def test_rows_of_an_operator_compute_the_same(batch, dtype):
             torch.testing.assert_close(out, outs[0], rtol=0, atol=tolerance)
 
 
-def test_moved_bytes_are_those_of_inputs_weights_and_output():
+@devices
+def test_moved_bytes_are_those_of_inputs_weights_and_output(device):
     # 64 channels in and out, and a 3×3 convolution of them with a bias
     numbers = 2 * 64 * 12 * 9 + 64 * 64 * 9 + 64
-    row = measure_operator(OPERATORS["Conv2d"]["3×3"], Settings((12, 9), threads=1, repeats=1))
+    settings = Settings((12, 9), threads=1, repeats=1, device=device)
+    row = measure_operator(OPERATORS["Conv2d"]["3×3"], settings)
     assert row["moved_mib"] * 2**20 == 4 * numbers
     for times in ("forward", "forward_backward"):
-        copies = row[f"{times}_ms"]["median"] / row["copy_ms"]["median"]
+        copies = row[f"{times}_ms"]["median"] / row["copy_ms"]["min"]
         assert row[f"{times}_copies"] == pytest.approx(copies)
 
 
@@ -211,19 +226,58 @@ def test_compiled_backbones_are_compiled(monkeypatch):
     settings = Settings((8, 8), threads=1, repeats=1)
     row = measure_backbone(make, settings, True)
     assert len(calls) == 1
-    # products; two calls that warm up and one that counts, of a training step and of inference
-    assert modes == [False] + 3 * [True] + 3 * [False]
+    # one call to load kernels; two that warm up and one that counts, of a training step and of
+    # inference; products
+    assert modes == [False] + 3 * [True] + 3 * [False] + [False]
     # what the compiler takes would count
     assert row["train_memory_mib"] is None
     assert measure_backbone(make, settings, False)["train_memory_mib"] is not None
     assert len(calls) == 1
 
 
-def test_train_compares_each_model_with_its_baseline(repository, monkeypatch):
+@devices
+def test_a_backbone_is_measured_where_it_is_asked_to(device):
+    places = set()
+
+    class Network(nn.Conv2d):
+        def forward(self, x):
+            places.add((x.device.type, self.training, tuple(x.shape)))
+            return super().forward(x)
+
+    settings = Settings((9, 70), batch=2, threads=1, repeats=1, device=device)
+    row = measure_backbone(lambda: Network(3, 4, 1), settings, False)
+    # a corner first; the products of one image are counted on the CPU
+    assert places == {
+        (device, False, (2, 3, 9, 64)),
+        *((device, training, (2, 3, 9, 70)) for training in (True, False)),
+        ("cpu", False, (1, 3, 9, 70)),
+    }
+    assert (row["params"], row["macs"]) == (16, 9 * 70 * 12)
+    assert row["images_per_s"] == pytest.approx(2e3 / row["forward_ms"]["median"])
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [
+        ("maskrcnn_acmix_r50", "maskrcnn_r50"),
+        ("cascade_maskrcnn_uniformer_b_3x", "cascade_maskrcnn_r50"),
+        ("fasterrcnn_xvolution_r50_sa", "fasterrcnn_r50"),
+        ("fpn_biformer_s", "fpn_r50"),
+        ("upernet_r50", "upernet_r50"),
+        ("newmethod_acmix_r50", "newmethod_r50"),
+    ],
+)
+def test_the_baseline_has_the_same_method(repository, name, baseline):
+    configs = repository / "configs"
+    assert baseline_of(configs / f"{name}.py") == configs / f"{baseline}.py"
+
+
+@devices
+def test_train_compares_each_model_with_its_baseline(repository, monkeypatch, device):
     monkeypatch.setattr(measure, "run_alone", lambda function, *args: function(*args))
     names = ["upernet_acmix_r26", "retinanet_acmix_r26"]
     configs = [repository / f"configs/{name}.py" for name in names]
-    settings = Settings((64, 96), batch=2, threads=1, repeats=1)
+    settings = Settings((64, 96), batch=2, threads=1, repeats=1, device=device)
     rows = benchmark_training(settings, configs)
     order = ["upernet_r50", names[0], "retinanet_r50", names[1]]
     assert [row["config"] for row in rows] == order
@@ -244,8 +298,24 @@ def test_random_pictures_have_what_a_model_learns_from():
         assert boxes.shape == (NUM_OBJECTS, 4)
         assert (boxes[:, 2:] <= torch.tensor([96, 64])).all()
         assert sample.gt_instances.masks.masks.shape == (NUM_OBJECTS, 64, 96)
-    for sample in segmentation["data_samples"]:
+    again = random_batch("mmseg", settings)
+    for sample, same in zip(segmentation["data_samples"], again["data_samples"], strict=True):
         assert sample.gt_sem_seg.data.shape == (1, 64, 96)
+        assert torch.equal(sample.gt_sem_seg.data, same.gt_sem_seg.data)
+
+
+def test_a_segmentor_sees_pictures_of_the_size_asked_for(repository, monkeypatch):
+    sizes = []
+    forward = ResNetV1c.forward
+
+    def watch(self, x):
+        sizes.append(tuple(x.shape))
+        return forward(self, x)
+
+    monkeypatch.setattr(ResNetV1c, "forward", watch)
+    settings = Settings((64, 96), batch=2, threads=1, repeats=1)
+    measure_training(repository / "configs/upernet_r50.py", settings)
+    assert set(sizes) == {(2, 3, 64, 96)}
 
 
 def test_page_is_that_of_the_saved_tables(repository):
@@ -262,6 +332,9 @@ def test_page_is_that_of_the_saved_tables(repository):
         (["ops", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["ops", "--scales", "0"], "repeats must be at least 1, got"),
         (["backbones", "--only", "VGG"], "invalid choice: 'VGG' (choose from"),
+        (["ops", "--out", "docs.png"], "expected a file that ends in .json, got docs.png"),
+        (["ops", "--out", "README.md/ops.json"], "File exists: 'README.md'"),
+        (["train", "configs/_base_/runtime_detection.py"], "pictures, got configs/_base_"),
         (["page", "configs"], "expected tables such as cpu_ops.json in configs, found none"),
         (["train", "configs/no_such.py"], "there is no config configs/no_such.py"),
         (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
@@ -277,6 +350,23 @@ def test_wrong_arguments_are_explained(repository, monkeypatch, capsys, argument
     assert stop.value.code not in (0, None)
     # Python prints a code that is a text
     assert message in f"{capsys.readouterr().err}{stop.value.code}"
+
+
+def test_a_file_that_cannot_be_written_stops_before_the_work(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        require_writable(tmp_path / "folder.json")
+    require_writable(tmp_path / "new/ops.json")
+    assert not (tmp_path / "new/ops.json").exists()
+    (tmp_path / "ops.json").write_text("{}")
+    require_writable(tmp_path / "ops.json")
+    assert (tmp_path / "ops.json").read_text() == "{}"
+
+
+def test_a_broken_table_is_named(tmp_path):
+    (tmp_path / "cpu_ops.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a table of tools/benchmark\.py in .*cpu_ops\.json"):
+        write_page(tmp_path)
 
 
 def test_settings_name_what_they_refuse(monkeypatch):

@@ -40,6 +40,15 @@ def amp_wrapper(device: str, dtype: str) -> dict:
     return dict(type="CPUFloat16OptimWrapper")
 
 
+def train_in_mixed_precision(optim_wrapper: dict, device: str, dtype: str) -> dict:
+    """Return a config's `optim_wrapper` with what :func:`amp_wrapper` sets.
+
+    A loss scale or dtype that the config has for another wrapper is dropped.
+    """
+    own = {k: v for k, v in optim_wrapper.items() if k not in ("type", "loss_scale", "dtype")}
+    return own | amp_wrapper(device, dtype)
+
+
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
     """Run the forward pass under bfloat16 autocast, on any device, without a loss scale."""

@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, require_same_entries
-from .amp import DEFAULTS, DTYPES, amp_wrapper
+from .amp import DEFAULTS, DTYPES, train_in_mixed_precision
 from .compilation import compile_backbone, require_compiler
 from .mini import apply_mini, dicts
 from .whole_checkpoints import find_last_checkpoint
@@ -108,7 +108,7 @@ def train(args: Namespace) -> None:
         require_compiler(_device())
     if args.amp:
         dtype = DEFAULTS[_device()] if args.amp == "auto" else DTYPES[args.amp]
-        cfg.optim_wrapper.update(amp_wrapper(_device(), dtype))
+        cfg.optim_wrapper = train_in_mixed_precision(cfg.optim_wrapper, _device(), dtype)
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")

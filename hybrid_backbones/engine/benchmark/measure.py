@@ -3,16 +3,21 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from ..compilation import require_compiler
 from . import subjects
 from .probes import count_macs, extra_memory, run_alone, time_call
 from .settings import Settings
 from .tables import compare
+
+# copies are timed so often, between so many bytes that no cache holds them
+COPY_REPEATS, COPY_BYTES = 20, 2**28
 
 
 def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
@@ -37,30 +42,37 @@ def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> d
         moved_mib=moved / 2**20,
         copy_ms=copy,
         forward_ms=forward,
-        forward_copies=forward["median"] / copy["median"],
+        forward_copies=forward["median"] / copy["min"],
         forward_backward_ms=train_step,
-        forward_backward_copies=train_step["median"] / copy["median"],
+        forward_backward_copies=train_step["median"] / copy["min"],
         extra_memory_mib=memory,
     )
 
 
 def _time_copy(moved: int, settings: Settings) -> dict:
     """Time the floor of what moves so many bytes: a copy, which reads half and writes half."""
-    source = torch.zeros(max(moved // 2, 1), dtype=torch.uint8, device=settings.device)
-    return time_call(partial(torch.empty_like(source).copy_, source), **settings.clock)
+    size = max(moved // 2, 1)
+    pairs = [
+        [torch.zeros(size, dtype=torch.uint8, device=settings.device) for _ in range(2)]
+        for _ in range(-(-COPY_BYTES // (2 * size)))
+    ]
+    turn = cycle(pairs)
+
+    def copy():
+        source, target = next(turn)
+        target.copy_(source)
+
+    return time_call(copy, **settings.clock | dict(repeats=COPY_REPEATS))
 
 
 def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled: bool) -> dict:
     """Measure a backbone: parameters, products for one image, inference, a step of training."""
     torch.set_num_threads(settings.threads)
-    model = make().eval()
-    sizes = dict(
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(model, (1, 3, *settings.size)),
-    )
-    model.to(**settings.kind)
+    model = make().eval().to(**settings.kind)
     images = torch.randn(settings.batch, 3, *settings.size, **settings.kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    with torch.no_grad():
+        model(images[..., :64, :64])  # loads kernels, and leaves the allocator small
     if compiled:
         model.compile()
 
@@ -77,7 +89,8 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
     model.eval()
     forward = time_call(torch.no_grad()(partial(model, images)), **settings.clock)
     return dict(
-        **sizes,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(make().eval(), (1, 3, *settings.size)),
         forward_ms=forward,
         images_per_s=1e3 * settings.batch / forward["median"],
         train_ms=step,
@@ -92,9 +105,16 @@ def _as_tuple(outs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
 def measure_alone(measure: Callable[..., dict], *args) -> dict:
     """Measure in a process of its own; what goes wrong there is the row's `error`."""
     try:
-        return run_alone(measure, *args)
-    except RuntimeError as error:  # out of memory, or an operator that a dtype does not have
-        return dict(error=str(error).splitlines()[0])
+        return run_alone(_attempt, measure, *args)
+    except RuntimeError as error:  # the process died
+        return dict(error=str(error))
+
+
+def _attempt(measure: Callable[..., dict], *args) -> dict:
+    try:
+        return measure(*args)
+    except Exception as error:  # a row that fails must not cost the others
+        return dict(error=str(error).partition("\n")[0] or type(error).__name__)
 
 
 def benchmark_operators(
@@ -137,8 +157,14 @@ def benchmark_backbones(
         settings: of all rows.
         only: keys of `subjects.BACKBONES`.
         compiled: measure each compiled, too.
+
+    Raises:
+        ValueError: where PyTorch cannot compile, if asked to.
     """
-    modes = {"eager": False, "compiled": True} if compiled else {"eager": False}
+    modes = {"eager": False}
+    if compiled:
+        require_compiler(settings.device)
+        modes["compiled"] = True
     jobs = [(name, *mode) for name in only or subjects.BACKBONES for mode in modes.items()]
     return [
         dict(backbone=name, mode=mode)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from .settings import DEVICES
 from .tables import to_markdown
 
 # name of a saved table: the heading above it, and what stands below that
@@ -11,7 +12,8 @@ SECTIONS = {
         "Operators",
         "At the first stage of an 800×1344 image; every layer has 64 channels. Layers are measured "
         "whole, with their projections: an implementation changes the attention in them only, so "
-        "that of the reference gets maps in the layout that suits ours.",
+        "that of the reference gets maps in the layout that suits ours. Attention to all positions "
+        "(`AttentionLePE`) is for smaller maps and not among them.",
     ),
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
@@ -22,12 +24,12 @@ SECTIONS = {
         "a detector is mmdet's, with frozen stem, first stage and batch statistics.",
     ),
 }
-DEVICES = ("cpu", "cuda")
 INTRODUCTION = """# Benchmarks
 
 Written by `python tools/benchmark.py page` from what its other commands saved in
 [benchmarks](benchmarks). Compare rows of one table only: each was measured in one run, on one
-machine.
+machine. What no table shows was not measured: half precision, and larger batches of operators and
+backbones.
 """
 
 
@@ -35,7 +37,7 @@ def write_page(folder: Path) -> str:
     """Return the page of the tables ``<device>_<name>.json`` in a folder.
 
     Raises:
-        ValueError: for a folder without any.
+        ValueError: for a folder without any, and for a file that is no table.
     """
     if not any(
         (folder / f"{device}_{name}.json").exists() for device in DEVICES for name in SECTIONS
@@ -51,7 +53,10 @@ def write_page(folder: Path) -> str:
 
 
 def _section(file: Path) -> str:
-    saved = json.loads(file.read_text())
+    try:
+        saved = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a table of tools/benchmark.py in {file}: {error}") from error
     rows = saved.pop("rows")
     picture = file.with_suffix(".png")
     lines = [f"`{saved['command']}`, {saved['date'][:10]}:\n", to_markdown(rows, saved)]

@@ -112,8 +112,9 @@ def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
 
     These are the products of convolutions, linear layers, matrix products and attention, of the
     latter only where its mask lets through; not normalisation, activations, sums and products of
-    two maps. A model on the meta device is counted without being computed, and there, where masks
-    have no values, all of attention counts.
+    two maps. Attention in windows is matrix products on a CPU, of which all count. A model on the
+    meta device is counted without being computed, and there, where masks have no values, all of
+    attention counts.
     """
     parameters = list(model.parameters())
     device = parameters[0].device if parameters else "cpu"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Settings:
         size: height and width of the maps or images, in pixels.
         batch: number of maps or images.
         dtype: one of `DTYPES`: of inputs and weights, or in whole models, of autocast.
-        device: ``'cpu'`` or ``'cuda'``.
+        device: one of `DEVICES`.
         threads: of PyTorch on the CPU.
         repeats: number of timed calls.
 
@@ -46,8 +47,8 @@ class Settings:
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
+        if self.device not in DEVICES:
+            raise ValueError(f"device must be {' or '.join(DEVICES)}, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but PyTorch sees none; tools/doctor.py says more")
 
@@ -75,7 +76,8 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 def _device_name(device: str) -> str:
     if device == "cuda":
-        return torch.cuda.get_device_name()
+        convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
+        return f"{torch.cuda.get_device_name()} (float32 convolutions in {convolutions})"
     cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows a name
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

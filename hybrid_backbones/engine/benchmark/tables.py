@@ -32,7 +32,9 @@ FIGURES = {
     "forward_ms": Figure(
         "forward (ms)", "median (min–max) of {repeats}, without gradients", compared=True
     ),
-    "forward_copies": Figure("copies", "time beside that of copying half of the moved bytes"),
+    "forward_copies": Figure(
+        "copies", "time beside that of the fastest copy of half of the moved bytes"
+    ),
     "forward_backward_ms": Figure(
         "forward + backward (ms)", "median (min–max) of {repeats}", compared=True
     ),

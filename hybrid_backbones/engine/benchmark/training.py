@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from ..amp import amp_wrapper
+from ..amp import train_in_mixed_precision
 from .measure import follow, measure_alone
 from .probes import extra_memory, time_call
 from .settings import Settings
@@ -26,7 +26,10 @@ NUM_CLASSES = dict(mmdet=80, mmseg=150)
 
 def baseline_of(config: Path) -> Path:
     """Return the config beside this one with the same method and a plain ResNet-50."""
-    return config.with_name(f"{config.stem.split('_')[0]}_r50.py")
+    parts = config.stem.split("_")
+    names = ["_".join([*parts[:length], "r50.py"]) for length in range(1, len(parts) + 1)]
+    paths = [config.with_name(name) for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict]:
@@ -53,7 +56,8 @@ def _validate(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"there is no config {path} (each is compared with <method>_r50.py)")
     cfg = Config.fromfile(path)
-    if cfg.get("default_scope") not in NUM_CLASSES or "sketch_encoder" in cfg.model:
+    model = cfg.get("model", {"sketch_encoder": None})  # a base has no model of its own
+    if cfg.get("default_scope") not in NUM_CLASSES or "sketch_encoder" in model:
         raise ValueError(
             f"expected a config of a detector or segmentor that learns from pictures, got {path}"
         )
@@ -65,6 +69,8 @@ def measure_training(path: Path, settings: Settings) -> dict:
     torch.manual_seed(0)
     cfg = Config.fromfile(path)
     cfg.model.backbone.init_cfg = None  # no weights are fetched
+    if "size" in cfg.model.data_preprocessor:  # to which smaller images would be padded
+        cfg.model.data_preprocessor.size = settings.size
     steps = []
 
     def build_and_step():
@@ -87,9 +93,9 @@ def measure_training(path: Path, settings: Settings) -> dict:
 
 
 def _build_optim_wrapper(model: BaseModel, cfg: Config, settings: Settings) -> OptimWrapper:
-    wrapper = cfg.optim_wrapper.copy()
+    wrapper = cfg.optim_wrapper
     if settings.dtype != "float32":
-        wrapper.update(amp_wrapper(settings.device, settings.dtype))
+        wrapper = train_in_mixed_precision(wrapper, settings.device, settings.dtype)
     return build_optim_wrapper(model, wrapper)
 
 
@@ -104,12 +110,16 @@ def random_batch(scope: str, settings: Settings) -> dict:
     )
     if scope == "mmdet":
         return batch
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(
+        NUM_CLASSES[scope], (settings.batch, 1, *settings.size), generator=generator
+    )
     samples = [
         SegDataSample(
-            gt_sem_seg=PixelData(data=torch.randint(NUM_CLASSES[scope], (1, *settings.size))),
+            gt_sem_seg=PixelData(data=label),
             metainfo=dict(img_shape=settings.size, ori_shape=settings.size),
         )
-        for _ in range(settings.batch)
+        for label in labels
     ]
     return pseudo_collate(
         [dict(inputs=x, data_samples=s) for x, s in zip(batch["inputs"], samples, strict=True)]

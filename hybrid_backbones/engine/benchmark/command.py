@@ -1,0 +1,69 @@
+"""The command line of `tools/benchmark.py`."""
+
+import argparse
+from pathlib import Path
+
+from .measure import benchmark_backbones, benchmark_operators
+from .settings import DEVICES, DTYPES
+from .subjects import BACKBONES, OPERATORS
+from .training import benchmark_training
+
+# subcommand: what it measures, the size by default (stage 1 of an 800×1344 image; ImageNet's
+# published numbers; COCO's usual image, padded) and the batch by default
+TABLES = {
+    "ops": (benchmark_operators, (200, 336), 1),
+    "backbones": (benchmark_backbones, (224, 224), 1),
+    "train": (benchmark_training, (800, 1344), 2),
+}
+DOCS = Path("docs")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line: `table`, `out`, and what the measuring function of it takes."""
+    parser = argparse.ArgumentParser(description="Measure operators, backbones or whole models.")
+    commands = parser.add_subparsers(dest="table", required=True)
+    subparsers = {}
+    for table, (_, size, batch) in TABLES.items():
+        command = subparsers[table] = commands.add_parser(table, help=f"measure {table}")
+        command.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=size)
+        command.add_argument("--batch", type=int, default=batch)
+        command.add_argument("--dtype", choices=DTYPES, default="float32")
+        command.add_argument("--device", choices=DEVICES, default="cpu")
+        command.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+        command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
+        command.add_argument("--out", type=_json, default=Path(f"work_dirs/benchmark/{table}.json"))
+        command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    for table, subjects in dict(ops=OPERATORS, backbones=BACKBONES).items():
+        subparsers[table].add_argument(
+            "--only", nargs="+", choices=list(subjects), metavar="NAME", default=()
+        )
+    subparsers["ops"].add_argument(
+        "--scales", type=int, nargs="+", default=(1,), help="factors of the sides of --size"
+    )
+    subparsers["backbones"].add_argument(
+        "--compile", action="store_true", dest="compiled", help="measure compiled, too"
+    )
+    subparsers["train"].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
+    page = commands.add_parser("page", help="write the page of saved tables")
+    page.add_argument("folder", type=Path, nargs="?", default=DOCS / "benchmarks")
+    page.add_argument("--out", type=Path, default=DOCS / "benchmarks.md")
+    return parser.parse_args()
+
+
+def _json(name: str) -> Path:
+    if not name.endswith(".json"):  # a picture of the same name may come beside it
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .json, got {name}")
+    return Path(name)
+
+
+def require_writable(out: Path) -> None:
+    """Fail before the work rather than after it where the file cannot be written.
+
+    Raises:
+        OSError: in the system's words.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known = out.exists()
+    out.open("a").close()
+    if not known:
+        out.unlink()
