@@ -37,9 +37,9 @@ def test_says_what_it_is_and_how_to_run_it(path):
 SCHEDULES = {
     "maskrcnn_.*_3x|cascade_maskrcnn_.*_3x": (36, 16),
     "maskrcnn_swiftformer_.*": (12, 32),
-    "(maskrcnn|fasterrcnn|retinanet)_.*": (12, 16),
+    "(maskrcnn|cascade_maskrcnn|fasterrcnn|retinanet)_.*": (12, 16),
     "locformer_.*": (12, 7),
-    "upernet_.*": (160_000, 16),
+    "upernet_.*|fpn_r50": (160_000, 16),
     "fpn_swiftformer_.*": (40_000, 32),
     "fpn_.*": (80_000, 32),
     "imagenet_((acmix|xvolution)_)?r[0-9]+(_sa)?": (90, 128),

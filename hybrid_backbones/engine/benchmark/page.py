@@ -19,9 +19,13 @@ SECTIONS = {
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
     "compiled": ("Compiled backbones", "Without and with `torch.compile`."),
     "train": (
-        "Training of whole models",
-        "A step of `tools/train.py` on pictures of noise with eight objects each. The baseline of "
-        "a detector is mmdet's, with frozen stem, first stage and batch statistics.",
+        "Training of detectors",
+        "A step of `tools/train.py` on pictures of noise with eight objects each. The baseline is "
+        "mmdet's, with frozen stem, first stage and batch statistics.",
+    ),
+    "train_segmentor": (
+        "Training of segmentors",
+        "The same for pictures of noise with labels at random.",
     ),
 }
 INTRODUCTION = """# Benchmarks
