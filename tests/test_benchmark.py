@@ -369,6 +369,14 @@ def test_a_broken_table_is_named(tmp_path):
         write_page(tmp_path)
 
 
+def test_the_command_tells_what_the_allocator_was_told(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/benchmark.py", "ops"])
+    assert describe(Settings((8, 8)))["command"] == "python tools/benchmark.py ops"
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    command = describe(Settings((8, 8)))["command"]
+    assert command == "MALLOC_MMAP_MAX_=0 python tools/benchmark.py ops"
+
+
 def test_settings_name_what_they_refuse(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="PyTorch sees no"):

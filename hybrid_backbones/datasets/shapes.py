@@ -71,8 +71,7 @@ OUTLINES = {
     "triangle": lambda y, x: (y < 500) & (1732 * abs(x) - 1000 * y < 1000**2),
 }
 CLASSES = tuple(OUTLINES)
-# which of red, green and blue are bright in the colours of each class
-HUES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))
+HUES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # which are bright
 # the background first, as in segmentation; detection and classification take PALETTE[1:]
 PALETTE = (
     (120, 120, 120),

@@ -15,6 +15,13 @@ SECTIONS = {
         "that of the reference gets maps in the layout that suits ours. Attention to all positions "
         "(`AttentionLePE`) is for smaller maps and not among them.",
     ),
+    "ops_kept": (
+        "Operators in memory that is kept",
+        "As above, but what is freed is kept for what comes next. By default the C library returns "
+        "large blocks to the system, and each new one costs a page fault for every 4 KiB: that is "
+        "most of the time of what allocates much, such as the references above, and it depends on "
+        "what the process did before.",
+    ),
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
     "compiled": ("Compiled backbones", "Without and with `torch.compile`."),

@@ -1,5 +1,6 @@
 """What the rows of one table have in common, and the machine that measured them."""
 
+import os
 import platform
 import shlex
 import sys
@@ -67,11 +68,16 @@ def describe(settings: Settings) -> dict[str, Any]:
     """Describe the machine and the settings, to stand beside the rows."""
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["python", *sys.argv]),
+        command=shlex.join([*_allocator_settings(), "python", *sys.argv]),
         torch=torch.__version__,
         device_name=_device_name(settings.device),
         **asdict(settings),
     )
+
+
+def _allocator_settings() -> list[str]:
+    """Return what the environment tells the C library's allocator, which times depend on."""
+    return [f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_")]
 
 
 def _device_name(device: str) -> str:

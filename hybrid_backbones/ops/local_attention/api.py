@@ -36,6 +36,8 @@ def local_attention(
     small map needs; a side of one pixel repeats it. (Neighbourhood attention instead keeps the K×K
     window inside the map.) ``backend='reference'`` is this definition, unfolded.
 
+    The backward pass of ``'triton'`` reads the result: do not change it in place before.
+
     Args:
         query: ``(B, h, d, H', W')`` with ``H' = ceil(H / stride)``, ``W' = ceil(W / stride)``.
         key: ``(B, h, d, H, W)``.

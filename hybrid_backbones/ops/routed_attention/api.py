@@ -35,6 +35,8 @@ def routed_attention(
     As published, the scale is that of all channels, not that of one head.
     ``backend='reference'`` is this definition, gathered.
 
+    The backward pass of ``'triton'`` reads the result: do not change it in place before.
+
     Args:
         query: ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
         key: ``(B, R, n, C)``.
