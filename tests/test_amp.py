@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from hybrid_backbones.checkpoints import read_checkpoint
 from hybrid_backbones.datasets.shapes import CLASSES, draw_mini
-from hybrid_backbones.engine.amp import amp_wrapper
+from hybrid_backbones.engine.amp import amp_wrapper, train_in_mixed_precision
 
 DTYPES = ("bfloat16", "float16")
 
@@ -153,6 +153,16 @@ def test_the_scale_is_resumed():
 def test_each_device_has_its_wrapper(device, dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert amp_wrapper(device, dtype) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_a_config_set_for_another_wrapper_is_dropped(dtype):
+    own = dict(optimizer=dict(type="SGD", lr=0.1), clip_grad=dict(max_norm=3.0))
+    scaled = dict(own, type="AmpOptimWrapper", loss_scale=512.0, dtype="float16")
+    settings = train_in_mixed_precision(scaled, "cpu", dtype)
+    assert settings == own | amp_wrapper("cpu", dtype)
+    wrapper = build_optim_wrapper(nn.Linear(2, 2), settings)
+    assert wrapper.clip_grad_kwargs == dict(max_norm=3.0)
 
 
 def test_a_gpu_without_bfloat16_is_named(monkeypatch):
