@@ -19,6 +19,17 @@ MIN_CAPABILITY = (8, 0)
 # no kernel is the default before one has been run and measured on a GPU
 MEASURED = False
 
+# parameters of kernels on maps, which are not compiled anew for another number of these
+MAP_COUNTS = [
+    "num_heads",
+    "query_height",
+    "query_width",
+    "key_height",
+    "key_width",
+    "tiles_y",
+    "tiles_x",
+]
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -10,7 +10,8 @@ so gradients add up in registers, in the same order each time, and are written o
 import triton
 import triton.language as tl
 
-from .triton_tiles import COUNTS, dot, first_cell, load_cells, locate, store_cells
+from ..triton_support import MAP_COUNTS
+from .triton_tiles import dot, first_cell, load_cells, locate, store_cells
 
 
 @triton.jit
@@ -66,7 +67,7 @@ def _watch(
     return sign, image, edge, query, offset, begin, tl.where(residue % common == 0, end, 0)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=MAP_COUNTS)
 def key_value_gradient_kernel(
     query,
     key,

@@ -10,7 +10,8 @@ from ``HEAD_DIM`` on are zeros. Logits are in base 2.
 import triton
 import triton.language as tl
 
-from .triton_tiles import COUNTS, dot, first_cell, load_cells, locate, reflect, store_cells
+from ..triton_support import MAP_COUNTS
+from .triton_tiles import dot, first_cell, load_cells, locate, reflect, store_cells
 
 
 @triton.jit
@@ -33,7 +34,7 @@ def _visible(
     return tl.where((across >= 0) & (across < KERNEL), down, -(2**30))
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=MAP_COUNTS)
 def forward_kernel(
     query,
     key,
@@ -128,7 +129,7 @@ def forward_kernel(
     tl.store(logsumexp + y * query_width + x, highest * scale + tl.log2(total), mask=exist)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=MAP_COUNTS)
 def query_gradient_kernel(
     query,
     key,

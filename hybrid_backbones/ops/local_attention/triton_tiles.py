@@ -14,17 +14,6 @@ from ..triton_support import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
-# no kernel is compiled anew for another number of these
-COUNTS = [
-    "num_heads",
-    "query_height",
-    "query_width",
-    "key_height",
-    "key_width",
-    "tiles_y",
-    "tiles_x",
-]
-
 
 @triton.jit
 def locate(num_heads, tiles_y, tiles_x):

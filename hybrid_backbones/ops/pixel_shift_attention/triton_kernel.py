@@ -12,16 +12,7 @@ Queries of one tile lie `key_step` apart, so that an offset leads all of them to
 import triton
 import triton.language as tl
 
-# no kernel is compiled anew for another number of these
-COUNTS = [
-    "num_heads",
-    "query_height",
-    "query_width",
-    "key_height",
-    "key_width",
-    "tiles_y",
-    "tiles_x",
-]
+from ..triton_support import MAP_COUNTS
 
 
 @triton.jit
@@ -59,7 +50,7 @@ def _exist(first, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     return (first + tl.arange(0, BLOCK_D) < HEAD_DIM)[:, None]
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@triton.jit(do_not_specialize=MAP_COUNTS)
 def attend_kernel(
     query,
     key,
@@ -165,7 +156,7 @@ def attend_kernel(
 # masks split up again, would set the threads of one load apart
 attend_columns_kernel = triton.jit(
     attend_kernel.fn,
-    do_not_specialize=COUNTS,
+    do_not_specialize=MAP_COUNTS,
     do_not_specialize_on_alignment=[
         f"{x}_{axis}" for x in ("query", "key", "value", "out") for axis in "bdy"
     ],
