@@ -69,10 +69,11 @@ def test_it_trains_under_bfloat16_autocast(network, settings, device):
 @each_backbone
 def test_it_compiles_into_one_graph(network, settings):
     torch.compiler.reset()
-    model = build(network, settings).eval()
-    images = make_images(1, 64, 64)
+    model = build(network, settings).eval().double()
+    images = make_images(1, 64, 64, dtype=torch.float64)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
+    # a CPU adds up windows in another order
+    torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=1e-10)
 
 
 @each_backbone
