@@ -32,7 +32,7 @@ def build_small(**kwargs):
 def make_padding(batch, height, width, *sizes):
     """Mark, in a batch of masks, all beyond the size of each image."""
     padding = torch.zeros(batch, height, width, dtype=torch.bool)
-    for mask, (rows, columns) in zip(padding, sizes, strict=False):
+    for mask, (rows, columns) in zip(padding[: len(sizes)], sizes, strict=True):
         mask[rows:] = True
         mask[:, columns:] = True
     return padding

@@ -7,13 +7,7 @@ from helpers import devices, needs_cuda, output_and_gradients
 
 from hybrid_backbones.ops import shifted_window_attention
 from hybrid_backbones.ops.window_attention import chunked, fused, shifted_windows
-from hybrid_backbones.ops.window_attention.shifted_windows import (
-    cut_shifted_windows,
-    join_shifted_windows,
-    window_regions,
-)
 
-CPU = torch.device("cpu")
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
 IMPLEMENTATIONS = {
@@ -286,32 +280,3 @@ def test_a_gpu_computes_the_same(device):
     inputs = [x.detach().to(device).requires_grad_() for x in inputs]
     actual = output_and_gradients(lambda *args: shifted_window_attention(*args, 7, 3), inputs)
     torch.testing.assert_close([x.cpu() for x in actual], expected, **EXACT)
-
-
-@each_size
-@each_shift
-def test_windows_put_together_are_the_map(size, shift):
-    x = make_map(2, 5, *size)
-    windows = cut_shifted_windows(x, 3, shift)
-    num_windows = -(-size[0] // 3) * -(-size[1] // 3)
-    assert windows.shape == (2, num_windows, 9, 5)
-    assert torch.equal(join_shifted_windows(windows, 3, shift, size), x)
-
-
-def test_whole_windows_need_no_regions():
-    assert window_regions((6, 9), 3, 0, CPU) is None
-    assert window_regions((7, 9), 3, 0, CPU) is not None
-    assert window_regions((6, 9), 3, 1, CPU) is not None
-
-
-def test_regions_part_what_was_rolled_from_the_other_end():
-    # rows 2 to 4 of a window, then row 0 and 1 in the last one, after a row of padding
-    regions = window_regions((5, 3), 3, 2, CPU)
-    assert regions.shape == (2, 9)
-    first, last = regions.view(2, 3, 3)
-    # column 2, then columns 0 and 1
-    assert len(first.unique()) == 2
-    assert torch.equal(first, first[:1, [0, 1, 1]].expand(3, 3))
-    assert last[0].tolist() == [0, 0, 0]
-    assert torch.equal(last[1], last[2])
-    assert not set(last[1].tolist()) & set(first.flatten().tolist())

@@ -56,8 +56,8 @@ def _validate(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"there is no config {path} (each is compared with <method>_r50.py)")
     cfg = Config.fromfile(path)
-    model = cfg.get("model", {"sketch_encoder": None})  # a base has no model of its own
-    if cfg.get("default_scope") not in NUM_CLASSES or "sketch_encoder" in model:
+    known = cfg.get("default_scope") in NUM_CLASSES and "model" in cfg
+    if not known or "sketch_encoder" in cfg.model:
         raise ValueError(
             f"expected a config of a detector or segmentor that learns from pictures, got {path}"
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..size_cache import cached_by_size
-from .shifted_windows import cut_shifted_windows, window_regions
+from .shifted_windows import cut_shifted_windows, separate, window_regions
 
 # values that a chunk may hold: few enough for a CPU's caches, enough to outweigh a dozen calls
 WORKSPACE = 2**20
@@ -26,10 +26,8 @@ class _Windows(NamedTuple):
     """
 
     rows: Tensor  # (n, N) row of the map at each place
-    outside: Tensor | None  # (n, N) whether a place is no position of the map; None if all are
-    apart: (
-        Tensor | None
-    )  # (n, 1, N, N) which places are not in one part of the map; None if all are
+    outside: Tensor | None  # (n, N) which places are no position of the map; None for none
+    apart: Tensor | None  # (n, 1, N, N) which two are not in one part of the map; None for none
 
 
 class _Chunk(NamedTuple):
@@ -58,14 +56,14 @@ class _WindowAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, bias, batch, settings):
         ctx.save_for_backward(query, key, value, bias)
         ctx.batch, ctx.settings = batch, settings
-        num_heads, exact = _read_kind(query, bias)
-        out = _make_rows(query)
+        num_heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
+        bias, out = bias.to(exact), _make_rows(query)
         with torch.autocast("cpu", enabled=False):
             for chunk in _cut_chunks(query, bias, batch, settings):
                 queries, keys, values = (
                     _take(x, chunk, num_heads).to(exact) for x in (query, key, value)
                 )
-                _put(out, chunk, _relate(queries, keys, bias.to(exact), chunk.apart) @ values)
+                _put(out, chunk, _relate(queries, keys, bias, chunk.apart) @ values)
         return out.resize_(query.shape)  # a view could not be changed in place
 
     @staticmethod
@@ -79,16 +77,16 @@ class _WindowAttention(torch.autograd.Function):
             dQ = s·dS K
             dK = s·dSᵀ Q
         """
-        *maps, bias = ctx.saved_tensors
-        num_heads, exact = _read_kind(maps[0], bias)
-        grads = [_make_rows(x) for x in maps]
-        grad_bias = torch.zeros_like(bias, dtype=exact)
+        *maps, given_bias = ctx.saved_tensors
+        num_heads, exact = len(given_bias), torch.promote_types(maps[0].dtype, torch.float32)
+        bias, grads = given_bias.to(exact), [_make_rows(x) for x in maps]
+        grad_bias = torch.zeros_like(bias)
         with torch.autocast("cpu", enabled=False):
             for chunk in _cut_chunks(maps[0], bias, ctx.batch, ctx.settings):
                 query, key, value, grad_out = (
                     _take(x, chunk, num_heads).to(exact) for x in (*maps, grad)
                 )
-                weights = _relate(query, key, bias.to(exact), chunk.apart)
+                weights = _relate(query, key, bias, chunk.apart)
                 grad_weights = grad_out @ value.transpose(2, 3)
                 grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, exact)
                 grad_bias += grad_logits.sum(0)
@@ -96,12 +94,7 @@ class _WindowAttention(torch.autograd.Function):
                 _put(grads[0], chunk, grad_logits @ key * scale)
                 _put(grads[1], chunk, grad_logits.transpose(2, 3) @ query * scale)
                 _put(grads[2], chunk, weights.transpose(2, 3) @ grad_out)
-        return *(x[:-1] for x in grads), grad_bias.to(bias.dtype), None, None
-
-
-def _read_kind(x: Tensor, bias: Tensor) -> tuple[int, torch.dtype]:
-    """Return the number of heads, and the dtype to compute in."""
-    return len(bias), torch.promote_types(x.dtype, torch.float32)
+        return *(x[:-1] for x in grads), grad_bias.to(given_bias.dtype), None, None
 
 
 def _relate(query: Tensor, key: Tensor, bias: Tensor, apart: Tensor | None) -> Tensor:
@@ -147,11 +140,12 @@ def _find_windows(
     whole_rows, whole_columns = (max(0, side - shift) // window_size for side in (height, width))
     order = torch.arange(len(rows), device=device).view(-(-height // window_size), -1)
     whole = order[:whole_rows, :whole_columns].flatten()
-    others = (order[:whole_rows, whole_columns:].flatten(), order[whole_rows:].flatten())
-    others = torch.cat(others)
+    others = torch.cat([order[:whole_rows, whole_columns:].flatten(), order[whole_rows:].flatten()])
     regions = regions[others]
-    apart = regions[:, None, :, None] != regions[:, None, None, :]
-    return _Windows(rows[whole], None, None), _Windows(rows[others], regions == 0, apart)
+    return (
+        _Windows(rows[whole], None, None),
+        _Windows(rows[others], regions == 0, separate(regions)),
+    )
 
 
 def _make_rows(x: Tensor) -> Tensor:

@@ -58,6 +58,11 @@ def window_regions(
     return cut_shifted_windows(parts[None, None], window_size, shift)[0, :, :, 0]
 
 
+def separate(regions: Tensor) -> Tensor:
+    """Tell which two positions of a window differ in their region, ``(n, N)`` to (n, 1, N, N)."""
+    return regions[:, None, :, None] != regions[:, None, None, :]
+
+
 @cached_by_size
 def separated_positions(
     height: int, width: int, window_size: int, shift: int, *, device: torch.device
@@ -69,4 +74,4 @@ def separated_positions(
         that no row is True as a whole.
     """
     regions = window_regions((height, width), window_size, shift, device)
-    return None if regions is None else regions[:, None, :, None] != regions[:, None, None, :]
+    return None if regions is None else separate(regions)
