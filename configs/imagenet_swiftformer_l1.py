@@ -4,9 +4,9 @@ Paper:     Shaker et al., SwiftFormer: Efficient Additive Attention for Transfor
            Real-time Mobile Vision Applications, ICCV 2023, https://arxiv.org/abs/2303.15446
 Command:   python tools/train.py configs/imagenet_swiftformer_l1.py
 Published: top-1 80.9 with 12.1M parameters and 1.6G FLOPs at 224×224
-Departs:   distillation: none, published from RegNetY-160; both heads learn from the labels;
-           clipping: none, published adaptive; rate decay: by iteration from the end of the warm-up,
-           published by epoch from the start
+Departs:   distillation: none, published from RegNetY-160 (here both heads learn from the labels);
+           clipping: none, published adaptive;
+           rate decay: by iteration from the end of the warm-up, published by epoch from the start
 """
 
 _base_ = [
