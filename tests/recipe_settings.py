@@ -1,5 +1,7 @@
 """How the settings of `published_recipes.tsv` are read from a config."""
 
+import re
+
 import torch
 from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -8,6 +10,7 @@ from torchvision.ops import StochasticDepth
 
 from hybrid_backbones.engine.amp import amp_wrapper
 from hybrid_backbones.engine.mini import dicts
+from hybrid_backbones.engine.zoo import read_published
 from hybrid_backbones.ops.acmix import ShiftConvolution
 
 
@@ -17,6 +20,7 @@ class Recipe:
     def __init__(self, path, docstring):
         self.cfg = Config.fromfile(path)
         self.docstring = docstring
+        self.published = read_published(path)
         self.optimizer = self.cfg.optim_wrapper.optimizer
         self.warmup, self.decay = ({}, *self.cfg.param_scheduler)[-2:]
         self.transforms = list(dicts(self.cfg.train_dataloader.dataset.pipeline))
@@ -140,6 +144,21 @@ def initialisation(recipe):
     return found
 
 
+def head_initialisation(recipe):
+    name = "head" if recipe.cfg.default_scope == "mmpretrain" else "decode_head"
+    return "the host's" if getattr(recipe.model, name).init_cfg else "PyTorch"
+
+
+def result(pattern):
+    """Return a function that reads a figure from a docstring's published results."""
+
+    def read(recipe):
+        found = re.search(pattern, recipe.published)
+        return float(found[1]) if found else None
+
+    return read
+
+
 def spared_of_decay(recipe, words):
     """Return the words if the parameters that they name are those without weight decay."""
     exceptions = recipe.cfg.optim_wrapper.get("paramwise_cfg")
@@ -175,6 +194,7 @@ SETTINGS = {
     "augmentation": augmentation,
     "batch": lambda r: r.cfg.auto_scale_lr.base_batch_size,
     "betas": lambda r: r.optimizer.betas,
+    "box AP": result(r"box AP ([\d.]+)"),
     "categories": lambda r: 56 - len(r.cfg.train_dataloader.dataset.exclude),
     "clipping": lambda r: (r.cfg.optim_wrapper.get("clip_grad") or {}).get("max_norm"),
     "crop": lambda r: r.transform("RandomCrop").crop_size,
@@ -186,16 +206,19 @@ SETTINGS = {
     "erasing": lambda r: r.transform("RandomErasing").get("erase_prob"),
     "first rate": lambda r: r.warmup.start_factor * r.optimizer.lr,
     "flip": lambda r: r.transform("RandomFlip").prob,
-    "head initialisation": lambda r: "mmseg" if r.model.decode_head.init_cfg else "PyTorch",
+    "head initialisation": head_initialisation,
     "image size": image_size,
     "initialisation": initialisation,
     "iterations": lambda r: r.cfg.train_cfg.max_iters,
     "last rate": last_rate,
     "learning rate": lambda r: r.optimizer.lr,
     "loss scale": lambda r: amp_wrapper("cuda", "float16")["loss_scale"],
+    "mIoU": result(r"mIoU ([\d.]+)"),
+    "mask AP": result(r"mask AP ([\d.]+)"),
     "mixed precision": lambda r: "as published: --amp" in r.docstring,
     "mixup": lambda r: r.mixing("Mixup"),
     "momentum": lambda r: r.optimizer.momentum,
+    "multi-scale mIoU": result(r", ([\d.]+) at many scales"),
     "norm eval": backbone_setting("norm_eval", False),
     "optimizer": lambda r: r.optimizer.type,
     "rate decay": rate_decay,
@@ -210,6 +233,7 @@ SETTINGS = {
     "synchronised statistics": lambda r: "sync_bn" in r.cfg,
     "test multiple": multiple_at_test,
     "test size": size_at_test,
+    "top-1": result(r"top-1 ([\d.]+)"),
     "true label": true_label,
     "validation interval": lambda r: r.cfg.train_cfg.val_interval,
     "warm-up": lambda r: r.warmup.end,
