@@ -6,8 +6,7 @@ Command:   python tools/train.py configs/fasterrcnn_xvolution_r50.py
            from your own ImageNet weights, as no weights were published:
            python tools/train.py configs/fasterrcnn_xvolution_r50.py --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
-Published: box AP 42.8, 1.7 above ResNet-50; our sources do not settle whether with pixel
-           shifts or with global attention, nor the schedule and the stages
+Published: no number with pixel shifts that we know; with global attention see the `_sa` sibling
 """
 
 _base_ = [

@@ -6,8 +6,8 @@ Command:   python tools/train.py configs/fasterrcnn_xvolution_r50_sa.py
            from your own ImageNet weights, as no weights were published:
            python tools/train.py configs/fasterrcnn_xvolution_r50_sa.py --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
-Published: box AP 42.8, 1.7 above ResNet-50; our sources do not settle whether with pixel
-           shifts or with global attention, nor the schedule and the stages
+Published: box AP 42.8, 1.7 above ResNet-50, with global attention; our sources have neither the
+           schedule nor the stages
 """
 
 _base_ = "fasterrcnn_xvolution_r50.py"

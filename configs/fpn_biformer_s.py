@@ -3,9 +3,11 @@
 Paper:     Zhu et al., BiFormer: Vision Transformer with Bi-Level Routing Attention,
            CVPR 2023, https://arxiv.org/abs/2303.08810
 Command:   python tools/train.py configs/fpn_biformer_s.py
-           from ImageNet weights, as published: --cfg-options
+           in mixed precision and from ImageNet weights, as published: --amp --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
 Published: mIoU 48.9
+Departs:   loss scale: dynamic, published 512; head initialisation: mmseg's, published PyTorch's;
+           rate decay: from the end of the warm-up, published from the start
 """
 
 _base_ = [

@@ -6,6 +6,7 @@ Command:   python tools/train.py configs/fpn_uniformer_s.py
            from ImageNet weights, as published: --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
 Published: mIoU 46.6 with 25M parameters and 247G FLOPs at 512×2048
+Departs:   rate decay: from the end of the warm-up, published from the start
 """
 
 _base_ = [

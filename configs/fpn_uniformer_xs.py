@@ -6,6 +6,7 @@ Command:   python tools/train.py configs/fpn_uniformer_xs.py
            from ImageNet weights, as published: --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
 Published: mIoU 44.4 with 19.7M parameters
+Departs:   rate decay: from the end of the warm-up, published from the start
 """
 
 _base_ = [

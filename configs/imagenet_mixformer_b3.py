@@ -8,3 +8,9 @@ _base_ = "imagenet_mixformer_b4.py"
 
 model = dict(backbone=dict(arch="b3"), neck=dict(in_channels=384))
 optim_wrapper = dict(optimizer=dict(lr=8e-4, weight_decay=0.04))
+iters = dict(by_epoch=True, convert_to_iter_based=True)
+param_scheduler = [
+    # from 1e-7
+    dict(type="LinearLR", start_factor=1.25e-4, end=20, **iters),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, begin=20, end=300, **iters),
+]

@@ -17,8 +17,10 @@ _base_ = [
 smoothing = 0.1 * 1000 / 999
 model = dict(
     head=dict(
+        # PyTorch's, as in the script
+        init_cfg=None,
         loss=dict(
             _delete_=True, type="LabelSmoothLoss", label_smooth_val=smoothing, mode="original"
-        )
+        ),
     )
 )

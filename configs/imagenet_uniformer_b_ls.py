@@ -4,7 +4,6 @@ Command:   python tools/train.py configs/imagenet_uniformer_b_ls.py
 Published: top-1 83.9 with 50M parameters and 8.3G FLOPs at 224×224
 """
 
-_base_ = "imagenet_uniformer_s.py"
+_base_ = "imagenet_uniformer_b.py"
 
-model = dict(backbone=dict(arch="base_ls", drop_path_rate=0.3))
-optim_wrapper = dict(optimizer=dict(lr=8e-4))
+model = dict(backbone=dict(arch="base_ls"))

@@ -1,10 +1,6 @@
-"""RetinaNet with BiFormer-S on COCO, 1x.
+"""RetinaNet with BiFormer-S on COCO, 1x; see `maskrcnn_biformer_s.py`.
 
-Paper:     Zhu et al., BiFormer: Vision Transformer with Bi-Level Routing Attention,
-           CVPR 2023, https://arxiv.org/abs/2303.08810
 Command:   python tools/train.py configs/retinanet_biformer_s.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
 Published: box AP 45.9 (47.3 with the released code)
 """
 

@@ -6,6 +6,7 @@ Command:   python tools/train.py configs/upernet_uniformer_s.py
            from ImageNet weights, as published: --cfg-options
            model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
 Published: mIoU 47.6, 48.5 at many scales, with 52M parameters and 1004G FLOPs at 512×2048
+Departs:   rate decay: from the end of the warm-up, published from the start
 """
 
 _base_ = [

@@ -10,7 +10,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
-from torchvision.ops import StochasticDepth
 
 from hybrid_backbones.engine.demo import demo
 from hybrid_backbones.engine.mini import apply_mini, dicts
@@ -33,81 +32,10 @@ def test_says_what_it_is_and_how_to_run_it(path):
     assert len(text.splitlines()) <= 30
 
 
-# epochs or iterations and pictures a step of each schedule, by the beginning of a config's name
-SCHEDULES = {
-    "maskrcnn_.*_3x|cascade_maskrcnn_.*_3x": (36, 16),
-    "maskrcnn_swiftformer_.*": (12, 32),
-    "(maskrcnn|cascade_maskrcnn|fasterrcnn|retinanet)_.*": (12, 16),
-    "locformer_.*": (12, 7),
-    "upernet_.*|fpn_r50": (160_000, 16),
-    "fpn_swiftformer_.*": (40_000, 32),
-    "fpn_.*": (80_000, 32),
-    "imagenet_((acmix|xvolution)_)?r[0-9]+(_sa)?": (90, 128),
-    "imagenet_uniformer_xx?s": (600, 4096),
-    "imagenet_swiftformer_.*": (300, 2048),
-    "imagenet_.*": (300, 1024),
-}
-# learning rate, weight decay and stochastic depth, where these are published
-RECIPES = {
-    "maskrcnn_uniformer_s": (1e-4, 0.05, 0.2),
-    "maskrcnn_uniformer_b": (1e-4, 0.05, 0.3),
-    "maskrcnn_uniformer_s_3x": (1e-4, 0.05, 0.1),
-    "maskrcnn_uniformer_b_3x": (1e-4, 0.05, 0.3),
-    "maskrcnn_uniformer_xxs": (1e-4, 0.05, 0.0),
-    "maskrcnn_uniformer_xs": (1e-4, 0.05, 0.15),
-    "cascade_maskrcnn_uniformer_s_3x": (1e-4, 0.05, 0.2),
-    "cascade_maskrcnn_uniformer_b_3x": (1e-4, 0.05, 0.4),
-    "maskrcnn_biformer_s": (1e-4, 0.05, 0.2),
-    "maskrcnn_biformer_b": (1e-4, 0.05, 0.3),
-    "retinanet_biformer_s": (1e-4, 1e-4, 0.2),
-    "retinanet_biformer_b": (1e-4, 1e-4, 0.3),
-    "upernet_uniformer_s": (6e-5, 0.01, 0.25),
-    "upernet_uniformer_b": (6e-5, 0.01, 0.4),
-    "upernet_uniformer_s_h14": (6e-5, 0.01, 0.25),
-    "upernet_uniformer_b_h14": (6e-5, 0.01, 0.4),
-    "upernet_biformer_s": (6e-5, 0.01, 0.3),
-    "upernet_biformer_b": (6e-5, 0.01, 0.4),
-    "fpn_uniformer_s": (2e-4, 1e-4, 0.1),
-    "fpn_uniformer_b": (2e-4, 1e-4, 0.2),
-    "fpn_uniformer_xxs": (2e-4, 1e-4, 0.0),
-    "fpn_uniformer_xs": (2e-4, 1e-4, 0.1),
-    "fpn_biformer_s": (2e-4, 1e-4, 0.15),
-    "fpn_biformer_b": (2e-4, 1e-4, 0.3),
-    "imagenet_uniformer_s": (1e-3, 0.05, 0.1),
-    "imagenet_uniformer_s_plus": (1e-3, 0.05, 0.1),
-    "imagenet_uniformer_s_plus_dim64": (1e-3, 0.05, 0.1),
-    "imagenet_uniformer_b": (8e-4, 0.05, 0.3),
-    "imagenet_uniformer_b_ls": (8e-4, 0.05, 0.3),
-    "imagenet_uniformer_xxs": (3.2e-3, 0.1, 0.0),
-    "imagenet_uniformer_xs": (4e-3, 0.05, 0.1),
-    "imagenet_biformer_t": (1e-3, 0.05, 0.1),
-    "imagenet_biformer_s": (1e-3, 0.05, 0.15),
-    "imagenet_biformer_stl": (1e-3, 0.05, 0.1),
-    "imagenet_swiftformer_xs": (2e-3, 0.025, 0.0),
-    "imagenet_swiftformer_s": (2e-3, 0.025, 0.0),
-    "imagenet_swiftformer_l1": (2e-3, 0.025, 0.0),
-    "imagenet_swiftformer_l3": (2e-3, 0.025, 0.0),
-    "imagenet_mixformer_b0": (8e-4, 0.04, 0.0),
-    "imagenet_mixformer_b1": (8e-4, 0.04, 0.0),
-    "imagenet_mixformer_b2": (8e-4, 0.04, 0.05),
-    "imagenet_mixformer_b3": (8e-4, 0.04, 0.1),
-    "imagenet_mixformer_b4": (1e-3, 0.05, 0.2),
-    "imagenet_mixformer_b5": (1e-3, 0.05, 0.3),
-    "imagenet_mixformer_b6": (1e-3, 0.05, 0.5),
-    "imagenet_acmix_swin_t": (1e-3, 0.05, 0.2),
-    "imagenet_acmix_swin_s": (1e-3, 0.05, 0.3),
-}
-
-
 @every_config
-def test_follows_the_published_schedule(path):
+def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
     cfg = Config.fromfile(path)
-    length, batch = next(
-        schedule for name, schedule in SCHEDULES.items() if re.fullmatch(name, path.stem)
-    )
-    assert cfg.auto_scale_lr.base_batch_size == batch
-    settings = cfg.train_cfg
-    assert (settings.get("max_epochs") or settings.get("max_iters")) == length
+    length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.get("max_iters")
     assert cfg.param_scheduler[-1].get("end", length) == length
     pipeline = cfg.train_dataloader.dataset.pipeline
     if cfg.default_scope == "mmdet":
@@ -121,17 +49,6 @@ def test_follows_the_published_schedule(path):
         assert cfg.model.decode_head.num_classes == 150
     else:
         assert cfg.model.head.num_classes == 1000
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_follows_the_published_recipe(name):
-    cfg = Config.fromfile(CONFIGS[0].with_name(f"{name}.py"))
-    optimizer = cfg.optim_wrapper.optimizer
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
-        backbone = MODELS.build(cfg.model.backbone)
-    rates = [m.p for m in backbone.modules() if isinstance(m, StochasticDepth)]
-    recipe = (optimizer.lr, optimizer.weight_decay, max(rates, default=0.0))
-    assert recipe == pytest.approx(RECIPES[name])
 
 
 @every_config

@@ -58,9 +58,7 @@ class ClassTokenEmbed(PatchEmbed):
 
     def __init__(self, in_channels: int, embed_dims: int):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
-        self.cls_token = nn.Parameter(
-            nn.init.trunc_normal_(torch.empty(1, 1, embed_dims), std=0.02)
-        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
 
     def forward(self, x: Tensor) -> Evolving:
         """Begin with a map ``(B, in_channels, H, W)``."""

@@ -44,6 +44,8 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
         raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
+    # an average over 10,000 steps would stay where a run of some hundreds begins
+    cfg.default_hooks.pop("ema", None)
     preset = presets[scope]
     if cfg.train_dataloader.dataset.type == "SketchCocoDataset":
         preset = sketch_detection

@@ -2,7 +2,10 @@
 
 _base_ = "imagenet_300e.py"
 
-optim_wrapper = dict(optimizer=dict(lr=4e-3))
+optim_wrapper = dict(
+    optimizer=dict(lr=4e-3),
+    paramwise_cfg=dict(custom_keys=dict(cls_token=dict(decay_mult=0.0))),
+)
 iters = dict(by_epoch=True, convert_to_iter_based=True)
 param_scheduler = [
     # from 1e-6
