@@ -12,7 +12,13 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from hybrid_backbones.backbones import ACmixResNet
-from hybrid_backbones.checkpoints import load_published, read_state_dict
+from hybrid_backbones.checkpoints import (
+    load_published,
+    load_trained,
+    read_state_dict,
+    require_resumable,
+)
+from hybrid_backbones.engine.whole_checkpoints import LoadFromHook
 
 pytestmark = pytest.mark.upstream
 
@@ -276,6 +282,50 @@ def test_a_classifier_needs_its_own_classifier(weights, num_classes, names, mess
     with pytest.raises(ValueError, match=message):
         load_published(model, {name: x for name, x in weights.items() if name not in names})
     assert_equal(model.state_dict(), before)
+
+
+class Host:
+    """What of a runner a hook sees when the host has read `load_from`."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda x: dict(model=x), lambda x: dict(state_dict=x)])
+def test_load_from_takes_what_a_test_takes_and_the_host_then_loads_all(weights, wrap):
+    model, expected = build_classifier(), build_classifier()
+    load_trained(expected, weights)
+    content = wrap(weights)
+    LoadFromHook("published.pth").after_load_checkpoint(Host(model), content)
+    assert_equal(content["state_dict"], expected.state_dict())
+
+
+def test_load_from_refuses_a_head_of_other_classes(weights):
+    says = r"load_from=published\.pth.*init_cfg=dict\(type='Pretrained'.*head\.fc\.bias: \(1000,\)"
+    with pytest.raises(ValueError, match=says):
+        LoadFromHook("published.pth").after_load_checkpoint(Host(build_classifier(10)), weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        (dict(meta={}), r"epoch, iter\): .*load_from"),
+        (dict(meta=None), r"epoch, iter\): .*load_from"),
+        (dict(optimizer=None), r"\(optimizer\): .*load_from"),
+        (dict(message_hub=None, optimizer=None), r"message_hub, optimizer\): .*load_from"),
+    ],
+    ids=str,
+)
+def test_only_the_state_of_a_training_is_resumed(tmp_path, changes, says):
+    model, path = build_backbone(), tmp_path / "epoch_1.pth"
+    state = dict(meta=dict(epoch=1, iter=9), message_hub=dict(a=1), optimizer=dict(a=1))
+    torch.save(dict(state | changes, state_dict=model.state_dict()), path)
+    if says is None:
+        require_resumable(model, path)
+    else:
+        with pytest.raises(ValueError, match=rf"epoch_1\.pth holds weights.*{says}"):
+            require_resumable(model, path)
 
 
 @pytest.mark.parametrize("depth", [38, 50])

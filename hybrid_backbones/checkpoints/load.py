@@ -151,8 +151,8 @@ def require_resumable(model: nn.Module, checkpoint: str | Path) -> None:
             "checkpoints that tools/train.py saved are resumed"
         )
     require_same_entries(model, content)
-    held = {*content, *meta}
-    missing = [key for key in ("epoch", "iter", "message_hub", "optimizer") if key not in held]
+    missing = [key for key in ("epoch", "iter") if key not in meta]
+    missing += [key for key in ("message_hub", "optimizer") if not content.get(key)]
     if missing:
         raise ValueError(
             f"{checkpoint} holds weights, but not the state of a training ({', '.join(missing)}): "
