@@ -306,26 +306,15 @@ def test_load_from_refuses_a_head_of_other_classes(weights):
         LoadFromHook("published.pth").after_load_checkpoint(Host(build_classifier(10)), weights)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({}, None),
-        (dict(meta={}), r"epoch, iter\): .*load_from"),
-        (dict(meta=None), r"epoch, iter\): .*load_from"),
-        (dict(optimizer=None), r"\(optimizer\): .*load_from"),
-        (dict(message_hub=None, optimizer=None), r"message_hub, optimizer\): .*load_from"),
-    ],
-    ids=str,
-)
-def test_only_the_state_of_a_training_is_resumed(tmp_path, changes, says):
+def test_a_config_in_the_meta_data_is_not_resumed_since_the_host_would_run_it(tmp_path):
     model, path = build_backbone(), tmp_path / "epoch_1.pth"
-    state = dict(meta=dict(epoch=1, iter=9), message_hub=dict(a=1), optimizer=dict(a=1))
-    torch.save(dict(state | changes, state_dict=model.state_dict()), path)
-    if says is None:
-        require_resumable(model, path)
-    else:
-        with pytest.raises(ValueError, match=rf"epoch_1\.pth holds weights.*{says}"):
-            require_resumable(model, path)
+    content = dict(meta=dict(cfg="print()"), state_dict=model.state_dict())
+    require_resumable(model, content)
+    content["meta"]["config"] = "print()"
+    torch.save(content, path)
+    for checkpoint in (content, path):
+        with pytest.raises(ValueError, match=r"program as meta\.config"):
+            require_resumable(model, checkpoint)
 
 
 @pytest.mark.parametrize("depth", [38, 50])

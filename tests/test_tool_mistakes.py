@@ -51,7 +51,9 @@ def demonstrate(tmp, make_checkpoint):
 
 def pretrained(tmp, path):
     init_cfg = "model.backbone.init_cfg"
-    return train(tmp, options=[f"{init_cfg}.type=Pretrained", f"{init_cfg}.checkpoint={path}"])
+    return train(
+        tmp / "new", options=[f"{init_cfg}.type=Pretrained", f"{init_cfg}.checkpoint={path}"]
+    )
 
 
 def a_file(tmp):
@@ -104,7 +106,7 @@ MISTAKES = {
         r"(loss|weights).*iteration \d+.*Lower the learning rate",
     ),
     "code in load_from": (
-        lambda tmp: train(tmp, options=[f"load_from={trap(tmp)}"]),
+        lambda tmp: train(tmp / "new", options=[f"load_from={trap(tmp)}"]),
         r"cannot read.*trap\.pth.*names pathlib.*run code",
     ),
     "code in Pretrained": (
@@ -117,7 +119,7 @@ MISTAKES = {
     ),
     "code in the config of resume": (
         lambda tmp: train(tmp, "--resume", trap_for_resume(tmp)),
-        r".*trap\.pth holds a program as meta\.config",
+        r".*a program as meta\.config",
     ),
     "code in test": (
         lambda tmp: evaluate(tmp, trap(tmp)),
@@ -128,12 +130,16 @@ MISTAKES = {
         r"cannot read.*trap\.pth.*names pathlib.*run code",
     ),
     "load_from another network": (
-        lambda tmp: train(tmp, options=[f"load_from={other_checkpoint(tmp)}"]),
+        lambda tmp: train(tmp / "new", options=[f"load_from={other_checkpoint(tmp)}"]),
         r"load_from=.*other\.pth.*prefix='backbone'.*does not fit.*missing.*another shape.*conv1",
     ),
     "Pretrained of another network": (
         lambda tmp: pretrained(tmp, other_checkpoint(tmp)),
         r".*Pretrained with .*other\.pth.*nothing in it fits ACmixResNet",
+    ),
+    "load_from the work dir": (
+        lambda tmp: train(tmp, options=[f"load_from={other_checkpoint(tmp)}"]),
+        r"load_from=.*other\.pth is in the work dir.*moves.*--work-dir",
     ),
     "empty checkpoint": (lambda tmp: evaluate(tmp, a_file(tmp)), r"cannot read.*file.*is empty"),
 }

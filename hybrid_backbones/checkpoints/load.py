@@ -135,29 +135,21 @@ def require_same_entries(model: nn.Module, checkpoint: str | Path | Mapping) -> 
     return given
 
 
-def require_resumable(model: nn.Module, checkpoint: str | Path) -> None:
-    """Check that a training of the model has saved a checkpoint, and that it can go on from there.
+def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
+    """Check that the weights of a checkpoint fit, and that mmengine will not run a part of it.
 
     Raises:
-        ValueError: where the weights do not fit, the state of the training is missing, or mmengine
-            would run a part of it.
+        ValueError: as for :func:`load_published`, or for a program in the meta data.
     """
-    content = read_checkpoint(checkpoint)
+    is_file = isinstance(checkpoint, str | Path)
+    content = read_checkpoint(checkpoint) if is_file else checkpoint
     meta = content.get("meta") if isinstance(content, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
-    if "config" in meta:
+    if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(
-            f"{checkpoint} holds a program as meta.config, which mmengine would run: only "
-            "checkpoints that tools/train.py saved are resumed"
+            "the checkpoint holds a program as meta.config, which mmengine would run on resuming: "
+            "only checkpoints that tools/train.py saved are resumed"
         )
     require_same_entries(model, content)
-    missing = [key for key in ("epoch", "iter") if key not in meta]
-    missing += [key for key in ("message_hub", "optimizer") if not content.get(key)]
-    if missing:
-        raise ValueError(
-            f"{checkpoint} holds weights, but not the state of a training ({', '.join(missing)}): "
-            "to start from its weights, use --cfg-options load_from=FILE instead of --resume"
-        )
 
 
 def load_pretrained(

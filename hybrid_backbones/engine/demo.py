@@ -13,7 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 
-from ..checkpoints import dataset_meta, load_trained
+from ..checkpoints import load_trained, read_checkpoint
 
 
 @torch.no_grad()
@@ -85,14 +85,15 @@ def demo(
 ) -> BaseDataElement:
     """Predict on an image and draw the result into the picture `out`; return the prediction."""
     prediction = predict(cfg, image, checkpoint, device)
+    dataset_meta = read_checkpoint(checkpoint).get("meta", {}).get("dataset_meta")
     # a published checkpoint does not say its classes
-    meta = dataset_meta(checkpoint) or DATASETS.get(cfg.val_dataloader.dataset.type).METAINFO
-    if not meta.get("classes"):
+    dataset_meta = dataset_meta or DATASETS.get(cfg.val_dataloader.dataset.type).METAINFO
+    if not dataset_meta.get("classes"):
         raise ValueError(
             f"neither {checkpoint} nor its dataset says the classes: use a checkpoint that "
             "tools/train.py saved"
         )
-    draw(cfg, image, prediction, meta, out, score_thr)
+    draw(cfg, image, prediction, dataset_meta, out, score_thr)
     return prediction
 
 

@@ -27,6 +27,7 @@ from .whole_checkpoints import (
     advice_for_a_full_disk,
     find_last_checkpoint,
     remove_drafts,
+    require_elsewhere,
 )
 
 # the variable that says where the data of each framework's configs lies
@@ -127,6 +128,8 @@ def train(args: Namespace) -> None:
         cfg.resume, cfg.load_from = True, str(_checkpoint_to_resume(args.resume, cfg.work_dir))
     else:
         cfg.resume = False
+        if cfg.get("load_from"):
+            require_elsewhere(cfg.load_from, cfg.work_dir)
         _put_aside(Path(cfg.work_dir))
     remove_drafts(cfg.work_dir)
     runner = Runner.from_cfg(cfg)

@@ -107,6 +107,19 @@ class LoadFromHook(Hook):
             ) from error
 
 
+def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
+    """Check that a training does not begin from a file that it first puts aside.
+
+    Raises:
+        ValueError: where it does.
+    """
+    if Path(checkpoint).resolve().parent == Path(work_dir).resolve():
+        raise ValueError(
+            f"load_from={checkpoint} is in the work dir, where a new training moves the "
+            "checkpoints of an earlier one: choose another with --work-dir"
+        )
+
+
 def remove_drafts(work_dir: str | Path) -> None:
     """Remove what :class:`AtomicLocalBackend` was writing when its process was killed."""
     for path in Path(work_dir).glob(".*.part"):
