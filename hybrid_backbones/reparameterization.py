@@ -81,7 +81,7 @@ def reparameterize(cfg: Config, checkpoint: str | Path, out: str | Path) -> Path
     require_equal(_run(rebuilt.backbone, images), expected)
     text = merged_cfg.pretty_text
     # hosts build a model from the config in its checkpoint, where they are given no other
-    meta = dict(read_checkpoint(checkpoint).get("meta", {}), cfg=text)
+    meta = dict(read_checkpoint(checkpoint).get("meta") or {}, cfg=text)
     content = io.BytesIO()
     torch.save(dict(meta=meta, state_dict=rebuilt.state_dict()), content)
     AtomicLocalBackend().put(content.getvalue(), out)

@@ -12,7 +12,13 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from hybrid_backbones.backbones import ACmixResNet
-from hybrid_backbones.checkpoints import load_published, read_state_dict
+from hybrid_backbones.checkpoints import (
+    load_published,
+    load_trained,
+    read_state_dict,
+    require_resumable,
+)
+from hybrid_backbones.engine.whole_checkpoints import LoadFromHook
 
 pytestmark = pytest.mark.upstream
 
@@ -276,6 +282,39 @@ def test_a_classifier_needs_its_own_classifier(weights, num_classes, names, mess
     with pytest.raises(ValueError, match=message):
         load_published(model, {name: x for name, x in weights.items() if name not in names})
     assert_equal(model.state_dict(), before)
+
+
+class Host:
+    """What of a runner a hook sees when the host has read `load_from`."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda x: dict(model=x), lambda x: dict(state_dict=x)])
+def test_load_from_takes_what_a_test_takes_and_the_host_then_loads_all(weights, wrap):
+    model, expected = build_classifier(), build_classifier()
+    load_trained(expected, weights)
+    content = wrap(weights)
+    LoadFromHook("published.pth").after_load_checkpoint(Host(model), content)
+    assert_equal(content["state_dict"], expected.state_dict())
+
+
+def test_load_from_refuses_a_head_of_other_classes(weights):
+    says = r"load_from=published\.pth.*init_cfg=dict\(type='Pretrained'.*head\.fc\.bias: \(1000,\)"
+    with pytest.raises(ValueError, match=says):
+        LoadFromHook("published.pth").after_load_checkpoint(Host(build_classifier(10)), weights)
+
+
+def test_a_config_in_the_meta_data_is_not_resumed_since_the_host_would_run_it(tmp_path):
+    model, path = build_backbone(), tmp_path / "epoch_1.pth"
+    content = dict(meta=dict(cfg="print()"), state_dict=model.state_dict())
+    require_resumable(model, content)
+    content["meta"]["config"] = "print()"
+    torch.save(content, path)
+    for checkpoint in (content, path):
+        with pytest.raises(ValueError, match=r"program as meta\.config"):
+            require_resumable(model, checkpoint)
 
 
 @pytest.mark.parametrize("depth", [38, 50])

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +29,9 @@ from hybrid_backbones.engine.whole_checkpoints import (
     AtomicLocalBackend,
     FiniteLossHook,
     WholeCheckpointHook,
+    advice_for_a_full_disk,
     find_last_checkpoint,
+    remove_drafts,
 )
 
 pytestmark = pytest.mark.upstream
@@ -103,6 +106,46 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
         backend.put(b"new and longer", path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    # neither the file is put in place nor the draft removed
+    monkeypatch.setattr(Path, "replace", kill)
+    monkeypatch.setattr(Path, "unlink", kill)
+    with pytest.raises(Killed):
+        AtomicLocalBackend().put(b"half", tmp_path / "best_accuracy_epoch_1.pth")
+    monkeypatch.undo()
+    (draft,) = tmp_path.iterdir()
+    others = ["epoch_1.pth", "epoch_1.pth.part", ".video.mp4.part", ".part", f"{'a' * 32}.part"]
+    for name in others:
+        (tmp_path / name).touch()
+    inner = tmp_path / "before" / draft.name
+    inner.parent.mkdir()
+    inner.touch()
+    remove_drafts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "before"}
+    assert inner.is_file()
+
+
+def test_a_full_disk_says_how_to_go_on(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    says = r"No space left on device.*no checkpoint in .* yet: free some space and start again"
+    with pytest.raises(ValueError, match=says), advice_for_a_full_disk(tmp_path):
+        raise full
+    (tmp_path / "epoch_2.pth").touch()
+    with (
+        pytest.raises(ValueError, match=r"No space.*epoch_2\.pth is whole.*use --resume"),
+        advice_for_a_full_disk(tmp_path),
+    ):
+        raise full
+    with pytest.raises(PermissionError), advice_for_a_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "denied")
 
 
 def test_the_last_checkpoint_is_found_without_mmengines_pointer(tmp_path):

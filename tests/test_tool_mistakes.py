@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,42 @@ def cut_checkpoint(tmp):
     path = other_checkpoint(tmp)
     path.write_bytes(path.read_bytes()[:200])
     return path
+
+
+class Trap:
+    """Removes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.unlink, (self.path,)
+
+
+def trap(tmp):
+    content = dict(torch.load(other_checkpoint(tmp)), trap=Trap(a_file(tmp)))
+    torch.save(content, tmp / "trap.pth")
+    return tmp / "trap.pth"
+
+
+def trap_for_resume(tmp):
+    """A checkpoint of plain weights, with a config that mmengine would run as a program."""
+    program = f"import os\nos.unlink({str(a_file(tmp))!r})\nmodel = {{}}\n"
+    torch.save(dict(meta=dict(epoch=1, iter=1, config=program), state_dict={}), tmp / "trap.pth")
+    return tmp / "trap.pth"
+
+
+def demonstrate(tmp, make_checkpoint):
+    image = next((REPOSITORY / "data/mini/imagenet/val").glob("*/*.png"))
+    out = ("--out", tmp / "drawn.png")
+    return ("tools/image_demo.py", image, CONFIG, make_checkpoint(tmp), "--mini", *out)
+
+
+def pretrained(tmp, path):
+    init_cfg = "model.backbone.init_cfg"
+    return train(
+        tmp / "new", options=[f"{init_cfg}.type=Pretrained", f"{init_cfg}.checkpoint={path}"]
+    )
 
 
 def a_file(tmp):
@@ -68,6 +105,43 @@ MISTAKES = {
         with_option("optim_wrapper.optimizer.lr=1e20"),
         r"(loss|weights).*iteration \d+.*Lower the learning rate",
     ),
+    "code in load_from": (
+        lambda tmp: train(tmp / "new", options=[f"load_from={trap(tmp)}"]),
+        r"cannot read.*trap\.pth.*names pathlib.*run code",
+    ),
+    "code in Pretrained": (
+        lambda tmp: pretrained(tmp, trap(tmp)),
+        r"cannot read.*trap\.pth.*names pathlib.*run code",
+    ),
+    "code in resume": (
+        lambda tmp: train(tmp, "--resume", trap(tmp)),
+        r"cannot read.*trap\.pth.*names pathlib.*run code",
+    ),
+    "code in the config of resume": (
+        lambda tmp: train(tmp, "--resume", trap_for_resume(tmp)),
+        r".*a program as meta\.config",
+    ),
+    "code in test": (
+        lambda tmp: evaluate(tmp, trap(tmp)),
+        r"cannot read.*trap\.pth.*names pathlib.*run code",
+    ),
+    "code in demo": (
+        lambda tmp: demonstrate(tmp, trap),
+        r"cannot read.*trap\.pth.*names pathlib.*run code",
+    ),
+    "load_from another network": (
+        lambda tmp: train(tmp / "new", options=[f"load_from={other_checkpoint(tmp)}"]),
+        r"load_from=.*other\.pth.*prefix='backbone'.*does not fit.*missing.*another shape.*conv1",
+    ),
+    "Pretrained of another network": (
+        lambda tmp: pretrained(tmp, other_checkpoint(tmp)),
+        r".*Pretrained with .*other\.pth.*nothing in it fits ACmixResNet",
+    ),
+    "load_from the work dir": (
+        lambda tmp: train(tmp, options=[f"load_from={other_checkpoint(tmp)}"]),
+        r"load_from=.*other\.pth is in the work dir.*moves.*--work-dir",
+    ),
+    "empty checkpoint": (lambda tmp: evaluate(tmp, a_file(tmp)), r"cannot read.*file.*is empty"),
 }
 
 
@@ -84,6 +158,14 @@ def test_a_mistake_ends_in_one_clear_line(mistake, tmp_path):
     assert re.match(f"error: .*{says}", last), err
     assert "Traceback" not in err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
+    flag = "--dangerously-run-code-in-checkpoints"
+    _, out, err = run(*demonstrate(tmp_path, trap), flag)
+    assert "run as a program" in out + err
+    assert "does not fit" in err
+    assert not (tmp_path / "file").exists()
 
 
 def test_a_broken_picture_is_named_in_one_line(tmp_path):

@@ -5,7 +5,17 @@ import time
 
 import pytest
 import torch
-from tool_runs import CONFIG, REPOSITORY, evaluate, metric_on_file, metrics, run, start, train
+from tool_runs import (
+    CONFIG,
+    ONE_EPOCH,
+    REPOSITORY,
+    evaluate,
+    metric_on_file,
+    metrics,
+    run,
+    start,
+    train,
+)
 
 from hybrid_backbones.checkpoints import read_checkpoint
 
@@ -38,6 +48,20 @@ def test_testing_a_checkpoint_gives_the_metric_of_its_training(trained, tmp_path
     assert metric_on_file(tmp_path) == metrics(trained)[-1]
     assert out_file.stat().st_size > 0
     assert len(list(show_dir.glob("**/*.png"))) == 60
+
+
+@pytest.mark.upstream
+def test_load_from_starts_a_training_with_the_weights_of_another(trained, tmp_path):
+    options = [f"load_from={trained / 'epoch_3.pth'}", "optim_wrapper.optimizer.lr=0"]
+    code, _, err = run(*train(tmp_path, options=[*ONE_EPOCH, *options]))
+    assert code == 0, err
+    one, other = (
+        read_checkpoint(path)["state_dict"]
+        for path in (trained / "epoch_3.pth", tmp_path / "epoch_1.pth")
+    )
+    # statistics of batch normalisation go on, weights stay
+    changed = {name.rpartition(".")[2] for name in one if not torch.equal(one[name], other[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
 @pytest.mark.upstream

@@ -13,6 +13,7 @@ writes the page of the tables saved in a folder as <device>_<name>.json.
 
 import sys
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 from hybrid_backbones.engine.benchmark.command import TABLES, parse_args, require_writable
 from hybrid_backbones.engine.benchmark.page import write_page
@@ -32,7 +33,7 @@ def main() -> int:
     measure, markdown = TABLES[table][0], args.pop("markdown")
     keys = ("only", "scales", "compiled", "configs")
     own = {key: args.pop(key) for key in keys if key in args}
-    with launch.one_line_errors():
+    with launch.one_line_errors(), guard_loads():
         settings = Settings(**{name: value for name, value in args.items() if value is not None})
         require_writable(out)
         rows = measure(settings, **own)

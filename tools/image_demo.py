@@ -6,6 +6,7 @@ Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--de
 
 import argparse
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 from hybrid_backbones.engine.demo import demo
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
-    with launch.one_line_errors():
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         cfg = launch.read_config(args)
         demo(
             cfg,

@@ -7,6 +7,7 @@ Usage: python tools/reparameterize.py CONFIG CHECKPOINT OUT.pth [--mini]
 
 import argparse
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 from hybrid_backbones.reparameterization import reparameterize
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("out", help="merged checkpoint to write, .pth; its config is put beside it")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
-    with launch.one_line_errors():
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         config = reparameterize(launch.read_config(args), args.checkpoint, args.out)
         print(f"saved to {args.out}; its config is {config}")
 

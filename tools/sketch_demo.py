@@ -7,6 +7,7 @@ Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.pn
 
 import argparse
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 from hybrid_backbones.engine.sketch_demo import sketch_demo
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
-    with launch.one_line_errors():
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         sketch_demo(
             launch.read_config(args),
             args.image,

@@ -6,6 +6,7 @@ Usage: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] 
 
 import argparse
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 
 
@@ -16,8 +17,9 @@ def main() -> None:
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show-dir", help="draw the predictions into this folder")
     launch.add_run_arguments(parser)
-    with launch.one_line_errors():
-        launch.test(parser.parse_args())
+    args = parser.parse_args()
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        launch.test(args)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]
 
 import argparse
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
 
 
@@ -32,8 +33,9 @@ def main() -> None:
         help="scale the learning rate with the total batch size",
     )
     launch.add_run_arguments(parser)
-    with launch.one_line_errors():
-        launch.train(parser.parse_args())
+    args = parser.parse_args()
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        launch.train(args)
 
 
 if __name__ == "__main__":

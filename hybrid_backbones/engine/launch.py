@@ -4,7 +4,6 @@ Everything that a user can get wrong is looked at here before the training start
 one line.
 """
 
-import errno
 import os
 import sys
 import time
@@ -19,11 +18,17 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
-from ..checkpoints import load_trained, require_same_entries
+from ..checkpoints import load_trained, require_resumable
 from .amp import DEFAULTS, DTYPES, train_in_mixed_precision
 from .compilation import compile_backbone, require_compiler
 from .mini import apply_mini, dicts
-from .whole_checkpoints import find_last_checkpoint
+from .whole_checkpoints import (
+    LoadFromHook,
+    advice_for_a_full_disk,
+    find_last_checkpoint,
+    remove_drafts,
+    require_elsewhere,
+)
 
 # the variable that says where the data of each framework's configs lies
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
@@ -41,6 +46,12 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         action=DictAction,
         help="settings of the config to override, as key=value",
+    )
+    parser.add_argument(
+        "--dangerously-run-code-in-checkpoints",
+        dest="run_code",
+        action="store_true",
+        help="run programs hidden in checkpoints; never for a file that you have from others",
     )
 
 
@@ -117,13 +128,19 @@ def train(args: Namespace) -> None:
         cfg.resume, cfg.load_from = True, str(_checkpoint_to_resume(args.resume, cfg.work_dir))
     else:
         cfg.resume = False
+        if cfg.get("load_from"):
+            require_elsewhere(cfg.load_from, cfg.work_dir)
         _put_aside(Path(cfg.work_dir))
+    remove_drafts(cfg.work_dir)
     runner = Runner.from_cfg(cfg)
     if args.resume:
-        require_same_entries(runner.model, cfg.load_from)
+        require_resumable(runner.model, cfg.load_from)
+    elif cfg.get("load_from"):
+        runner.register_hook(LoadFromHook(cfg.load_from))
     if args.compile:
         compile_backbone(runner.model)
-    runner.train()
+    with advice_for_a_full_disk(cfg.work_dir):
+        runner.train()
 
 
 def test(args: Namespace) -> dict:
@@ -177,8 +194,6 @@ def _last_line(error: Exception) -> str:
         if "Traceback" in str(error)
         else " ".join(lines)
     )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        line += ". The checkpoints that are there are whole: free some space and use --resume"
     return line
 
 

@@ -3,9 +3,12 @@
 A kill, a full disk or a diverged loss leaves the last good checkpoint as it was.
 """
 
+import errno
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +16,8 @@ from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
+
+from ..checkpoints import trained_weights
 
 
 @register_backend("atomic")
@@ -75,6 +80,69 @@ class FiniteLossHook(Hook):
                 f"the loss is {loss.item()} at iteration {runner.iter + 1}, the "
                 f"{self.patience}th in a row. " + advice(runner.work_dir)
             )
+
+
+class LoadFromHook(Hook):
+    """Let ``load_from`` load all of a checkpoint or none of it, as tools/test.py does.
+
+    Args:
+        checkpoint: the name of the checkpoint, for the message.
+    """
+
+    # before the hooks that copy the weights, such as a moving average
+    priority = "VERY_HIGH"
+
+    def __init__(self, checkpoint: str):
+        self.checkpoint = checkpoint
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Replace the weights by all entries of the model."""
+        try:
+            checkpoint["state_dict"] = trained_weights(runner.model, checkpoint)
+        except ValueError as error:
+            raise ValueError(
+                f"load_from={self.checkpoint} is loaded whole or not at all (for its backbone "
+                "alone, leave load_from out and set model.backbone.init_cfg=dict(type='Pretrained',"
+                f" prefix='backbone', checkpoint=FILE)): {error}"
+            ) from error
+
+
+def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
+    """Check that a training does not begin from a file that it first puts aside.
+
+    Raises:
+        ValueError: where it does.
+    """
+    if Path(checkpoint).resolve().parent == Path(work_dir).resolve():
+        raise ValueError(
+            f"load_from={checkpoint} is in the work dir, where a new training moves the "
+            "checkpoints of an earlier one: choose another with --work-dir"
+        )
+
+
+def remove_drafts(work_dir: str | Path) -> None:
+    """Remove what :class:`AtomicLocalBackend` was writing when its process was killed."""
+    for path in Path(work_dir).glob(".*.part"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{32}\.part", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def advice_for_a_full_disk(work_dir: str | Path) -> Iterator[None]:
+    """Say how a training that ran out of space goes on.
+
+    Raises:
+        ValueError: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        last = find_last_checkpoint(work_dir)
+        kept = f"{last} is whole: free some space and use --resume"
+        none = f"there is no checkpoint in {work_dir} yet: free some space and start again"
+        raise ValueError(f"{error}; {kept if last else none}") from error
 
 
 def advice(work_dir: str | Path) -> str:

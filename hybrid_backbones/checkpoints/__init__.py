@@ -1,0 +1,30 @@
+"""Checkpoints: read without running code in them, load strictly under their published names."""
+
+from .guard import guard_loads
+from .load import (
+    LoadReport,
+    PublishedInit,
+    load_published,
+    load_trained,
+    rename,
+    require_resumable,
+    require_same_entries,
+    trained_weights,
+)
+from .read import STATE_DICT_KEYS, dataset_meta, read_checkpoint, read_state_dict
+
+__all__ = [
+    "STATE_DICT_KEYS",
+    "LoadReport",
+    "PublishedInit",
+    "dataset_meta",
+    "guard_loads",
+    "load_published",
+    "load_trained",
+    "read_checkpoint",
+    "read_state_dict",
+    "rename",
+    "require_resumable",
+    "require_same_entries",
+    "trained_weights",
+]

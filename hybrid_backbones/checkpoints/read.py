@@ -1,0 +1,223 @@
+"""Read checkpoint files: no code in them is run, and damage is found.
+
+A checkpoint is a pickle, which may name any function to be called. Only those that weights and
+mmengine's log need are allowed here.
+"""
+
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+from ..paddle_checkpoints import SUFFIX, from_paddle, is_paddle, read_paddle
+
+# keys under which training scripts store the weights, in the order of trial
+STATE_DICT_KEYS = ("state_dict", "model")
+# whether the code in checkpoints is run; only `guard_loads` sets it
+RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
+# what the readers of zip, pickle and tensors raise for a file that is broken or of another kind
+UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(ArithmeticError, MemoryError),
+)
+
+# `guard_loads` puts another in its place
+_torch_load = torch.load
+
+
+def _statistic(owner: type, name: str):
+    """Stand in for `getattr`, with which mmengine's log names its statistics."""
+    if owner is not HistoryBuffer or name not in ("current", "max", "mean", "min"):
+        raise pickle.UnpicklingError(f"a checkpoint may not look up {name!r} of {owner!r}")
+    return getattr(owner, name)
+
+
+# mmengine's checkpoints hold its log too, in numpy arrays and scalars. With these allowed, they are
+# read safely, also by versions of mmengine that call `torch.load` without further ado
+torch.serialization.add_safe_globals(
+    [
+        HistoryBuffer,
+        (_statistic, "builtins.getattr"),
+        np.ndarray,
+        np.dtype,
+        np.zeros(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
+    ]
+)
+
+
+def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint, whatever training script wrote it.
+
+    Args:
+        checkpoint: a path, an http(s) URL, or an already loaded dict; the weights themselves or a
+            dict that holds them under ``state_dict`` or ``model``. Paddle's ``.pdparams`` and
+            arrays are converted.
+
+    Raises:
+        ValueError: where there is no such file, it is not a checkpoint, or holds no weights.
+    """
+    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    for key in STATE_DICT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    content = content if isinstance(content, Mapping) else {type(content).__name__: content}
+    if is_paddle(content):
+        content = from_paddle(content)
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        raise ValueError(
+            "no weights in the checkpoint: expected named tensors, bare or under one of "
+            f"{STATE_DICT_KEYS}, got other things, {others[:8]}"
+        )
+    for name, value in content.items():
+        if unusable := _unusable(value):
+            raise ValueError(
+                f"{name} of the checkpoint is {unusable}: expected dense tensors, as "
+                "model.state_dict() has them"
+            )
+    state_dict = {str(name): value for name, value in content.items()}
+    if all(name.startswith("module.") for name in state_dict):
+        state_dict = {name.removeprefix("module."): x for name, x in state_dict.items()}
+    return state_dict
+
+
+def read_checkpoint(checkpoint: str | Path) -> Mapping:
+    """Read all that a checkpoint file or URL holds, without running code in it.
+
+    Raises:
+        ValueError: where there is no such file, it is not a checkpoint, or damaged.
+    """
+    path = str(checkpoint)
+    downloaded = path.startswith(("http://", "https://"))
+    path = _download(path) if downloaded else path
+    try:
+        return read_paddle(path) if path.endswith(SUFFIX) else read_file(path, "cpu")
+    except FileNotFoundError as error:
+        raise ValueError(f"no checkpoint at {path!r}: check the path") from error
+    except ValueError as error:
+        advice = "; delete it if the download was cut short" if downloaded else ""
+        raise ValueError(f"{error}{advice}") from error
+
+
+def read_file(file: str | Path | BinaryIO, map_location: Any = None) -> Any:
+    """Read what `torch.save` has written, as `torch.load` does, but safely.
+
+    The checksums of a file are verified, which `torch.load` does not do; only files in the format
+    from before PyTorch 1.6 have none. No code in it is run.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is not a checkpoint, is damaged, or needs code to be run.
+    """
+    try:
+        _require_checksums(file)
+        with _stand_in_for_getattr():
+            return _torch_load(file, map_location, weights_only=not RUN_CODE.get())
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        name = "a stream" if hasattr(file, "read") else repr(str(file))
+        raise ValueError(
+            f"cannot read {name} as a checkpoint of weights: {_reason(error)}"
+        ) from error
+
+
+def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
+    """Return what a checkpoint says of the data that it was trained on, or None.
+
+    Returns:
+        a dict that has names under `classes`, and for segmentation colours under `palette`.
+        Published weights say nothing.
+    """
+    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    found = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    classes = found.get("classes") if isinstance(found, Mapping) else None
+    is_named = isinstance(classes, list | tuple) and all(isinstance(x, str) for x in classes)
+    return dict(found) if classes and is_named else None
+
+
+def _unusable(value: Tensor) -> str | None:
+    """Say why a tensor cannot become an entry of a model, or None where it can."""
+    if value.is_meta:
+        return "a meta tensor, which has no values"
+    if value.is_quantized:
+        return f"a quantised tensor ({value.dtype})"
+    if value.layout != torch.strided or value.is_nested:
+        return f"a tensor of another layout ({value.layout})"
+    return None
+
+
+def _require_checksums(file: str | Path | BinaryIO) -> None:
+    """Compare the checksum of each record with its content, in about half the time of reading."""
+    with nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:
+        start = stream.tell()
+        is_zip = stream.read(4) == b"PK\x03\x04"
+        stream.seek(start)
+        if is_zip:
+            with zipfile.ZipFile(stream) as archive:
+                # PyTorch can be set to write none, which are zeros
+                if any(record.CRC for record in archive.infolist()) and (bad := archive.testzip()):
+                    raise zipfile.BadZipFile(f"the checksum of its record {bad!r} is wrong")
+            stream.seek(start)
+
+
+@contextmanager
+def _stand_in_for_getattr() -> Iterator[None]:
+    """Disallow `getattr` itself, which mmengine allows while it reads."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([entry for entry in allowed if entry is not getattr])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a file cannot be read, without PyTorch's advice to run the code in it."""
+    if isinstance(error, EOFError):
+        return "it is empty or cut short"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged or cut short ({error})"
+    if "TorchScript" in str(error):
+        return "it is a program of TorchScript; expected what torch.save(model.state_dict()) writes"
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"it names {named[1]}, which weights do not need and which may run code; nothing of it "
+            "was executed. Get a file of the weights alone, which torch.save(model.state_dict()) "
+            "writes"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        # PyTorch puts its advice around the reason
+        error = error.__context__ or error
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _download(url: str) -> str:
+    """Download a checkpoint into PyTorch's cache, unless it is there, and return its path."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
+            raise ValueError(f"cannot download {url!r}: {error}") from error
+    return str(path)

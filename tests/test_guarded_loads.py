@@ -1,0 +1,210 @@
+"""Laws of loads by the host in a run: no code is run, and nothing is skipped in silence."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.model import BaseModule, PretrainedInit
+from mmengine.runner.checkpoint import CheckpointLoader, get_external_models, get_torchvision_models
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
+
+pytestmark = pytest.mark.upstream
+
+
+class Trap:
+    """Makes a directory where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.mkdir, (self.path,)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    return tmp_path / "mark"
+
+
+@pytest.fixture
+def trap(tmp_path, mark):
+    torch.save(dict(state_dict=dict(a=torch.ones(2)), trap=Trap(mark)), tmp_path / "trap.pth")
+    return tmp_path / "trap.pth"
+
+
+@pytest.fixture
+def warnings():
+    """What is logged as a warning meanwhile."""
+    texts, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield texts
+    logger.removeHandler(handler)
+
+
+ADDRESSES = {
+    "path": None,
+    "http": lambda: "https://example.org/weights.pth",
+    "torchvision": lambda: get_torchvision_models()["resnet50"],
+    "open-mmlab": lambda: get_external_models()["resnet50_v1c"],
+}
+
+
+@pytest.mark.parametrize("kind", ADDRESSES)
+def test_the_host_runs_no_code_of_a_checkpoint(trap, mark, kind, monkeypatch):
+    address = str(trap)
+    if find_url := ADDRESSES[kind]:
+        # a file that has been downloaded before
+        cache = trap.parent / "checkpoints"
+        cache.mkdir()
+        trap.rename(cache / find_url().rpartition("/")[2])
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(trap.parent))
+        names = dict(torchvision="torchvision://resnet50")
+        names["open-mmlab"] = "open-mmlab://resnet50_v1c"
+        address = names.get(kind, find_url())
+    with guard_loads(), pytest.raises(ValueError, match=r"names pathlib\S* which .* run code"):
+        CheckpointLoader.load_checkpoint(address)
+    assert not mark.exists()
+
+
+def test_no_library_runs_code_of_a_checkpoint_even_where_it_asks_to(trap, mark):
+    with guard_loads(), pytest.raises(ValueError, match=r"trap\.pth.*run code"):
+        torch.load(trap, weights_only=False)
+    assert not mark.exists()
+    # the trap does work, and the guard ends with the run
+    torch.load(trap, weights_only=False)
+    assert mark.is_dir()
+
+
+class Loads(Dataset):
+    """A data set that loads a file as a careless transform would."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return torch.load(self.path, weights_only=False)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_run_no_code_of_a_checkpoint(trap, mark, method):
+    loader = DataLoader(Loads(trap), num_workers=1, multiprocessing_context=method)
+    with guard_loads(), pytest.raises(Exception, match=r"pathlib\S*Path"):
+        next(iter(loader))
+    assert not mark.exists()
+
+
+class Lookup:
+    """Looks up an attribute where it is unpickled, as mmengine's log does for its statistics."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, "__init__")
+
+
+def test_a_file_that_the_host_reads_cannot_reach_for_attributes(tmp_path):
+    torch.save(dict(log=Lookup()), tmp_path / "lookup.pth")
+    with guard_loads(), pytest.raises(ValueError, match=r"lookup\.pth.*may not look up '__init__'"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "lookup.pth"))
+
+
+def test_a_log_of_the_host_is_read(tmp_path):
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(dict(log=log), tmp_path / "log.pth")
+    with guard_loads():
+        content = CheckpointLoader.load_checkpoint(str(tmp_path / "log.pth"))
+    assert content["log"].mean() == 1.5
+
+
+def test_who_must_can_run_the_code_after_a_warning(trap, mark, warnings):
+    with guard_loads(run_code=True):
+        CheckpointLoader.load_checkpoint(str(trap))
+        assert mark.is_dir()
+        mark.rmdir()
+        read_checkpoint(trap)
+        assert mark.is_dir()
+    (warning,) = warnings
+    assert "run as a program" in warning
+    with pytest.raises(ValueError, match="run code"):
+        read_checkpoint(trap)
+
+
+@pytest.mark.parametrize("run_code", [False, True])
+def test_everything_is_as_before_when_the_run_is_over(monkeypatch, run_code):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    before = torch.load, PretrainedInit.__call__, dict(os.environ)
+    with pytest.raises(KeyboardInterrupt), guard_loads(run_code=run_code):
+        raise KeyboardInterrupt
+    assert (torch.load, PretrainedInit.__call__, dict(os.environ)) == before
+
+
+def test_tensors_between_processes_are_no_checkpoints():
+    with guard_loads():
+        received = pickle.loads(pickle.dumps(dict(a=torch.arange(3), b=torch.ones(2).half())))
+    assert torch.equal(received["a"], torch.arange(3))
+    assert torch.equal(received["b"], torch.ones(2).half())
+
+
+class Net(BaseModule):
+    """A network that a checkpoint may fit in part."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+
+
+def init_pretrained(path, content, **kwargs):
+    torch.save(content, path)
+    net = Net(dict(type="Pretrained", checkpoint=str(path), **kwargs))
+    with guard_loads():
+        net.init_weights()
+    return net
+
+
+def weights(**changes):
+    return {name: torch.rand_like(x.float()) for name, x in Net().state_dict().items()} | changes
+
+
+def test_pretrained_loads_what_fits_and_logs_the_rest(tmp_path, warnings):
+    content = weights(**{"fc.weight": torch.ones(2)})
+    del content["bn.bias"], content["bn.num_batches_tracked"]
+    net = init_pretrained(tmp_path / "part.pth", dict(state_dict=content))
+    assert torch.equal(net.conv.weight, content["conv.weight"])
+    (warning,) = warnings
+    assert warning == "Net: 1 entries missing (bn.bias), 1 unexpected (fc.weight)"
+
+
+def test_pretrained_loads_the_part_under_a_prefix(tmp_path):
+    content = {f"backbone.{name}": x for name, x in weights().items()} | dict(head=torch.ones(1))
+    net = init_pretrained(tmp_path / "whole.pth", content, prefix="backbone")
+    assert torch.equal(net.conv.weight, content["backbone.conv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "says"),
+    [
+        (dict(a=torch.ones(1)), {}, r"nothing in it fits Net: expected conv\.weight.*got a"),
+        (weights(), dict(prefix="neck"), r"nothing in it fits Net.*no entry under neck"),
+        (weights(**{"conv.bias": torch.ones(5)}), {}, r"size mismatch for conv\.bias.*5.*4"),
+        (weights(**{"conv.bias": torch.full((4,), torch.nan)}), {}, r"NaN or infinite: conv\.bias"),
+        (weights(**{"conv.bias": torch.ones(4).int()}), {}, r"conv\.bias: torch\.int32"),
+        (weights(**{"conv.bias": torch.ones(4).to_sparse()}), {}, r"conv\.bias .* layout"),
+        (dict(epoch=3), {}, "no weights"),
+        ([1], {}, "no weights"),
+    ],
+    ids=["names", "prefix", "shape", "nan", "integers", "sparse", "no weights", "list"],
+)
+def test_pretrained_names_what_cannot_be_loaded(tmp_path, content, settings, says):
+    with pytest.raises(ValueError, match=rf"Pretrained with \S*bad\.pth: .*{says}"):
+        init_pretrained(tmp_path / "bad.pth", content, **settings)
