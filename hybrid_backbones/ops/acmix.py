@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers import join_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
 
@@ -75,7 +76,7 @@ def acmix_attention(
         dilation=dilation,
         backend=backend,
     )
-    return out.flatten(1, 2)
+    return join_groups(out)
 
 
 def acmix_convolution(
