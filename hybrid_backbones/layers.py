@@ -22,6 +22,7 @@ __all__ = [
     "conv_stem",
     "join_groups",
     "pad_to_multiple",
+    "split_groups",
     "to_maps",
     "to_tokens",
 ]
@@ -128,6 +129,11 @@ def to_maps(tokens: Tensor, size: Sequence[int]) -> Tensor:
     return tokens.unflatten(-2, size).movedim(-1, -3)
 
 
+def split_groups(maps: Tensor, number: int) -> Tensor:
+    """Turn maps ``(B, h·d, H, W)`` into maps of a number of heads ``(B, h, d, H, W)``."""
+    return maps.permute(0, 2, 3, 1).unflatten(3, (number, -1)).permute(0, 3, 4, 1, 2)
+
+
 def join_groups(maps: Tensor) -> Tensor:
-    """Turn maps of heads or other groups ``(B, h, d, H, W)`` into maps ``(B, h·d, H, W)``."""
+    """Undo :func:`split_groups`."""
     return maps.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

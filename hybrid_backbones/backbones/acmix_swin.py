@@ -45,9 +45,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, 2C, H', W')``, rounding up."""
-        x = pad_to_multiple(x, 2).permute(0, 2, 3, 1)
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H', 2, W', 2, C)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H', W', 4C), the row varies first
+        x = pad_to_multiple(x, 2)
+        x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, H', 2, W', 2)
+        x = x.permute(0, 2, 4, 5, 3, 1).flatten(3)  # (B, H', W', 4C), the row varies first
         return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
 

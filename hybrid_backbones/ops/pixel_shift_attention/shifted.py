@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import join_groups
+from ...layers import join_groups, split_groups
 from ..size_cache import is_traced
 
 
@@ -87,7 +87,7 @@ def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
 
     The sums grow with the third power of the input, beyond what half precision holds.
     """
-    return x.unflatten(1, (num_heads, -1)).to(torch.promote_types(x.dtype, torch.float32))
+    return split_groups(x, num_heads).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
