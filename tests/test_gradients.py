@@ -55,7 +55,9 @@ def test_gradients_of_a_backbone_are_slopes(network, settings, training, batch):
         weights = [fill(out.shape, memory_format, dtype=out.dtype) for out in outs]
 
         def weigh(weights=weights):
-            return sum((out * weight).sum() for out, weight in zip(model(images), weights))
+            return sum(
+                (out * weight).sum() for out, weight in zip(model(images), weights, strict=True)
+            )
 
         grads = torch.autograd.grad(outs, tensors, weights)
         actual = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
