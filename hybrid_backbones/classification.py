@@ -6,6 +6,8 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .layers import to_tokens
+
 
 @MODELS.register_module()
 class ProjectedPooling(nn.Module):
@@ -24,7 +26,7 @@ class ProjectedPooling(nn.Module):
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Map the last of several ``(B, C, H, W)`` to ``(B, out_channels)``."""
-        tokens = maps[-1].flatten(2).transpose(1, 2)  # (B, N, C)
+        tokens = to_tokens(maps[-1])  # (B, N, C)
         return (F.gelu(self.proj(tokens)).mean(1),)
 
 

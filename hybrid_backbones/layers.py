@@ -1,10 +1,10 @@
-"""Parts that several networks share: stems, patch embedding, channel MLP.
+"""Parts that several networks share: stems, patch embedding, channel MLP, tokens of maps.
 
 Stochastic depth is torchvision's, per sample; normalisation over the channels of a map is
 torchvision's `LayerNorm2d`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -20,7 +20,11 @@ __all__ = [
     "PointwiseConv2d",
     "conv_bn",
     "conv_stem",
+    "join_groups",
     "pad_to_multiple",
+    "split_groups",
+    "to_maps",
+    "to_tokens",
 ]
 
 # of whole residual branches, by sample
@@ -107,3 +111,29 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     height, width = x.shape[2:]
     below, right = -height % divisor, -width % divisor
     return F.pad(x, (0, right, 0, below)) if below or right else x
+
+
+# The functions below move the channels of a map before they split or join any side. A view of what
+# was moved already gives a batch of one a stride that PyTorch reads as channels-last memory in one
+# place and as contiguous memory in another: its batch normalisation on a CPU then computes wrong
+# gradients. The gradients of these functions are formed in the same order.
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """Turn maps ``(..., C, H, W)`` into tokens ``(..., H·W, C)``."""
+    return maps.movedim(-3, -1).flatten(-3, -2)
+
+
+def to_maps(tokens: Tensor, size: Sequence[int]) -> Tensor:
+    """Turn tokens ``(..., H·W, C)`` into maps ``(..., C, H, W)`` of the given H and W."""
+    return tokens.unflatten(-2, size).movedim(-1, -3)
+
+
+def split_groups(maps: Tensor, number: int) -> Tensor:
+    """Turn maps ``(B, h·d, H, W)`` into maps of a number of heads ``(B, h, d, H, W)``."""
+    return maps.permute(0, 2, 3, 1).unflatten(3, (number, -1)).permute(0, 3, 4, 1, 2)
+
+
+def join_groups(maps: Tensor) -> Tensor:
+    """Undo :func:`split_groups`."""
+    return maps.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

@@ -15,7 +15,8 @@ from locformer_cases import (
 )
 from mmengine.optim import OptimWrapper
 
-from hybrid_backbones.ops.sketch_fusion import grid_positions, to_tokens
+from hybrid_backbones.layers import to_tokens
+from hybrid_backbones.ops.sketch_fusion import grid_positions
 
 pytestmark = pytest.mark.upstream
 

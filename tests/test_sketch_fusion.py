@@ -11,6 +11,7 @@ from helpers import golden_files, output_and_gradients, published_weights
 
 from hybrid_backbones.checkpoints import rename
 from hybrid_backbones.detectors import SwinRAM
+from hybrid_backbones.layers import to_tokens
 from hybrid_backbones.ops.sketch_fusion import (
     CrossFusion,
     SketchMixer,
@@ -19,7 +20,6 @@ from hybrid_backbones.ops.sketch_fusion import (
     grid_positions,
     set_attention,
     sine_positions,
-    to_tokens,
 )
 
 pytestmark = pytest.mark.upstream

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem
+from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem, to_maps, to_tokens
 from ..ops.relation_aggregator import count_heads, split_heads
 from ..ops.token_pruning import (
     apply_order,
@@ -141,7 +141,7 @@ class EvolvingBlock(nn.Module):
 
     def forward(self, x: Evolving) -> Evolving:
         """Return the same shapes."""
-        tokens = (x.map + self.pos_embed(x.map)).flatten(2).transpose(1, 2)  # (B, N, C)
+        tokens = to_tokens(x.map + self.pos_embed(x.map))  # (B, N, C)
         num_kept = num_kept_tokens(tokens.shape[1], self.keep_ratio)
         order = order_by_score(x.score)
         score = apply_order(x.score, order)
@@ -156,8 +156,7 @@ class EvolvingBlock(nn.Module):
         score = update_score(score, new_score[:, :num_kept], self.trade_off)
         order = invert_order(order)
         tokens = apply_order(torch.cat([kept, dropped], 1), order)
-        maps = tokens.transpose(1, 2).unflatten(2, x.map.shape[2:])
-        return Evolving(maps, cls, apply_order(score, order))
+        return Evolving(to_maps(tokens, x.map.shape[2:]), cls, apply_order(score, order))
 
     def _relate(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attended, score = self.attn(self.norm1(tokens))

@@ -17,7 +17,8 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from ..ops.sketch_fusion import SketchMixer, to_tokens
+from ..layers import to_tokens
+from ..ops.sketch_fusion import SketchMixer
 from .guidance import GuidedFeatures
 from .sketch_head import at_least_float32
 from .swin_ram import SwinRAM

@@ -13,7 +13,8 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..ops.sketch_fusion import CrossFusion, grid_positions, to_tokens
+from ..layers import to_tokens
+from ..ops.sketch_fusion import CrossFusion, grid_positions
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
 from ..backbones.base import drop_path_rates, make_stage, read_arch
-from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple
+from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
-from ..ops.sketch_fusion import StageFusion, sine_positions, split_heads, to_tokens
+from ..ops.sketch_fusion import StageFusion, sine_positions, split_heads
 from ..ops.window_attention import shifted_window_attention
 from .guidance import GuidedFeatures, run_guided
 
@@ -140,12 +140,12 @@ class DetectingBlock(nn.Module):
         patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
         tokens = tokens + self.det_pos_linear(x.positions)
         seen = self._place(patches, size, x.padding) if self.looks else ()
-        windows = patches.transpose(1, 2).unflatten(2, size)
+        windows = to_maps(patches, size)
         related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, *seen)]
         both = both + self.drop_path(torch.cat(related, 1))
         both = both + self.drop_path(self.mlp(self.norm2(both)))
         patches, tokens = both.tensor_split([num_patches], 1)
-        return x._replace(map=patches.transpose(1, 2).unflatten(2, size), tokens=tokens)
+        return x._replace(map=to_maps(patches, size), tokens=tokens)
 
     def _place(self, patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
         padding = F.interpolate(padding[:, None].float(), size)[:, 0] > 0

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers import join_groups, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
 
@@ -64,7 +65,7 @@ def acmix_attention(
     """
     if stride > 1:
         query = query[..., ::stride, ::stride]
-    query, key, value = (x.unflatten(1, (num_heads, -1)) for x in (query, key, value))
+    query, key, value = (split_groups(x, num_heads) for x in (query, key, value))
     # query · position(p) is the same for all neighbours n and cancels in the softmax
     out = local_attention(
         query,
@@ -75,7 +76,7 @@ def acmix_attention(
         dilation=dilation,
         backend=backend,
     )
-    return out.flatten(1, 2)
+    return join_groups(out)
 
 
 def acmix_convolution(

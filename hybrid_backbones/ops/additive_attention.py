@@ -9,6 +9,7 @@ tokens are compared.
 import torch
 from torch import Tensor, nn
 
+from ..layers import to_maps, to_tokens
 from .size_cache import is_traced
 
 # as published: below this length a vector is not stretched to length one
@@ -146,12 +147,11 @@ class EfficientAdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, embed_dims, H, W)`` to ``(B, token_dims, H, W)``."""
-        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C), N = H·W
+        tokens = to_tokens(x)
         query, key = self.to_query(tokens), self.to_key(tokens)
         query = unit_vectors(query, dim=2).to(query.dtype)
         key = unit_vectors(key, dim=2).to(key.dtype)
         context = efficient_additive_attention(
             query, key, self.w_g, first_release=self.first_release
         )
-        out = self.final(self.Proj(context) + query)
-        return out.transpose(1, 2).unflatten(2, x.shape[2:])
+        return to_maps(self.final(self.Proj(context) + query), x.shape[2:])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d
+from ..layers import PointwiseConv2d, to_maps, to_tokens
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
@@ -81,10 +81,8 @@ class AttentionLePE(_LePEAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
-        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
-        out = full_attention(*self.qkv(tokens).chunk(3, -1), self.num_heads)
-        lepe = self.lepe(x).flatten(2).transpose(1, 2)
-        return self.proj(out + lepe).transpose(1, 2).unflatten(2, x.shape[2:])
+        out = full_attention(*self.qkv(to_tokens(x)).chunk(3, -1), self.num_heads)
+        return to_maps(self.proj(out + to_tokens(self.lepe(x))), x.shape[2:])
 
 
 class AttentionLePE2d(_LePEAttention):
@@ -102,6 +100,5 @@ class AttentionLePE2d(_LePEAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
         query, key, value = self.qkv(x).chunk(3, 1)
-        tokens = (y.flatten(2).transpose(1, 2) for y in (query, key, value))  # (B, N, C)
-        out = full_attention(*tokens, self.num_heads).transpose(1, 2).unflatten(2, x.shape[2:])
-        return self.proj(out + self.lepe(value))
+        out = full_attention(*map(to_tokens, (query, key, value)), self.num_heads)
+        return self.proj(to_maps(out, x.shape[2:]) + self.lepe(value))

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import to_maps, to_tokens
+
 
 def sine_positions(
     rows: Tensor, columns: Tensor, channels: int, temperature: float = 10000.0
@@ -59,11 +61,6 @@ def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tens
     columns = torch.arange(1, width + 1, device=like.device, dtype=dtype)
     rows, columns = rows.repeat_interleave(width), columns.repeat(height)
     return sine_positions(rows, columns, channels).to(like.dtype)
-
-
-def to_tokens(maps: Tensor) -> Tensor:
-    """Turn maps ``(..., C, H, W)`` into tokens ``(..., H·W, C)``."""
-    return maps.flatten(-2).transpose(-1, -2)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -230,7 +227,7 @@ class StageFusion(nn.Module):
     def forward(self, x: Tensor, sketch: Tensor) -> Tensor:
         """Map images ``(B, C, H, W)`` to the same shape, given ``(B, S, sketch_dims, H', W')``."""
         fused = self.fusion(*self._tokens_and_positions(x, self.project(sketch)))
-        return fused.transpose(1, 2).unflatten(2, x.shape[2:])
+        return to_maps(fused, x.shape[2:])
 
     def attention(self, x: Tensor, sketch: Tensor) -> Tensor:
         """Return what each position attends to in each sketch, averaged over the heads.
@@ -272,4 +269,4 @@ class SketchMixer(nn.Module):
         others = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, S·H·W, C)
         places = grid_positions(height, width, channels, sketches)
         mixed = self.fusion(to_tokens(mean), places, others, places.repeat(num_sketches, 1))
-        return mixed.transpose(1, 2).unflatten(2, (height, width))
+        return to_maps(mixed, (height, width))

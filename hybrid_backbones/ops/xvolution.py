@@ -10,10 +10,11 @@ No code was published, and the paper leaves choices open: those that we made say
 """
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers import join_groups, to_maps, to_tokens
+from .lepe_attention import full_attention
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
 
 ATTENTIONS = ("shift", "global")
@@ -31,10 +32,8 @@ def global_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: in
     Returns:
         ``(B, C, H', W')``.
     """
-    tokens = (
-        x.unflatten(1, (num_heads, -1)).flatten(3).transpose(2, 3) for x in (query, key, value)
-    )  # (B, h, N, d)
-    return F.scaled_dot_product_attention(*tokens).transpose(2, 3).reshape(query.shape)
+    out = full_attention(*map(to_tokens, (query, key, value)), num_heads)
+    return to_maps(out, query.shape[2:])
 
 
 class _ShiftSlot(nn.Module):
@@ -234,7 +233,7 @@ class MergedXVolution(_ShiftSlot):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
         by_group = self.qkv(x).unflatten(1, (self.qkv.groups, 3, -1))
-        query, key, value = (part.flatten(1, 2) for part in by_group.unbind(2))
+        query, key, value = map(join_groups, by_group.unbind(2))
         stride = self.placement["stride"]
         return self.conv(x) + self.attend(query[..., ::stride, ::stride], key, value)
 

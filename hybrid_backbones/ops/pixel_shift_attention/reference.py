@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_groups
+
 
 def pixel_shift_attention_reference(
     query: Tensor,
@@ -29,7 +31,7 @@ def pixel_shift_attention_reference(
         for x in (key, value)
     )  # (B, h, d, K², H', W')
     weights = (query * keys).sum(2, keepdim=True) * query.shape[2] ** -0.5
-    return (weights * values).sum(3).flatten(1, 2)
+    return join_groups((weights * values).sum(3))
 
 
 def _shift(x: Tensor, down: int, right: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_groups, split_groups
 from ..size_cache import is_traced
 
 
@@ -30,7 +31,7 @@ def pixel_shift_attention_shifted(
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
     settings = kernel_size, num_heads, stride, dilation
     attend = _attend if is_traced(query.device) else _PixelShiftAttention.apply
-    return attend(query, key, value, *settings).flatten(1, 2)
+    return join_groups(attend(query, key, value, *settings))
 
 
 def _attend(
@@ -78,7 +79,7 @@ class _PixelShiftAttention(torch.autograd.Function):
         height, width = key.shape[-2:]
         inside = (..., slice(radius, radius + height), slice(radius, radius + width))
         wide = grad_queries, grad_keys[inside], grad_values[inside]
-        return *(x.flatten(1, 2).to(query.dtype) for x in wide), None, None, None, None
+        return *(join_groups(x).to(query.dtype) for x in wide), None, None, None, None
 
 
 def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -86,7 +87,7 @@ def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
 
     The sums grow with the third power of the input, beyond what half precision holds.
     """
-    return x.unflatten(1, (num_heads, -1)).to(torch.promote_types(x.dtype, torch.float32))
+    return split_groups(x, num_heads).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
