@@ -18,8 +18,8 @@ from mmengine.runner import Runner
 from ..checkpoints import load_trained, read_checkpoint, require_same_entries
 from .amp import DEFAULTS, DTYPES, train_in_mixed_precision
 from .cfg_options import CfgOptions, apply_cfg_options
+from .checks import require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
-from .data_checks import require_batches, require_data
 from .errors import one_line_errors, stop_on_sigterm
 from .mini import apply_mini, dicts
 from .progress import ProgressHook
@@ -131,7 +131,7 @@ def train(args: Namespace) -> None:
 
 def _train(args: Namespace, cfg: Config) -> None:
     """Train in a work dir that is ours."""
-    _require_length(cfg.train_cfg)
+    require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
     if args.amp:
@@ -213,10 +213,10 @@ def require_device(name: str) -> torch.device:
         raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
     count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
     if (device.index or 0) >= count:
-        found = (
-            f"there are {count} of type {device.type}" if count else "there is none of this type"
+        raise ValueError(
+            f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
+            "--device cpu"
         )
-        raise ValueError(f"--device {name}: {found} here; use --device cpu")
     return device
 
 

@@ -1,4 +1,4 @@
-"""Is there anything to train on? Checked before a run begins."""
+"""What a training needs, checked before it begins: data, whole batches, a length."""
 
 from pathlib import Path
 
@@ -30,57 +30,24 @@ def require_data(cfg: Config, dataset: dict) -> None:
         )
 
 
-def _require_length(train_cfg: dict) -> None:
-    """Check the numbers that a loop counts with."""
-    for name in ("max_epochs", "max_iters", "val_interval"):
-        value = train_cfg.get(name, 1)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"train_cfg.{name} must be a positive integer, got {value!r}")
-
-
-def _where(error: Exception) -> str:
-    """Say what is wrong with a config, and in which line where it was run so far."""
-    calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
-    place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
-    reason = error.__cause__ or error
-    return f"{type(reason).__name__}: {reason}{place}"
-
-
-def _require_sections(cfg: Config, *names: str) -> None:
-    """Check that the config has what a tool reads."""
-    if missing := [name for name in names if cfg.get(name) is None]:
-        raise ValueError(f"the config {cfg.filename} does not set {', '.join(missing)}")
-
-
-def require_data(cfg: Config, dataset: dict) -> None:
-    """Look for the files and folders that a data set of the config names.
+def require_length(train_cfg: dict) -> None:
+    """Check the numbers that a training loop counts with.
 
     Raises:
-        ValueError: says which are missing, and how to name others.
+        ValueError: for what is no positive integer.
     """
-    root = Path(dataset.get("data_root") or "")
-    prefix = dataset.get("data_prefix", {})
-    expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
-    missing = [name for name in expected if name and not (root / name).exists()]
-    if missing:
-        variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
-        raise ValueError(
-            f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder that "
-            f"has {', '.join(expected)}, or add --mini to run on the embedded set"
-        )
-
-
-def _require_length(train_cfg: dict) -> None:
-    """Check the numbers that a loop counts with."""
     for name in ("max_epochs", "max_iters", "val_interval"):
         value = train_cfg.get(name, 1)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"train_cfg.{name} must be a positive integer, got {value!r}")
 
 
-def _require_batches(loader: DataLoader) -> None:
-    """Check that there is something to train on, in each process."""
+def require_batches(loader: DataLoader) -> None:
+    """Check that there is something to train on, in each process.
+
+    Raises:
+        ValueError: for an empty set, and for one that has no whole batch.
+    """
     if isinstance(loader.dataset, IterableDataset):
         return
     num_samples, num_processes = len(loader.dataset), get_world_size()
