@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # a call in the text of a traceback: its file, and the source of its line
-CALL = re.compile(r'File "(.+)", line \d+, in .+\n +(.+)')
+CALL = re.compile(r'^  File "(.+)", line \d+, in .+(?:\n    (.+))?', re.MULTILINE)
 
 
 class Terminated(KeyboardInterrupt):
