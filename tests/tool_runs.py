@@ -1,9 +1,11 @@
 """Shared by the tests of the commands: how a user would run them, and what a run leaves."""
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,6 +32,29 @@ def run(*arguments, **environment):
     process = start(*arguments, **environment)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+@cache
+def _server():
+    server = subprocess.Popen(
+        [sys.executable, REPOSITORY / "tests/tool_server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+    )
+    atexit.register(server.stdin.close)
+    return server
+
+
+def run_warm(*arguments, **environment):
+    """Run as `run` does, but in a process that need not import the slow packages."""
+    server = _server()
+    server.stdin.write(json.dumps([[*map(str, arguments)], environment]) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
 
 
 def train(work_dir, *flags, config=CONFIG, options=SHORT):

@@ -3,6 +3,7 @@
 Usage: python tools/model_zoo.py
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
+    argparse.ArgumentParser(description="Write the page of the model zoo.").parse_args()
     with one_line_errors():
         paths = sorted((ROOT / "configs").glob("*.py"))
         rows = [measure_config(path) for path in track(paths, "counting")]

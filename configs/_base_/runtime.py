@@ -1,6 +1,6 @@
 """What all configs share: registration, seed, logging, checkpoints, pictures."""
 
-custom_imports = dict(imports=["hybrid_backbones", "hybrid_backbones.engine"])
+custom_imports = dict(imports=["hybrid_backbones"])
 
 randomness = dict(seed=0)
 default_hooks = dict(

@@ -4,7 +4,6 @@ _base_ = "runtime.py"
 custom_imports = dict(
     imports=[
         "hybrid_backbones",
-        "hybrid_backbones.engine",
         "hybrid_backbones.classification",
         "hybrid_backbones.datasets.repeated",
     ]

@@ -4,7 +4,6 @@ _base_ = "runtime_detection.py"
 custom_imports = dict(
     imports=[
         "hybrid_backbones",
-        "hybrid_backbones.engine",
         "hybrid_backbones.datasets.sketches",
         "hybrid_backbones.datasets.sketch_metric",
         "hybrid_backbones.detectors",

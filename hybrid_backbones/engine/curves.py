@@ -1,5 +1,6 @@
 """Loss and metric curves as a picture in the work dir, drawn anew after each validation."""
 
+from numbers import Real
 from pathlib import Path
 
 from matplotlib import colormaps
@@ -28,7 +29,7 @@ class CurvesHook(Hook):
         history = runner.message_hub.runtime_info.setdefault("curves", {})
         for name, value in (metrics or {}).items():
             # COCO's -1 stands for a metric without any object, as large ones in small pictures
-            if isinstance(value, int | float) and value >= 0:
+            if isinstance(value, Real) and value >= 0:
                 history.setdefault(name, []).append((runner.iter, float(value)))
         self._draw(runner, history)
 

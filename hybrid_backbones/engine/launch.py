@@ -5,23 +5,25 @@ one line.
 """
 
 import os
-import sys
-import time
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.logging import MMLogger, print_log
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..checkpoints import load_trained, require_resumable
+from ..checkpoints import load_trained, read_checkpoint, require_resumable
 from .amp import DEFAULTS, DTYPES, train_in_mixed_precision
+from .cfg_options import CfgOptions, apply_cfg_options
+from .checks import require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
+from .errors import one_line_errors, stop_on_sigterm
 from .mini import apply_mini, dicts
+from .progress import ProgressHook
+from .resume import adopt_settings, checkpoint_to_resume, progress
 from .whole_checkpoints import (
     LoadFromHook,
     advice_for_a_full_disk,
@@ -29,9 +31,10 @@ from .whole_checkpoints import (
     remove_drafts,
     require_elsewhere,
 )
+from .work_dir import is_first_process, locked, put_aside, require_writable
 
-# the variable that says where the data of each framework's configs lies
-ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
+__all__ = ["one_line_errors"]
+
 # how each framework's picture hook is told where to put the pictures of a test
 SHOW_DIR_KEYS = dict(
     mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
@@ -44,7 +47,7 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=CfgOptions,
         help="settings of the config to override, as key=value",
     )
     parser.add_argument(
@@ -75,22 +78,31 @@ def read_config(args: Namespace) -> Config:
     """Read the config of the command line, with the mini preset and its overrides.
 
     Raises:
-        ValueError: where there is no such config.
+        ValueError: where there is no such config, or it cannot be read or changed so.
     """
     if not Path(args.config).is_file():
         raise ValueError(
             f"no config at {args.config}: check the path, see configs/ for those we have"
         )
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:  # a config is a program, which can fail in every way
+        raise ValueError(f"cannot read the config {args.config}: {_where(error)}") from error
+    _require_sections(cfg, "default_scope", "model")
     if args.mini:
         apply_mini(cfg)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        apply_cfg_options(cfg, args.cfg_options)
     return cfg
 
 
-def prepare_run(args: Namespace, *loaders: str) -> Config:
-    """Read the config of the command line, and check what it needs to run these data loaders.
+def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...]) -> Config:
+    """Read the config of the command line, and check what a run takes from it.
+
+    Args:
+        args: the parsed command line.
+        needs: keys that the config must set.
+        loaders: keys of data loaders, whose data must be there where the config sets them.
 
     Raises:
         ValueError: where the config, its data or the work dir cannot be used.
@@ -100,9 +112,11 @@ def prepare_run(args: Namespace, *loaders: str) -> Config:
     cfg.launcher = args.launcher
     name = Path(args.config).stem + ("_mini" if args.mini else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
+    _require_sections(cfg, *needs)
     for loader in loaders:
-        _require_data(cfg, cfg[loader].dataset)
-    _require_writable(Path(cfg.work_dir))
+        if cfg.get(loader) is not None:
+            require_data(cfg, cfg[loader].dataset)
+    require_writable(Path(cfg.work_dir))
     if args.launcher != "none" and not torch.cuda.is_available():
         _distribute_on_cpu(cfg)
     return cfg
@@ -113,8 +127,23 @@ def train(args: Namespace) -> None:
 
     Raises:
         ValueError: for what a user can mend.
+        KeyboardInterrupt: where the user or SIGTERM stops it; says what was kept.
     """
-    cfg = prepare_run(args, "train_dataloader", "val_dataloader")
+    needs = ("train_dataloader", "train_cfg", "optim_wrapper")
+    cfg = prepare_run(args, needs, ("train_dataloader", "val_dataloader"))
+    stop_on_sigterm()
+    try:
+        with locked(Path(cfg.work_dir)) if is_first_process(args.launcher) else nullcontext():
+            _train(args, cfg)
+    except KeyboardInterrupt as stop:
+        last = find_last_checkpoint(cfg.work_dir)
+        kept = f"go on from {last} with --resume" if last else "there is no checkpoint yet"
+        raise type(stop)(kept) from stop
+
+
+def _train(args: Namespace, cfg: Config) -> None:
+    """Train in a work dir that is ours."""
+    require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
     if args.amp:
@@ -124,23 +153,45 @@ def train(args: Namespace) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
+    differences, checkpoint = [], None
     if args.resume:
-        cfg.resume, cfg.load_from = True, str(_checkpoint_to_resume(args.resume, cfg.work_dir))
+        path = checkpoint_to_resume(args.resume, cfg.work_dir)
+        checkpoint = read_checkpoint(path)
+        unit, done, whole = progress(cfg, checkpoint)
+        if done >= whole:
+            print_log(
+                f"already finished: {path} is of {unit} {done} of {whole}. Evaluate it with "
+                f"tools/test.py, or raise train_cfg.max_{unit}s to train on"
+            )
+            return
+        differences = adopt_settings(cfg, checkpoint)
+        cfg.resume, cfg.load_from = True, str(path)
     else:
         cfg.resume = False
         if cfg.get("load_from"):
             require_elsewhere(cfg.load_from, cfg.work_dir)
-        _put_aside(Path(cfg.work_dir))
-    remove_drafts(cfg.work_dir)
+        if is_first_process(args.launcher):
+            put_aside(Path(cfg.work_dir))
+    if is_first_process(args.launcher):
+        remove_drafts(cfg.work_dir)
     runner = Runner.from_cfg(cfg)
-    if args.resume:
-        require_resumable(runner.model, cfg.load_from)
+    if checkpoint is not None:
+        require_resumable(runner.model, checkpoint)
+        del checkpoint
     elif cfg.get("load_from"):
         runner.register_hook(LoadFromHook(cfg.load_from))
+    for line in differences:
+        print_log(line, logger="current")
+    require_batches(runner.train_loop.dataloader)
     if args.compile:
         compile_backbone(runner.model)
-    with advice_for_a_full_disk(cfg.work_dir):
-        runner.train()
+    try:
+        with advice_for_a_full_disk(cfg.work_dir):
+            runner.train()
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
 
 
 def test(args: Namespace) -> dict:
@@ -149,7 +200,8 @@ def test(args: Namespace) -> dict:
     Raises:
         ValueError: for what a user can mend.
     """
-    cfg = prepare_run(args, "test_dataloader")
+    needs = ("test_dataloader", "test_cfg", "test_evaluator")
+    cfg = prepare_run(args, needs, ("test_dataloader",))
     if args.compile:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
@@ -170,86 +222,41 @@ def test(args: Namespace) -> dict:
     return runner.test()
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the program with one line for what a user can mend; the log file gets the traceback."""
+def require_device(name: str) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        ValueError: where there is no such device here.
+    """
     try:
-        yield
-    except (ValueError, OSError, KeyError, NotImplementedError, SyntaxError) as error:
-        _log_traceback()
-        sys.exit(f"error: {_last_line(error)}")
-
-
-def _log_traceback() -> None:
-    for handler in MMLogger.get_current_instance().handlers:
-        if hasattr(handler, "baseFilename"):
-            handler.stream.write(traceback.format_exc())
-
-
-def _last_line(error: Exception) -> str:
-    # an error in a loading worker arrives with the worker's traceback as its text
-    lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    line = (
-        lines[-1].removeprefix(f"{type(error).__name__}: ")
-        if "Traceback" in str(error)
-        else " ".join(lines)
-    )
-    return line
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
+    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise ValueError(
+            f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
+            "--device cpu"
+        )
+    return device
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _checkpoint_to_resume(resume: str, work_dir: str) -> Path:
-    path = find_last_checkpoint(work_dir) if resume == "auto" else Path(resume)
-    if path is None:
-        raise ValueError(
-            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start anew, or "
-            "name a checkpoint behind it"
-        )
-    if not path.is_file():
-        raise ValueError(f"--resume: no checkpoint at {path}; check the path")
-    return path
+def _where(error: Exception) -> str:
+    """Say what is wrong with a config, and in which line where it was run so far."""
+    calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
+    place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
+    reason = error.__cause__ or error
+    return f"{type(reason).__name__}: {reason}{place}"
 
 
-def _put_aside(work_dir: Path) -> None:
-    """Move the checkpoints of an earlier training away, where a new one would overwrite them."""
-    earlier = list(work_dir.glob("*.pth"))
-    # one process moves for all
-    if earlier and os.environ.get("RANK", "0") == "0":
-        aside = work_dir / time.strftime("before_%Y%m%d_%H%M%S")
-        aside.mkdir()
-        for path in earlier:
-            path.rename(aside / path.name)
-        print_log(f"{len(earlier)} checkpoints of an earlier training moved to {aside}")
-
-
-def _require_data(cfg: Config, dataset: dict) -> None:
-    """Look for the files and folders that a data set of the config names."""
-    root = Path(dataset.get("data_root") or "")
-    prefix = dataset.get("data_prefix", {})
-    expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
-    missing = [name for name in expected if name and not (root / name).exists()]
-    if missing:
-        variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
-        raise ValueError(
-            f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder that "
-            f"has {', '.join(expected)}, or add --mini to run on the embedded set"
-        )
-
-
-def _require_writable(work_dir: Path) -> None:
-    probe = work_dir / f".probe-{os.getpid()}"
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to the work dir {work_dir} ({error}): choose another with --work-dir"
-        ) from error
+def _require_sections(cfg: Config, *names: str) -> None:
+    """Check that the config has what a tool reads."""
+    if missing := [name for name in names if cfg.get(name) is None]:
+        raise ValueError(f"the config {cfg.filename} does not set {', '.join(missing)}")
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

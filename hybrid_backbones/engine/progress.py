@@ -47,7 +47,9 @@ class ProgressHook(Hook):
         """Advance by one iteration."""
         if self.progress is None:
             return
-        self.progress.update(self.task, completed=runner.iter + 1, status=_status(runner, outputs))
+        # tools that only look at a schedule train without outputs
+        status = _status(runner, outputs) if outputs else ""
+        self.progress.update(self.task, completed=runner.iter + 1, status=status)
 
     def after_train(self, runner) -> None:
         """Leave the full bar on the screen."""

@@ -73,6 +73,9 @@ class FiniteLossHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Count, and stop."""
+        # tools that only look at a schedule train without outputs
+        if not outputs:
+            return
         loss = outputs["loss"]
         self.num_broken = 0 if torch.isfinite(loss).all() else self.num_broken + 1
         if self.num_broken >= self.patience:

@@ -1,0 +1,101 @@
+"""Settings from the command line, checked against the config that they change.
+
+mmengine adds a key that is not in the config without a word, so that a misspelt one has no effect.
+"""
+
+import difflib
+import inspect
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from .errors import did_you_mean
+
+# keys of a config that mmengine reads although its runner has no argument of the name
+RUNNER_KEYS = ("activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval")
+RUNNER_KEYS += ("find_unused_parameters", "model_wrapper_cfg", "sync_bn", "tta_model")
+RUNNER_KEYS += ("tta_pipeline", *inspect.signature(Runner).parameters)
+
+
+class CfgOptions(DictAction):
+    """Parse KEY=VALUE as mmengine does, and end with the usage for what is of another form."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: list[str], option_string=None
+    ) -> None:
+        """Parse the values of one flag."""
+        for value in values:
+            if "=" not in value.lstrip("="):
+                parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
+            if any(value.count(left) != value.count(right) for left, right in ("()", "[]")):
+                parser.error(f"{option_string}: a bracket is not closed in {value!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Change a config as the command line says, in place.
+
+    Raises:
+        ValueError: for a key that has no place in the config, and for text in the place of a
+            number.
+    """
+    for key, value in options.items():
+        _require_place(cfg, key, value, options)
+    cfg.merge_from_dict(options)
+
+
+def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
+    """Walk to the setting of a dotted key, as far as the config has it."""
+    settings, names = cfg, key.split(".")
+    for i, name in enumerate(names):
+        path = ".".join(names[:i])
+        if isinstance(settings, list | tuple):
+            if not (name.isdigit() and int(name) < len(settings)):
+                raise ValueError(
+                    f"--cfg-options {key}: {path} has {len(settings)} elements, counted from 0; "
+                    f"there is no {name}"
+                )
+            settings = settings[int(name)]
+        elif settings is None:
+            return
+        elif not hasattr(settings, "keys"):
+            raise ValueError(f"--cfg-options {key}: {path} is {settings!r}, which has no {name}")
+        elif name in settings:
+            settings = settings[name]
+        else:
+            _require_new_name(settings, names, i, options)
+            return
+    if _is_number(settings) and isinstance(value, str) and names[-1] != "loss_scale":
+        raise ValueError(
+            f"--cfg-options {key}: expected a number, as {settings!r} in the config, got {value!r}"
+        )
+
+
+def _require_new_name(settings, names: list[str], i: int, options: dict[str, Any]) -> None:
+    """Check that the i-th name of a key may be added to these settings."""
+    if "type" in settings:
+        # an argument of that class; what it does not take is refused when it is built
+        return
+    name, path = names[i], ".".join(names[:i])
+    if i == 0:
+        known, may_be_new = {*settings, *RUNNER_KEYS}, name in RUNNER_KEYS
+    else:
+        known, is_built = settings, f"{path}.{name}.type" in options
+        may_be_new = (i == len(names) - 1 or is_built) and not _is_misspelt(name, settings)
+    if not may_be_new:
+        raise ValueError(
+            f"--cfg-options {'.'.join(names)}: {path or 'the config'} has no {name!r}"
+            f"{did_you_mean(name, known)}"
+        )
+
+
+def _is_misspelt(name: str, names: Iterable[str]) -> bool:
+    """Tell whether a name is so much like another that this one is meant."""
+    return bool(difflib.get_close_matches(name, names, cutoff=0.8))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

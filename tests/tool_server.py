@@ -1,0 +1,53 @@
+"""Run commands for the tests, each in a fork of one process that has imported the slow packages.
+
+Reads a command line and an environment as JSON from each line of its standard input; answers with
+the exit code and what the command wrote, as JSON. A command sees a process of its own in every
+other way. Start it with :func:`tool_runs.run_warm`.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import tempfile
+
+HOSTS = ("mmdet", "mmseg", "mmpretrain")
+PARTS = ("models", "datasets", "evaluation", "engine", "visualization")
+TIMEOUT = 120
+
+
+def main():
+    # the packages print at import: only answers go to the standard output
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    importlib.import_module("hybrid_backbones.engine.launch")
+    for host in HOSTS:
+        for part in PARTS:
+            importlib.import_module(f"{host}.{part}")
+    for line in sys.stdin:
+        arguments, environment = json.loads(line)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            if not (child := os.fork()):
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                signal.alarm(TIMEOUT)
+                os.environ.update(environment)
+                sys.argv = arguments
+                sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+                # an exit of the command is the exit of this process
+                runpy.run_path(arguments[0], run_name="__main__")
+                return
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode(errors="replace"))
+        answers.write(json.dumps([code, *texts]) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
