@@ -69,8 +69,13 @@ BACKBONES = [
     pytest.param(UniFormerLight, dict(arch=dict(TINY, head_dims=8)), id="uniformer-light"),
     pytest.param(XVolutionResNet, dict(depth=18), id="xvolution-resnet18"),
 ]
-VARIANTS = [
+# and the one whose operator none of these has
+ALL_KINDS = [
     *BACKBONES,
+    pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-resnet18-sa"),
+]
+VARIANTS = [
+    *ALL_KINDS,
     pytest.param(ACmixResNet, dict(depth=50), id="acmix-resnet50"),
     pytest.param(
         ACmixResNet,
@@ -93,7 +98,6 @@ VARIANTS = [
     ),
     pytest.param(UniFormerLight, dict(arch="xxs"), id="uniformer-xxs"),
     pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
-    pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-resnet18-sa"),
 ]
 # every published size, for what needs no arithmetic
 SIZES = [
@@ -111,6 +115,7 @@ SIZES = [
 ]
 
 each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
+each_kind = pytest.mark.parametrize(("network", "settings"), ALL_KINDS)
 each_variant = pytest.mark.parametrize(("network", "settings"), VARIANTS)
 each_freeze = pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
 

@@ -4,11 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from backbone_cases import BACKBONES, build, make_images
+from backbone_cases import build, each_kind, make_images
 from layouts import FORMATS, fill
 from operator_cases import CHANNELS, each_operator, make_uneven
-
-from hybrid_backbones.backbones import XVolutionResNet
 
 each_batch = pytest.mark.parametrize("batch", [1, 2])
 each_mode = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
@@ -38,13 +36,7 @@ def slope(function, tensors, directions, step=1e-9):
 
 @each_batch
 @each_mode
-@pytest.mark.parametrize(
-    ("network", "settings"),
-    [
-        *BACKBONES,
-        pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-global"),
-    ],
-)
+@each_kind
 def test_gradients_of_a_backbone_are_slopes(network, settings, training, batch):
     model = make_uneven(build(network, settings)).double().train(training)
     images = make_images(batch, 64, 36, dtype=torch.float64)

@@ -5,25 +5,17 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from backbone_cases import BACKBONES, build
+from backbone_cases import build, each_kind
 from layouts import CHANNELS_LAST, FORMATS, LAYOUTS, fill, has_a_format, is_ambiguous, make_picture
 from operator_cases import CHANNELS, each_map_operator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import LayerNorm2d
 
-from hybrid_backbones.backbones import XVolutionResNet
 from hybrid_backbones.layers import join_groups, to_maps, to_tokens
 
 SIZES = [(1, 70), (70, 1), (33, 47)]
 OPERATOR_SIZES = [(1, 1), (1, 7), (7, 1), (6, 6), (5, 4)]
-each_backbone = pytest.mark.parametrize(
-    ("network", "settings"),
-    [
-        *BACKBONES,
-        pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-global"),
-    ],
-)
 
 
 def describe(x):
@@ -55,7 +47,7 @@ def can_be_read_in_one_way(x):
 
 
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bfloat16"])
-@each_backbone
+@each_kind
 def test_norms_and_callers_of_a_backbone_get_maps_in_a_memory_format(network, settings, amp):
     model = build(network, settings).eval()
     inputs, _ = watch_norms(model)
@@ -67,7 +59,7 @@ def test_norms_and_callers_of_a_backbone_get_maps_in_a_memory_format(network, se
         assert not strides_of(has_a_format, [*inputs, *outs])
 
 
-@each_backbone
+@each_kind
 def test_no_gradient_of_a_batch_norm_can_be_read_as_two_memory_formats(network, settings):
     model = build(network, settings).train()
     expected = any(isinstance(module, _BatchNorm) for module in model.modules())
