@@ -180,6 +180,25 @@ def _last_line(error: Exception) -> str:
     return line
 
 
+def require_device(name: str) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        ValueError: where there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
+    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
+    if (device.index or 0) >= count:
+        found = (
+            f"there are {count} of type {device.type}" if count else "there is none of this type"
+        )
+        raise ValueError(f"--device {name}: {found} here; use --device cpu")
+    return device
+
+
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
