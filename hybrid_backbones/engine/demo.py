@@ -20,8 +20,8 @@ from mmengine.visualization.utils import img_from_canvas
 from torch import nn
 
 from ..checkpoints import load_trained, read_checkpoint
-from .launch import require_device
 from .demo_pictures import load_each, picture_size, pixels_of, plan, resize, write
+from .launch import require_device
 from .requirements import require_keys, require_score
 
 # of the legend of a map, in inches
@@ -93,9 +93,9 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
     Raises:
         ValueError: neither says the classes.
     """
-    found = _meta_in(checkpoint)
-    if not found.get("classes"):
-        # no file of the data set is looked at
+    found = _dataset_meta(checkpoint)
+    if not found:
+        # lazily: no file of the data set is looked at
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
         found = dataset.metainfo
     classes, palette = found.get("classes"), found.get("palette")
@@ -109,12 +109,12 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
     return dict(classes=list(map(str, classes)), palette=[tuple(color) for color in palette])
 
 
-def _meta_in(checkpoint: str | Path) -> dict:
-    """Return what a checkpoint says of its data set; mmdet 2 and mmseg 0 do in capitals."""
-    meta = read_checkpoint(checkpoint).get("meta")
-    if isinstance(meta, Mapping) and isinstance(meta.get("dataset_meta"), Mapping):
-        meta = meta["dataset_meta"]
-    return {str(key).lower(): value for key, value in dict(meta or {}).items()}
+def _dataset_meta(checkpoint: str | Path) -> dict | None:
+    """Return what a checkpoint says of its data set, if anything."""
+    content = read_checkpoint(checkpoint)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    found = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) and found.get("classes") else None
 
 
 def build_visualizer(cfg: Config, checkpoint: str | Path) -> Visualizer:
@@ -255,9 +255,9 @@ def demo(
     require_device(device)
     require_score(score_thr)
     outs = plan(image, out, checkpoint)
-    visualizer, written = None, []
+    init_default_scope(cfg.default_scope)
+    visualizer, written = build_visualizer(cfg, checkpoint), []
     for path, pixels, prediction in predict(cfg, outs, checkpoint, device):
-        visualizer = visualizer or build_visualizer(cfg, checkpoint)
         write(draw(visualizer, pixels, prediction, score_thr), outs[path])
         written.append(outs[path])
     return written

@@ -8,7 +8,7 @@ import mmcv
 import numpy as np
 from mmengine.logging import print_log
 
-from .requirements import require_writable
+from .requirements import require_writable_file
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # pixels: text can be read on a picture that is so wide; one that is longer is scaled down
@@ -51,7 +51,7 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         raise ValueError(f"no image at {image}: expected an image or a folder of images")
     for path in outs.values():
         _require_picture(path, *outs, *others)
-    require_writable(next(iter(outs.values())))
+    require_writable_file(next(iter(outs.values())))
     return outs
 
 

@@ -19,7 +19,7 @@ def require_keys(cfg: Config, *keys: str) -> None:
         )
 
 
-def require_writable(out: Path) -> None:
+def require_writable_file(out: Path) -> None:
     """Check that a file can be written; make its folder where there is none.
 
     Raises:

@@ -75,7 +75,7 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
 
 
 def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
-    """Read a sketch, a picture or a drawing, as the config's test data shows it: (1, size, size)."""
+    """Read a picture or a drawing as the config's test data shows it, uint8 (1, size, size)."""
     (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
     if ".ndjson" in sketch:
         return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
