@@ -173,9 +173,10 @@ def draw(
     figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
     panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
-    panels[1].imshow(pixels)
-    panels[2].imshow(pixels.mean(axis=2), cmap="gray")
-    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=(0, width, height, 0))
+    extent = (0, width, height, 0)  # boxes count from the corner of the first pixel
+    panels[1].imshow(pixels, extent=extent)
+    panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
+    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=extent)
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
     for (x1, y1, x2, y2), score in zip(
