@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .checkpoints import load_trained, read_checkpoint
 from .engine.mini import dicts
+from .engine.requirements import require_keys, require_writable_file
 from .engine.whole_checkpoints import AtomicLocalBackend
 from .ops.xvolution import merge_xvolutions
 
@@ -58,8 +59,8 @@ def reparameterize(cfg: Config, checkpoint: str | Path, out: str | Path) -> Path
         the path of the written config.
 
     Raises:
-        ValueError: where a file is missing, does not fit or is in the way, where the model cannot
-            be merged, and where the merged one computes something else.
+        ValueError: where a file is missing, does not fit, is in the way or cannot be written, where
+            the model cannot be merged, and where the merged one computes something else.
     """
     out = Path(out)
     config = out.with_suffix(".py")
@@ -68,13 +69,15 @@ def reparameterize(cfg: Config, checkpoint: str | Path, out: str | Path) -> Path
     for path in (out, config):
         if path.exists():
             raise ValueError(f"{path} exists and is not overwritten: choose another name")
+        require_writable_file(path)
+    require_keys(cfg, "default_scope", "model")
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     load_trained(model, checkpoint)
-    model.eval()
-    images = torch.randn(2, 3, 97, 131, generator=torch.Generator().manual_seed(0))
-    expected = _run(model.backbone, images)
+    trained = deepcopy(model.eval())
     merge_xvolutions(model)
+    images = torch.randn(2, 3, 97, 131, generator=torch.Generator().manual_seed(0))
+    expected = _run(trained.backbone, images)
     merged_cfg = merged_config(cfg)
     rebuilt = MODELS.build(merged_cfg.model).eval()
     rebuilt.load_state_dict(model.state_dict())

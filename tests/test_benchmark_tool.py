@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from hybrid_backbones.engine.benchmark import measure, subjects
-from hybrid_backbones.engine.benchmark.command import require_writable
 from hybrid_backbones.engine.benchmark.measure import benchmark_operators
 from hybrid_backbones.engine.benchmark.page import write_page
 from hybrid_backbones.engine.benchmark.settings import Settings, describe
 from hybrid_backbones.engine.benchmark.subjects import CUDA_ONLY, OPERATORS
 from hybrid_backbones.engine.benchmark.tables import report, tabulate
+from hybrid_backbones.engine.requirements import require_writable_file
 
 ON_CPU = [
     (operator, implementation)
@@ -114,10 +114,13 @@ def test_page_is_that_of_the_saved_tables(repository):
         (["ops", "--repeats", "0"], "repeats must be at least 1, got"),
         (["ops", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["ops", "--scales", "0"], "repeats must be at least 1, got"),
-        (["backbones", "--only", "VGG"], "invalid choice: 'VGG' (choose from"),
+        (["backbones", "--only", "VGG"], "there is no 'VGG': expected ["),
+        (["ops", "--only", "local_atention"], "no 'local_atention': did you mean local_attention?"),
+        (["ops", "--threads", "0"], "repeats must be at least 1, got"),
         (["ops", "--out", "docs.png"], "expected a file that ends in .json, got docs.png"),
         (["ops", "--out", "README.md/ops.json"], "File exists: 'README.md'"),
         (["train", "configs/_base_/runtime_detection.py"], "pictures, got configs/_base_"),
+        (["page", "--out", "README.md/page.md"], "cannot write README.md/page.md"),
         (["page", "configs"], "expected tables such as cpu_ops.json in configs, found none"),
         (["train", "configs/no_such.py"], "there is no config configs/no_such.py"),
         (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
@@ -137,17 +140,18 @@ def test_wrong_arguments_are_explained(repository, monkeypatch, capsys, argument
 
 def test_a_file_that_cannot_be_written_stops_before_the_work(tmp_path):
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(OSError, match="Is a directory"):
-        require_writable(tmp_path / "folder.json")
-    require_writable(tmp_path / "new/ops.json")
+    with pytest.raises(ValueError, match=r"cannot write .*Is a directory"):
+        require_writable_file(tmp_path / "folder.json")
+    require_writable_file(tmp_path / "new/ops.json")
     assert not (tmp_path / "new/ops.json").exists()
     (tmp_path / "ops.json").write_text("{}")
-    require_writable(tmp_path / "ops.json")
+    require_writable_file(tmp_path / "ops.json")
     assert (tmp_path / "ops.json").read_text() == "{}"
 
 
-def test_a_broken_table_is_named(tmp_path):
-    (tmp_path / "cpu_ops.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"rows": []}'])
+def test_a_broken_table_is_named(tmp_path, content):
+    (tmp_path / "cpu_ops.json").write_text(content)
     with pytest.raises(ValueError, match=r"a table of tools/benchmark\.py in .*cpu_ops\.json"):
         write_page(tmp_path)
 

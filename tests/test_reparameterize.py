@@ -13,6 +13,7 @@ from torch import nn
 import hybrid_backbones.backbones.xvolution_resnet  # noqa: F401 the configs name it
 from hybrid_backbones import reparameterization
 from hybrid_backbones.checkpoints import load_trained, read_checkpoint
+from hybrid_backbones.engine.mini import apply_mini
 from hybrid_backbones.ops.xvolution import MergedXVolution, XVolution
 from hybrid_backbones.reparameterization import merged_config, reparameterize, require_equal
 
@@ -178,6 +179,20 @@ def test_a_merged_checkpoint_is_not_merged_again(repository):
     reparameterize(cfg, "epoch_3.pth", "once.pth")
     with pytest.raises(ValueError, match="no X-volution to merge"):
         reparameterize(Config.fromfile("once.py"), "once.pth", "twice.pth")
+
+
+def test_a_model_that_takes_more_than_images_has_nothing_to_merge(repository, tmp_path):
+    cfg = Config.fromfile(repository / "configs/locformer_swin_t.py")
+    apply_mini(cfg, tmp_path / "mini")
+    init_default_scope(cfg.default_scope)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), "epoch_3.pth")
+    assert_nothing_is_written(cfg, "no X-volution to merge")
+
+
+def test_what_cannot_be_written_is_said_before_the_work(repository, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"cannot write file/merged\.pth"):
+        reparameterize(classifier(repository), "nowhere.pth", "file/merged.pth")
 
 
 def test_global_attention_is_refused(repository):

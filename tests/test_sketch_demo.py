@@ -14,8 +14,10 @@ from hybrid_backbones.datasets.quickdraw import DrawingFile, render_drawing
 from hybrid_backbones.engine.mini import apply_mini
 from hybrid_backbones.engine.sketch_demo import (
     draw,
+    predict,
     read_drawing,
     read_picture,
+    read_sketch,
     sketch_demo,
     where_sketch_attends,
 )
@@ -108,9 +110,12 @@ def test_the_picture_shows_sketch_image_and_map(mini, kind, tmp_path):
         ).save(sketch)
     image = root / "coco/val2017/000000000005.png"
     out = tmp_path / "new" / "found.png"
-    prediction = sketch_demo(cfg, image, sketch, checkpoint, out, score_thr=0.0)
+    assert sketch_demo(cfg, image, sketch, checkpoint, out, score_thr=0.0) == [out]
+    sketches = read_sketch(cfg, sketch)
+    ((_, pixels, prediction, _),) = predict(cfg, [image], sketches, checkpoint, "cpu")
     with Image.open(image) as picture:
         width, height = picture.size
+        assert np.array_equal(pixels, np.asarray(picture))
     boxes = prediction.pred_instances.bboxes
     assert len(boxes) == cfg.model.test_cfg.max_per_img
     assert (boxes >= 0).all()
@@ -124,20 +129,53 @@ def test_the_picture_shows_sketch_image_and_map(mini, kind, tmp_path):
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 96)], ids=["wide", "tall"])
 @pytest.mark.parametrize("place", [(0, 0), (0.95, 0.02), (0.1, 0.5)], ids=str)
-def test_scores_stay_within_the_image(tmp_path, size, place):
-    Image.new("RGB", size, (0, 0, 255)).save(tmp_path / "image.png")
+def test_scores_stay_within_the_image(size, place):
+    image = np.full((*size[::-1], 3), (0, 0, 255), dtype=np.uint8)
     start = torch.tensor(place) * torch.tensor(size)
     boxes = torch.cat([start, torch.tensor(size) - 1.0])[None]
     found = InstanceData(bboxes=boxes, scores=torch.tensor([0.87]))
     prediction = BaseDataElement(pred_instances=found)
-    out = tmp_path / "found.png"
-    draw(tmp_path / "image.png", np.zeros((8, 8)), prediction, np.zeros(size[::-1]), out, 0.3)
-    with Image.open(out) as drawn:
-        pixels = np.asarray(drawn.convert("RGB"))
+    pixels = draw(image, np.zeros((8, 8)), prediction, np.zeros(size[::-1]), 0.3)
     red, blue = (np.argwhere((pixels == x).all(axis=2)) for x in ((255, 0, 0), (0, 0, 255)))
     # half of the line's width
     assert (red.min(axis=0) >= blue.min(axis=0) - 2).all()
     assert (red.max(axis=0) <= blue.max(axis=0) + 2).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (5, 4)], ids=str)
+def test_a_box_around_an_image_ends_with_it(size):
+    image = np.full((*size[::-1], 3), (0, 0, 255), dtype=np.uint8)
+    found = InstanceData(bboxes=torch.tensor([[0, 0, *size]]), scores=torch.tensor([0.87]))
+    prediction = BaseDataElement(pred_instances=found)
+    pixels = draw(image, np.zeros((8, 8)), prediction, np.zeros(size[::-1]), 0.3)
+    red, blue = (np.argwhere((pixels == x).all(axis=2)) for x in ((255, 0, 0), (0, 0, 255)))
+    # the line, which is some pixels wide
+    assert (abs(red.min(axis=0) - blue.min(axis=0)) <= 4).all()
+    assert (abs(red.max(axis=0) - blue.max(axis=0)) <= 4).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (128, 96), (4000, 3000)], ids=str)
+def test_pictures_have_a_size_to_look_at(size):
+    none = BaseDataElement(
+        pred_instances=InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0))
+    )
+    image = np.zeros((*size[::-1], 3), dtype=np.uint8)
+    height, width = draw(image, np.zeros((8, 8)), none, np.zeros(size[::-1]), 0.3).shape[:2]
+    assert 400 <= height <= 500
+    assert 512 <= width <= 3000
+
+
+def test_each_image_of_a_folder_is_searched(mini, tmp_path):
+    cfg, root, checkpoint = mini
+    (tmp_path / "images").mkdir()
+    for name in ("one.png", "two.png"):
+        image = root / "coco/val2017/000000000005.png"
+        (tmp_path / "images" / name).write_bytes(image.read_bytes())
+    (tmp_path / "images/notes.txt").write_text("not an image")
+    sketch = str(root / "sketches/ndjson/star.ndjson")
+    written = sketch_demo(cfg, tmp_path / "images", sketch, checkpoint, tmp_path / "found")
+    assert written == [tmp_path / "found/one.png", tmp_path / "found/two.png"]
+    assert len({path.read_bytes() for path in written}) == 1
 
 
 def test_a_config_without_sketches_is_refused(mini):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from demo_mistakes import DEMO_MISTAKES
 from tool_runs import CONFIG, ONE_EPOCH, REPOSITORY, SHORT, evaluate, run_warm, train
 
 
@@ -144,14 +145,14 @@ MISTAKES = {
         with_config("_base_ = 'none.py'\n"), r"cannot read the config.*own\.py.*none\.py"
     ),
     "nothing in the config": Mistake(
-        with_config(""), r"own\.py does not set default_scope, model$"
+        with_config(""), r"own\.py does not set default_scope, model:"
     ),
     "no optimiser in the config": Mistake(
         lambda tmp: (
             *("tools/train.py", config("BASE\noptim_wrapper = None\n")(tmp)),
             *("--work-dir", tmp),
         ),
-        r"own\.py does not set optim_wrapper$",
+        r"own\.py does not set optim_wrapper:",
     ),
     "nothing to resume": Mistake(
         lambda tmp: train(tmp, "--resume"), r"no checkpoint in .*leave --resume"
@@ -343,6 +344,7 @@ MISTAKES = {
     "empty checkpoint": Mistake(
         lambda tmp: evaluate(tmp, a_file(tmp)), r"cannot read.*file.*is empty"
     ),
+    **{name: Mistake(*row) for name, row in DEMO_MISTAKES.items()},
 }
 
 
@@ -351,7 +353,7 @@ MISTAKES = {
 def test_a_mistake_ends_in_one_clear_line(name, tmp_path):
     mistake = MISTAKES[name]
     command = mistake.command(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     roots = dict.fromkeys(("COCO_ROOT", "ADE_ROOT", "IMAGENET_ROOT"), str(tmp_path / "nowhere"))
     code, _, err = run_warm(*command, **roots)
     last = err.strip().splitlines()[-1]

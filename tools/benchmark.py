@@ -15,11 +15,12 @@ import sys
 
 from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.engine import launch
-from hybrid_backbones.engine.benchmark.command import TABLES, parse_args, require_writable
+from hybrid_backbones.engine.benchmark.command import TABLES, parse_args
 from hybrid_backbones.engine.benchmark.page import write_page
 from hybrid_backbones.engine.benchmark.plots import draw
 from hybrid_backbones.engine.benchmark.settings import Settings, describe
 from hybrid_backbones.engine.benchmark.tables import report
+from hybrid_backbones.engine.requirements import require_writable_file
 
 
 def main() -> int:
@@ -27,7 +28,9 @@ def main() -> int:
     table, out = args.pop("table"), args.pop("out")
     if table == "page":
         with launch.one_line_errors():
-            out.write_text(write_page(args["folder"]))
+            text = write_page(args["folder"])
+            require_writable_file(out)
+            out.write_text(text)
         print(f"saved to {out}")
         return 0
     measure, markdown = TABLES[table][0], args.pop("markdown")
@@ -35,7 +38,7 @@ def main() -> int:
     own = {key: args.pop(key) for key in keys if key in args}
     with launch.one_line_errors(), guard_loads():
         settings = Settings(**{name: value for name, value in args.items() if value is not None})
-        require_writable(out)
+        require_writable_file(out)
         rows = measure(settings, **own)
         report(rows, describe(settings), out, markdown=markdown)
         if table == "backbones" or len(own.get("scales", ())) > 1:

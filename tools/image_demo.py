@@ -2,6 +2,7 @@
 
 Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
        [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
+       IMAGE may be a folder; then so is --out
 """
 
 import argparse
@@ -13,25 +14,23 @@ from hybrid_backbones.engine.demo import demo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw what a trained model sees in an image.")
-    parser.add_argument("image", help="image file")
+    parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
-    parser.add_argument("--out", default="prediction.png", help="picture to write")
+    parser.add_argument("checkpoint", help="checkpoint of the model")
+    parser.add_argument("--out", help="picture or folder to write (prediction.png, predictions)")
     parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:1 ...")
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
-        cfg = launch.read_config(args)
         demo(
-            cfg,
+            launch.read_config(args),
             args.image,
             args.checkpoint,
             args.out,
             device=args.device,
             score_thr=args.score_thr,
         )
-        print(f"saved to {args.out}")
 
 
 if __name__ == "__main__":

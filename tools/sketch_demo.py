@@ -2,6 +2,7 @@
 
 Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
        [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
+       IMAGE may be a folder; then so is --out.
        SKETCH is a picture, or a drawing of QuickDraw's: FILE.ndjson or FILE.ndjson:INDEX
 """
 
@@ -14,11 +15,11 @@ from hybrid_backbones.engine.sketch_demo import sketch_demo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw what a model finds of a sketch in an image.")
-    parser.add_argument("image", help="image file")
+    parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument("sketch", help="picture, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
     parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
-    parser.add_argument("--out", default="prediction.png", help="picture to write")
+    parser.add_argument("checkpoint", help="checkpoint of the model")
+    parser.add_argument("--out", help="picture or folder to write (prediction.png, predictions)")
     parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:1 ...")
     parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
     launch.add_config_arguments(parser)
@@ -33,7 +34,6 @@ def main() -> None:
             device=args.device,
             score_thr=args.score_thr,
         )
-        print(f"saved to {args.out}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from .compilation import compile_backbone, require_compiler
 from .errors import one_line_errors, stop_on_sigterm
 from .mini import apply_mini, dicts
 from .progress import ProgressHook
+from .requirements import require_keys
 from .resume import adopt_settings, checkpoint_to_resume, progress
 from .whole_checkpoints import (
     LoadFromHook,
@@ -88,7 +89,7 @@ def read_config(args: Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # a config is a program, which can fail in every way
         raise ValueError(f"cannot read the config {args.config}: {_where(error)}") from error
-    _require_sections(cfg, "default_scope", "model")
+    require_keys(cfg, "default_scope", "model")
     if args.mini:
         apply_mini(cfg)
     if args.cfg_options:
@@ -112,7 +113,7 @@ def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...
     cfg.launcher = args.launcher
     name = Path(args.config).stem + ("_mini" if args.mini else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
-    _require_sections(cfg, *needs)
+    require_keys(cfg, *needs)
     for loader in loaders:
         if cfg.get(loader) is not None:
             require_data(cfg, cfg[loader].dataset)
@@ -251,12 +252,6 @@ def _where(error: Exception) -> str:
     place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
     reason = error.__cause__ or error
     return f"{type(reason).__name__}: {reason}{place}"
-
-
-def _require_sections(cfg: Config, *names: str) -> None:
-    """Check that the config has what a tool reads."""
-    if missing := [name for name in names if cfg.get(name) is None]:
-        raise ValueError(f"the config {cfg.filename} does not set {', '.join(missing)}")
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

@@ -1,25 +1,32 @@
 """Draw what a detector finds of a sketch in an image, and where the sketch attends."""
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
+from mmengine.visualization.utils import img_from_canvas
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..checkpoints import load_trained
 from ..datasets.quickdraw import CANVAS, DrawingFile, Strokes
 from ..ops.sketch_fusion import StageFusion
+from .demo import build_pipeline, build_trained
+from .demo_pictures import load_each, pixels_of, plan, write
+from .launch import require_device
+from .requirements import require_keys, require_score
+
+# height of the sketch and of the image in a picture, in inches
+PANEL = 4
 
 
 def read_drawing(name: str) -> Strokes:
@@ -67,17 +74,12 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
     return (255 * (pixels - pixels.min()) / np.ptp(pixels)).astype(np.uint8)
 
 
-def load_item(cfg: Config, image: str | Path, sketch: str) -> dict:
-    """Run the pipeline of the config's test data on an image and a sketch."""
-    steps = [s for s in cfg.test_dataloader.dataset.pipeline if s["type"] != "LoadAnnotations"]
-    item = dict(img_path=str(image), img_id=0)
+def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
+    """Read a picture or a drawing as the config's test data shows it, uint8 (1, size, size)."""
+    (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
     if ".ndjson" in sketch:
-        item["drawings"] = [read_drawing(sketch)]
-    else:
-        (render,) = (step for step in steps if step["type"] == "RenderSketch")
-        steps = [step for step in steps if step is not render]
-        item["sketches"] = read_picture(sketch, render.get("size", CANVAS))[None]
-    return Compose(steps)(item)
+        return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
+    return read_picture(sketch, render.get("size", CANVAS))[None]
 
 
 def where_sketch_attends(weights: Tensor, ink: Tensor) -> Tensor:
@@ -97,69 +99,84 @@ def where_sketch_attends(weights: Tensor, ink: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    cfg: Config, item: dict, checkpoint: str | Path, device: str
-) -> tuple[BaseDataElement, np.ndarray]:
-    """Build the model of a config, load a checkpoint of it and run it on an item.
+    cfg: Config, images: Iterable[Path], sketches: np.ndarray, checkpoint: str | Path, device: str
+) -> Iterator[tuple[Path, np.ndarray, BaseDataElement, np.ndarray]]:
+    """Build the model of a config, load a checkpoint of it and run it on images with a sketch.
 
-    Returns:
-        the prediction, and the map ``(H, W)`` of where the sketch attends, the mean of all stages,
-        over the image as the model saw it.
+    Yields:
+        the file, the image as RGB, (H, W, 3), the prediction, and the map of where the sketch
+        attends, the mean of all stages, over the image as the model saw it.
     """
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    load_trained(model, checkpoint)
-    model.to(device).eval()
+    model = build_trained(cfg, checkpoint, device)
     attended = []
     for module in model.modules():
         if isinstance(module, StageFusion):
             module.register_forward_hook(
                 lambda fusion, inputs, _: attended.append(fusion.attention(*inputs)[0])
             )
-    prediction = model.test_step(pseudo_collate([item]))[0]
-    ink = item["sketches"][:, 0].float().to(device)
-    # the first stage has stride 4
-    size = [4 * side for side in attended[0].shape[1:3]]
+    load, pipeline = build_pipeline(cfg, "RenderSketch")
+    ink = torch.tensor(sketches, dtype=torch.float32, device=device)
+    for image, item in load_each(load, images):
+        pixels = pixels_of(item)
+        prediction = model.test_step(pseudo_collate([pipeline(item | dict(sketches=sketches))]))[0]
+        found = mean_map(attended, ink, prediction.img_shape)
+        attended.clear()
+        yield image, pixels, prediction.cpu(), found
+
+
+def mean_map(attended: list[Tensor], ink: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return the mean of where sketches attend in all stages, (H, W).
+
+    Args:
+        attended: of :meth:`StageFusion.attention`, of each stage; the first has stride 4.
+        ink: how much of each pixel is stroke, (S, H', W').
+        size: of the image without padding.
+    """
+    padded = [4 * side for side in attended[0].shape[1:3]]
     maps = [
         F.interpolate(
             where_sketch_attends(weights, F.adaptive_avg_pool2d(ink, weights.shape[3:]))[
                 None, None
             ],
-            size,
+            padded,
             mode="bilinear",
         )[0, 0]
         for weights in attended
     ]
-    height, width = prediction.img_shape[:2]
-    return prediction.cpu(), torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
+    height, width = size
+    return torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
 
 
 def draw(
-    image: str | Path,
+    pixels: np.ndarray,
     sketch: np.ndarray,
     prediction: BaseDataElement,
     attended: np.ndarray,
-    out: str | Path,
     score_thr: float,
-) -> None:
+) -> np.ndarray:
     """Draw sketch, boxes with scores, and the map of where the sketch attends, side by side.
 
     Args:
-        image: file of the image.
+        pixels: the image, (H, W, 3).
         sketch: (H, W), as the model saw it.
         prediction: boxes and scores.
         attended: map over the image.
-        out: file of the picture.
         score_thr: boxes of a lower score are not drawn.
+
+    Returns:
+        the picture, RGB, uint8.
     """
-    pixels = mmcv.imread(str(image), channel_order="rgb", backend="pillow")
     height, width = pixels.shape[:2]
-    ratios = [1, width / height, width / height]
-    figure = Figure(figsize=(4 * sum(ratios), 4.4), layout="constrained")
-    panels = figure.subplots(1, 3, width_ratios=ratios)
+    # of a panel; what is longer is drawn smaller within it
+    ratio = min(max(width / height, 0.5), 3)
+    unit = max(height, width / ratio)
+    figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
+    panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
-    panels[1].imshow(pixels)
-    panels[2].imshow(pixels.mean(axis=2), cmap="gray")
-    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=(0, width, height, 0))
+    extent = (0, width, height, 0)  # boxes count from the corner of the first pixel
+    panels[1].imshow(pixels, extent=extent)
+    panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
+    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=extent)
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
     for (x1, y1, x2, y2), score in zip(
@@ -168,20 +185,19 @@ def draw(
         panels[1].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
         # above the box, or where that would leave the image, within it
         panels[1].text(
-            min(x1, width - height / 10),
+            max(min(x1, width - unit / 10), 0),
             y1,
             f"{score:.2f}",
             color="white",
             fontsize=8,
-            va="bottom" if y1 > height / 15 else "top",
+            va="bottom" if y1 > unit / 15 else "top",
             bbox=dict(facecolor="red", edgecolor="none", pad=1),
         )
     found = f"{len(objects)} found, scores from {score_thr:g}"
     for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
         panel.set_title(title, fontsize=10)
         panel.axis("off")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=100)
+    return img_from_canvas(FigureCanvasAgg(figure))
 
 
 def sketch_demo(
@@ -189,23 +205,36 @@ def sketch_demo(
     image: str | Path,
     sketch: str,
     checkpoint: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     device: str = "cpu",
     score_thr: float = 0.3,
-) -> BaseDataElement:
-    """Find what a sketch shows in an image, draw it into the picture `out`; return the prediction.
+) -> list[Path]:
+    """Find what a sketch shows in an image, or in each image of a folder, and draw it.
 
     Args:
+        cfg: config of the model.
+        image: file or folder.
         sketch: a picture, FILE.ndjson, or FILE.ndjson:INDEX.
+        checkpoint: of the model.
+        out: picture to write, or folder for those of a folder.
+        device: where to run.
+        score_thr: boxes of a lower score are not drawn.
+
+    Returns:
+        the pictures that were written.
 
     Raises:
-        ValueError: where a file is missing, broken or does not fit.
+        ValueError: where a file is missing, broken, does not fit or cannot be written.
     """
+    require_keys(cfg, "default_scope", "model", "test_dataloader")
     if cfg.test_dataloader.dataset.type != "SketchCocoDataset":
         raise ValueError("expected a config that searches by sketch; see tools/image_demo.py")
-    init_default_scope(cfg.default_scope)
-    item = load_item(cfg, image, sketch)
-    prediction, attended = predict(cfg, item, checkpoint, device)
-    draw(image, item["sketches"][0, 0].numpy(), prediction, attended, out, score_thr)
-    return prediction
+    require_device(device)
+    require_score(score_thr)
+    outs = plan(image, out, sketch, checkpoint)
+    sketches, written = read_sketch(cfg, sketch), []
+    for path, pixels, *found in predict(cfg, outs, sketches, checkpoint, device):
+        write(draw(pixels, sketches[0], *found, score_thr), outs[path])
+        written.append(outs[path])
+    return written

@@ -1,6 +1,8 @@
 """The command line of `tools/benchmark.py`."""
 
 import argparse
+import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from .measure import benchmark_backbones, benchmark_operators
@@ -35,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     for table, subjects in dict(ops=OPERATORS, backbones=BACKBONES).items():
         subparsers[table].add_argument(
-            "--only", nargs="+", choices=list(subjects), metavar="NAME", default=()
+            "--only", nargs="+", type=_one_of(list(subjects)), metavar="NAME", default=()
         )
     subparsers["ops"].add_argument(
         "--scales", type=int, nargs="+", default=(1,), help="factors of the sides of --size"
@@ -56,14 +58,14 @@ def _json(name: str) -> Path:
     return Path(name)
 
 
-def require_writable(out: Path) -> None:
-    """Fail before the work rather than after it where the file cannot be written.
+def _one_of(names: list[str]) -> Callable[[str], str]:
+    """Return a type of argument that is one of these names, and suggests near ones."""
 
-    Raises:
-        OSError: in the system's words.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    known = out.exists()
-    out.open("a").close()
-    if not known:
-        out.unlink()
+    def check(name: str) -> str:
+        if name not in names:
+            near = difflib.get_close_matches(name, names)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"expected {names}"
+            raise argparse.ArgumentTypeError(f"there is no {name!r}: {advice}")
+        return name
+
+    return check
