@@ -14,12 +14,16 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..checkpoints import load_trained
+from ..datasets.pictures import decode_picture
 from ..datasets.quickdraw import CANVAS, DrawingFile, Strokes
 from ..ops.sketch_fusion import StageFusion
+
+# FILE.ndjson or FILE.ndjson:INDEX
+DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
 
 
 def read_drawing(name: str) -> Strokes:
@@ -31,11 +35,13 @@ def read_drawing(name: str) -> Strokes:
     Raises:
         ValueError: there is no such drawing.
     """
-    path, index = re.fullmatch(r"(.*\.ndjson)(?::(\d+))?", name).groups()
+    path, index = DRAWING.fullmatch(name).groups(default="0")
     file = DrawingFile(path, recognized_only=False)
-    if int(index or 0) >= len(file):
-        raise ValueError(f"{path} has {len(file)} drawings, counted from 0; there is no {index}")
-    return file[int(index or 0)]
+    if not (index.isdecimal() and int(index) < len(file)):
+        raise ValueError(
+            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index}"
+        )
+    return file[int(index)]
 
 
 def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
@@ -47,18 +53,19 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
         uint8 (size, size).
 
     Raises:
-        ValueError: the file is missing, no picture, or shows nothing.
+        ValueError: the file is missing, shows nothing, or :func:`decode_picture` refuses it.
     """
     try:
-        with Image.open(path) as file:
-            # transparent paper is white
-            paper = Image.new("RGBA", file.size, "white")
-            picture = Image.alpha_composite(paper, file.convert("RGBA")).convert("L")
-    except (OSError, UnidentifiedImageError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
         raise ValueError(
             f"cannot read the sketch {path} ({error}): expected a picture, FILE.ndjson or "
             "FILE.ndjson:INDEX"
         ) from error
+    picture = decode_picture(content, f"the sketch {path}").convert("RGBA")
+    # transparent paper is white
+    paper = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(paper, picture).convert("L")
     if np.median(picture) > 127:
         picture = ImageOps.invert(picture)
     pixels = np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BOX), dtype=float)
@@ -71,7 +78,7 @@ def load_item(cfg: Config, image: str | Path, sketch: str) -> dict:
     """Run the pipeline of the config's test data on an image and a sketch."""
     steps = [s for s in cfg.test_dataloader.dataset.pipeline if s["type"] != "LoadAnnotations"]
     item = dict(img_path=str(image), img_id=0)
-    if ".ndjson" in sketch:
+    if DRAWING.fullmatch(sketch):
         item["drawings"] = [read_drawing(sketch)]
     else:
         (render,) = (step for step in steps if step["type"] == "RenderSketch")
