@@ -149,7 +149,7 @@ def find_faults(
     areas = np.fromiter((one["area"] for one in annotations), float)
     of_image = np.fromiter((place[one["image_id"]] for one in annotations), int)
     masks = [one.get("segmentation") for one in annotations]
-    columns = [*boxes.reshape(-1, 4).T, areas, *sizes[of_image].T]
+    columns = [*boxes.reshape(-1, 4).T, areas, *sizes.reshape(-1, 2)[of_image].T]
     rest, findings = np.arange(len(annotations)), []
     for check in checks:
         hit = check.test(
