@@ -39,7 +39,7 @@ def read_drawing(name: str) -> Strokes:
     file = DrawingFile(path, recognized_only=False)
     if not (index.isdecimal() and int(index) < len(file)):
         raise ValueError(
-            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index}"
+            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index!r}"
         )
     return file[int(index)]
 
