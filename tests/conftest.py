@@ -1,5 +1,6 @@
 """Shared by all tests: where things are, one thread, a seed."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 # without a GPU, kernels run in the interpreter of Triton, which asks for this when they are defined
 if not torch.cuda.is_available():
@@ -33,3 +35,15 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def logged():
+    """The lines that mmengine's logger gets during a test, from warnings upwards."""
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)

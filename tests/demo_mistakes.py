@@ -121,7 +121,7 @@ DEMO_MISTAKES = {
         lambda tmp: image_demo(
             tmp, "--mini", image=an_image(tmp, (5000, 1)), checkpoint=a_checkpoint(tmp)
         ),
-        r"5000×1 pixels: expected a longer side of at most 1000 times",
+        r"strip of 5000×1 pixels: expected sides that differ by at most a factor of 100",
     ),
     "too few class names": (
         lambda tmp: image_demo(

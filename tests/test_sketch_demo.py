@@ -46,8 +46,9 @@ def test_drawings_are_counted_from_0(mini):
 
 def test_a_drawing_that_is_not_there_is_named(mini):
     path = mini[1] / "sketches/ndjson/star.ndjson"
-    with pytest.raises(ValueError, match=r"120 drawings.* 120"):
-        read_drawing(f"{path}:120")
+    for index in ("120", "-1", "1.0", "x", ""):
+        with pytest.raises(ValueError, match=rf"120 drawings.*0 to 119, got '{index}'"):
+            read_drawing(f"{path}:{index}")
     with pytest.raises(ValueError, match=r"cat\.ndjson"):
         read_drawing("nowhere/cat.ndjson:3")
 

@@ -173,6 +173,18 @@ def test_a_single_point_is_a_dot():
     assert np.argwhere(image).tolist() == [[9, 7]]
 
 
+@pytest.mark.parametrize("fit", [False, True], ids=["placed", "fitted"])
+@pytest.mark.parametrize("antialias", [False, True], ids=["plain", "smooth"])
+@pytest.mark.parametrize("width", [1, 2, 3, 6])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_dot_is_as_wide_as_lines_however_often_its_point_comes(count, width, antialias, fit):
+    dot = strokes([[[17] * count, [9] * count]])
+    image = render_drawing(dot, 33, line_width=width, antialias=antialias, fit=fit)
+    # on few pixels a disc is a plus or a square
+    assert 0.5 * width**2 <= image.sum() / 255 <= width**2
+    assert np.argwhere(image).mean(axis=0) == pytest.approx((16, 16) if fit else (9, 17), abs=1)
+
+
 def test_wider_lines_cover_more():
     ink = [np.count_nonzero(render_drawing(strokes(SQUARE), line_width=w)) for w in (1, 3, 6)]
     assert ink == sorted(set(ink))

@@ -1,42 +1,107 @@
-"""COCO annotations, checked: what mmdet would pass over in silence is an error here."""
+"""COCO annotations, checked: mmdet would pass over mistakes in silence, or fail far from them."""
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-SECTIONS = ("images", "annotations", "categories")
+from .coco_checks import BOX_CHECKS, LEFT_OUT, MASK_CHECKS, REFUSED, Finding, find_faults
+
+IDS, NUMBERS = (int, str), (int, float)
+# what each section calls its entries, and the fields that they must have
+SECTIONS = dict(
+    images=("image", dict(id=IDS, file_name=str, width=NUMBERS, height=NUMBERS)),
+    annotations=(
+        "annotation",
+        dict(id=IDS, image_id=IDS, category_id=IDS, bbox=list, area=NUMBERS),
+    ),
+    categories=("category", dict(id=IDS, name=str)),
+)
 
 
 class CheckedCOCO(COCO):
     """pycocotools' index of an annotation file, which is what it should be.
 
+    Annotations that cannot be used are marked ``ignore``, so mmdet passes over them; one warning
+    counts them and names the first of each fault.
+
     Args:
         annotation_file: path of the file.
         classes: names that must be among its categories.
         allow_others: whether it may have more.
+        with_masks: whether the masks are used.
+        evaluates: whether a metric reads the file, too, which passes over nothing.
 
     Raises:
         ValueError: names the file and what is wrong in it.
     """
 
-    def __init__(self, annotation_file: str, classes: Sequence[str], allow_others: bool):
-        self.file = annotation_file
+    def __init__(
+        self,
+        annotation_file: str,
+        classes: Sequence[str],
+        allow_others: bool,
+        *,
+        with_masks: bool = False,
+        evaluates: bool = False,
+    ):
+        self.file, self.evaluates = annotation_file, evaluates
         try:
             super().__init__(annotation_file)
         except FileNotFoundError as error:
             raise ValueError(f"annotation file {annotation_file} is missing") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise self._malformed(f"it is not JSON ({error})") from error
-        except (KeyError, TypeError, AssertionError) as error:
-            raise self._malformed(f"{type(error).__name__}: {error}") from error
-        if absent := [section for section in SECTIONS if section not in self.dataset]:
-            raise self._malformed(f"no {', '.join(absent)}")
+        except AssertionError as error:
+            raise self._malformed(str(error)) from error
         self._require_known_references()
         self._require_categories(classes, allow_others)
+        self._check_annotations(classes, with_masks)
+
+    def createIndex(self) -> None:  # noqa: N802 - pycocotools calls it with the file's contents
+        """Index the contents, where each entry has its fields and an id of its own."""
+        for section, (kind, fields) in SECTIONS.items():
+            entries = self.dataset.get(section)
+            if not isinstance(entries, list):
+                raise self._malformed(f"no list of {section}")
+            if kind == "annotation" and self.evaluates:
+                # which the metric reads and training does not need
+                fields = dict(fields, iscrowd=int)
+            self._require_fields(entries, kind, fields)
+            self._require_unique_ids(entries, kind)
+        for image in self.dataset["images"]:
+            if not (0 < image["width"] < math.inf and 0 < image["height"] < math.inf):
+                size = image["width"], image["height"]
+                raise self._malformed(f"image {image['id']} has width and height {size}")
+        for annotation in self.dataset["annotations"]:
+            box = annotation["bbox"]
+            if len(box) != 4 or not all(isinstance(number, NUMBERS) for number in box):
+                raise self._malformed(f"annotation {annotation['id']} has bbox {box}")
+        super().createIndex()
+
+    def _require_fields(self, entries: list, kind: str, fields: dict) -> None:
+        for place, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise self._malformed(f"{kind} number {place + 1} is no object")
+            for name, types in fields.items():
+                if not isinstance(entry.get(name), types):
+                    which = entry.get("id", f"number {place + 1}")
+                    what = f"{name} {entry[name]!r:.60}" if name in entry else f"no {name}"
+                    raise self._malformed(f"{kind} {which} has {what}")
+
+    def _require_unique_ids(self, entries: list[dict], kind: str) -> None:
+        known = {}
+        for entry in entries:
+            earlier = known.setdefault(entry["id"], entry)
+            # joined files list the same image twice
+            if earlier is not entry and (kind != "image" or earlier != entry):
+                raise self._malformed(f"two entries with the id of {kind} {entry['id']}")
 
     def _require_known_references(self) -> None:
         for key, known in (("category_id", self.cats), ("image_id", self.imgs)):
@@ -55,6 +120,40 @@ class CheckedCOCO(COCO):
                 "metainfo=dict(classes=...) of the datasets and num_classes of the heads to yours"
             )
 
+    def _check_annotations(self, classes: Sequence[str], with_masks: bool) -> None:
+        chosen = {one["id"] for one in self.cats.values() if one["name"] in classes}
+        annotations = [
+            one
+            for one in self.anns.values()
+            if one["category_id"] in chosen and not one.get("ignore")
+        ]
+        checks = BOX_CHECKS + (MASK_CHECKS if with_masks else [])
+        report = []
+        if doubles := len(self.dataset["images"]) - len(self.imgs):
+            report.append(f"{doubles} images listed twice: used once")
+        for finding in find_faults(annotations, self.imgs, checks):
+            report.append(self._treat(finding))
+        if report:
+            report = f"annotation file {self.file}: {'; '.join(report)}"
+            print_log(report, logger="current", level=logging.WARNING)
+
+    def _treat(self, finding: Finding) -> str:
+        """Leave annotations out, or refuse them; return the line of the report."""
+        (fault, _, remedy, field), annotations = finding
+        first = annotations[0]
+        found = (
+            f"{len(annotations)} annotations with {fault}, the first has id {first['id']}, in "
+            f"{self.imgs[first['image_id']]['file_name']} ({field} {first.get(field)!s:.60})"
+        )
+        if remedy == REFUSED or (self.evaluates and field == "segmentation"):
+            raise ValueError(
+                f"annotation file {self.file}: {found}: correct or remove them, or do without masks"
+            )
+        if remedy == LEFT_OUT:
+            for one in annotations:
+                one["ignore"] = True
+        return f"{found}: {'measured as they are' if self.evaluates else remedy}"
+
     def _malformed(self, what: str) -> ValueError:
         return ValueError(
             f"annotation file {self.file} is malformed: {what}; expected COCO's format with "
@@ -66,10 +165,12 @@ class CheckedCOCO(COCO):
 class CheckedCocoDataset(CocoDataset):
     """Read COCO annotations as mmdet does, where they are what the config expects.
 
+    The masks are checked where the pipeline loads them.
+
     Raises:
         ValueError: names the annotation file that is missing or malformed, that lacks a class of
-            the config, or that has a category which the config does not know. With
-            ``metainfo=dict(classes=...)`` the file may have more than these.
+            the config, that has a category which the config does not know, or that has nothing to
+            train on. With ``metainfo=dict(classes=...)`` the file may have more than these.
     """
 
     def __init__(self, *args, metainfo: dict | None = None, **kwargs):
@@ -83,13 +184,22 @@ class CheckedCocoDataset(CocoDataset):
             CheckedCOCO,
             classes=self.metainfo["classes"],
             allow_others=self._chooses_classes,
+            with_masks=any(getattr(step, "with_mask", False) for step in self.pipeline.transforms),
+            evaluates=self.test_mode,
         )
 
-    def load_data_list(self) -> list[dict]:
-        """Read the annotation file."""
-        try:
-            return super().load_data_list()
-        except (KeyError, TypeError, AssertionError) as error:
+    def filter_data(self) -> list[dict]:
+        """Filter as mmdet does; something must be left."""
+        data_list = super().filter_data()
+        if not any(self.test_mode or has_object(info) for info in data_list):
             raise ValueError(
-                f"annotation file {self.ann_file} is malformed: {type(error).__name__}: {error}"
-            ) from error
+                f"annotation file {self.ann_file} has no image with an object of use: of "
+                f"{len(self.data_list)} images filter_cfg={self.filter_cfg} leaves "
+                f"{len(data_list)}, and the classes are {self.metainfo['classes'][:5]}"
+            )
+        return data_list
+
+
+def has_object(info: dict) -> bool:
+    """Whether an image has an annotated object, which is no crowd."""
+    return any(not instance["ignore_flag"] for instance in info["instances"])

@@ -1,33 +1,59 @@
 """Loading that names the file when something is wrong with it."""
 
-from mmcv.transforms import LoadImageFromFile
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine import fileio
 from mmengine.registry import TRANSFORMS
+from PIL import Image
+
+from .pictures import decode_picture
 
 
 @TRANSFORMS.register_module()
-class LoadWholeImage(LoadImageFromFile):
-    """Load an image as mmcv does, with Pillow, which refuses truncated files.
+class LoadWholeImage(BaseTransform):
+    """Load an image as mmcv does with Pillow, which refuses truncated files.
 
-    OpenCV fills what a truncated file lacks with grey, and trains on it.
+    OpenCV fills what a truncated file lacks with grey, and trains on it. Both turn images as their
+    EXIF orientation says, so annotations must be those of the upright image.
+
+    Args:
+        backend_args: of mmengine's file backend.
 
     Raises:
-        ValueError: names the file that is missing, truncated or not an image.
+        ValueError: names the file that is missing, that :func:`~.pictures.decode_picture` refuses,
+            or whose size is not the one in the annotations.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(imdecode_backend="pillow", **kwargs)
+    def __init__(self, backend_args: dict | None = None):
+        self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        """Add ``img``, ``img_shape`` and ``ori_shape``."""
+        """Add ``img``, uint8 (H, W, 3) in BGR, ``img_shape`` and ``ori_shape``."""
         path = results["img_path"]
         try:
-            return super().transform(results)
-        except FileNotFoundError as error:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
             raise ValueError(
-                f"image {path} is missing: complete the data set or remove it from the annotations"
+                f"image {path} cannot be read ({error}): complete the data set or leave it out"
             ) from error
-        except (OSError, AssertionError, SyntaxError) as error:
+        image = to_bgr(decode_picture(content, f"image {path}"))
+        height, width = image.shape[:2]
+        stated = results.get("width", width), results.get("height", height)
+        if stated != (width, height):
+            turned = ", upright as its EXIF orientation says" if stated == (height, width) else ""
             raise ValueError(
-                f"image {path} is truncated or not an image ({error}): fetch it again or remove it "
-                "from the annotations"
-            ) from error
+                f"image {path} has {width}×{height} pixels{turned}, but the annotation file says "
+                f"{stated[0]}×{stated[1]}: correct it, or use the image that was annotated"
+            )
+        results["img"] = image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+def to_bgr(picture: Image.Image) -> np.ndarray:
+    """Return the pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
+    if picture.mode == "LA":
+        paper = Image.new("RGB", picture.size, (124, 117, 104))
+        paper.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
+        picture = paper
+    return np.asarray(picture.convert("RGB"))[..., ::-1]

@@ -180,14 +180,22 @@ def render_drawing(
     zoom = SUPERSAMPLING if antialias else 1
     canvas = Image.new("L", (zoom * size, zoom * size), 255)
     pen = ImageDraw.Draw(canvas)
-    width = zoom * line_width
     for stroke in strokes:
-        points = [tuple(point) for point in (zoom * np.asarray(stroke)).T.tolist()]
-        # joints leave gaps between wide lines only, and would change the published narrow ones
-        pen.line(points * (1 + (len(points) == 1)), 0, width, joint="curve" if width > 1 else None)
+        _draw_stroke(pen, zoom * np.asarray(stroke), zoom * line_width)
     if antialias:
         canvas = canvas.resize((size, size), Image.Resampling.BOX)
     return 255 - np.asarray(canvas)
+
+
+def _draw_stroke(pen: ImageDraw.ImageDraw, stroke: np.ndarray, width: int) -> None:
+    if width > 1 and np.ptp(stroke, axis=1).max() < 1:
+        # Pillow draws a line without length one pixel wide, whatever its width
+        radius, centre = (width - 1) / 2, stroke.mean(axis=1)
+        pen.ellipse([*(centre - radius), *(centre + radius)], 0)
+        return
+    points = [tuple(point) for point in stroke.T.tolist()]
+    # joints leave gaps between wide lines only, and would change the published narrow ones
+    pen.line(points * (1 + (len(points) == 1)), 0, width, joint="curve" if width > 1 else None)
 
 
 def _fit(strokes: Sequence[np.ndarray], size: int, margin: int) -> Strokes:

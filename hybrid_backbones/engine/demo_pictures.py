@@ -13,8 +13,6 @@ from .requirements import require_writable_file
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # pixels: text can be read on a picture that is so wide; one that is longer is scaled down
 MIN_WIDTH, MIN_HEIGHT, MAX_SIDE = 512, 64, 4096
-# beyond it, resizing to the size of a config leaves no pixel of the short side, or fills the memory
-MAX_PROPORTION = 1000
 MAX_LISTED = 5
 
 
@@ -79,7 +77,6 @@ def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[
     for image in images:
         try:
             item = load(dict(img_path=str(image), img_id=0))
-            _require_proportion(image, *item["img"].shape[:2])
         except ValueError as error:
             errors[image.name] = error
             continue
@@ -92,14 +89,6 @@ def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[
         print_log(
             f"passed over {len(errors)} files that cannot be loaded: {', '.join(names)}",
             level=logging.WARNING,
-        )
-
-
-def _require_proportion(image: Path, height: int, width: int) -> None:
-    if max(height, width) > MAX_PROPORTION * min(height, width):
-        raise ValueError(
-            f"image {image} has {width}×{height} pixels: expected a longer side of at most "
-            f"{MAX_PROPORTION} times the shorter one"
         )
 
 

@@ -110,7 +110,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
     load = [
         dict(type="LoadWholeImage"),
-        dict(type="LoadAnnotations", reduce_zero_label=True),
+        dict(type="LoadWholeAnnotations"),
     ]
     train = [
         dict(type="SeedSample"),
@@ -124,7 +124,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
 
     def dataset(split: str) -> dict:
         return dict(
-            type="BaseSegDataset",
+            type="CheckedSegDataset",
             data_root=str(root / "ade"),
             data_prefix=dict(img_path=f"images/{split}", seg_map_path=f"annotations/{split}"),
             img_suffix=".png",

@@ -15,9 +15,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization.utils import img_from_canvas
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..datasets.pictures import decode_picture
 from ..datasets.quickdraw import CANVAS, DrawingFile, Strokes
 from ..ops.sketch_fusion import StageFusion
 from .demo import build_pipeline, build_trained
@@ -27,6 +28,9 @@ from .requirements import require_keys, require_score
 
 # height of the sketch and of the image in a picture, in inches
 PANEL = 4
+
+# FILE.ndjson or FILE.ndjson:INDEX
+DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
 
 
 def read_drawing(name: str) -> Strokes:
@@ -38,11 +42,13 @@ def read_drawing(name: str) -> Strokes:
     Raises:
         ValueError: there is no such drawing.
     """
-    path, index = re.fullmatch(r"(.*\.ndjson)(?::(\d+))?", name).groups()
+    path, index = DRAWING.fullmatch(name).groups(default="0")
     file = DrawingFile(path, recognized_only=False)
-    if int(index or 0) >= len(file):
-        raise ValueError(f"{path} has {len(file)} drawings, counted from 0; there is no {index}")
-    return file[int(index or 0)]
+    if not (index.isdecimal() and int(index) < len(file)):
+        raise ValueError(
+            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index!r}"
+        )
+    return file[int(index)]
 
 
 def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
@@ -54,18 +60,19 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
         uint8 (size, size).
 
     Raises:
-        ValueError: the file is missing, no picture, or shows nothing.
+        ValueError: the file is missing, shows nothing, or :func:`decode_picture` refuses it.
     """
     try:
-        with Image.open(path) as file:
-            # transparent paper is white
-            paper = Image.new("RGBA", file.size, "white")
-            picture = Image.alpha_composite(paper, file.convert("RGBA")).convert("L")
-    except (OSError, UnidentifiedImageError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
         raise ValueError(
             f"cannot read the sketch {path} ({error}): expected a picture, FILE.ndjson or "
             "FILE.ndjson:INDEX"
         ) from error
+    picture = decode_picture(content, f"the sketch {path}").convert("RGBA")
+    # transparent paper is white
+    paper = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(paper, picture).convert("L")
     if np.median(picture) > 127:
         picture = ImageOps.invert(picture)
     pixels = np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BOX), dtype=float)
@@ -77,7 +84,7 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
 def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
     """Read a picture or a drawing as the config's test data shows it, uint8 (1, size, size)."""
     (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
-    if ".ndjson" in sketch:
+    if DRAWING.fullmatch(sketch):
         return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
     return read_picture(sketch, render.get("size", CANVAS))[None]
 

@@ -4,7 +4,7 @@ data_root = "{{$ADE_ROOT:data/ade/ADEChallengeData2016}}"
 train_pipeline = [
     dict(type="SeedSample"),
     dict(type="LoadWholeImage"),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadWholeAnnotations"),
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
@@ -15,7 +15,7 @@ test_pipeline = [
     dict(type="LoadWholeImage"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # the labels stay at the size of the original image, at which the metric is computed
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadWholeAnnotations"),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
@@ -24,7 +24,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="SeededInfiniteSampler", shuffle=True),
     dataset=dict(
-        type="ADE20KDataset",
+        type="CheckedADE20KDataset",
         data_root=data_root,
         data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
         pipeline=train_pipeline,
@@ -36,7 +36,7 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="ADE20KDataset",
+        type="CheckedADE20KDataset",
         data_root=data_root,
         data_prefix=dict(img_path="images/validation", seg_map_path="annotations/validation"),
         pipeline=test_pipeline,

@@ -7,7 +7,7 @@ test_pipeline = [
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # stretched by less than 32 pixels
     dict(type="ResizeToMultiple", size_divisor=32),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadWholeAnnotations"),
     dict(type="PackSegInputs"),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

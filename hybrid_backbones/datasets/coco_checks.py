@@ -1,0 +1,162 @@
+"""What can be wrong with boxes and masks in COCO's format: a table of checks."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+# what happens to an annotation with a fault
+LEFT_OUT = "left out"
+CLIPPED = "clipped to the image when it is resized"
+DROPPED = "such polygons are left out, and objects without others ignored"
+REFUSED = "refused"
+
+
+class Annotations(NamedTuple):
+    """The columns of N annotations; widths and heights are those of their images."""
+
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray
+    h: np.ndarray
+    area: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    masks: list
+
+
+class Check(NamedTuple):
+    """A fault, the test for it, which returns bool (N,), what happens then, and where it lies."""
+
+    fault: str
+    test: Callable[[Annotations], np.ndarray]
+    remedy: str
+    field: str = "bbox"
+
+
+class Finding(NamedTuple):
+    """The annotations that a check found."""
+
+    check: Check
+    annotations: list[dict]
+
+
+def _each(test: Callable[[object, int, int], bool]) -> Callable[[Annotations], np.ndarray]:
+    """Turn a test of one mask and the height and width of its image into one of all masks."""
+
+    def test_all(a: Annotations) -> np.ndarray:
+        rows = zip(a.masks, a.height.tolist(), a.width.tolist(), strict=True)
+        return np.fromiter((test(*row) for row in rows), bool, len(a.masks))
+
+    return test_all
+
+
+def _is_unknown(mask: object, height: int, width: int) -> bool:
+    if isinstance(mask, list):
+        return not all(isinstance(polygon, list) for polygon in mask)
+    return not (
+        isinstance(mask, dict)
+        and isinstance(mask.get("size"), list)
+        and isinstance(mask.get("counts"), (list, str))
+    )
+
+
+def _is_far(mask: list | dict, height: int, width: int) -> bool:
+    """Whether polygons have coordinates that are not numbers, or far outside the image."""
+    far = 2 * max(height, width)
+    try:
+        # the root mean square, in one call, since a data set has some ten million coordinates
+        return isinstance(mask, list) and not all(
+            math.hypot(*polygon) <= far * math.sqrt(len(polygon)) for polygon in mask
+        )
+    except TypeError:
+        return True
+
+
+def _is_short(mask: list | dict, height: int, width: int) -> bool:
+    return isinstance(mask, list) and any(len(p) < 6 or len(p) % 2 for p in mask)
+
+
+def _is_of_other_size(mask: list | dict, height: int, width: int) -> bool:
+    return isinstance(mask, dict) and mask["size"] != [height, width]
+
+
+def _does_not_add_up(mask: list | dict, height: int, width: int) -> bool:
+    if isinstance(mask, list):
+        return False
+    runs = mask["counts"] if isinstance(mask["counts"], list) else _decompress(mask["counts"])
+    try:
+        return sum(runs) != height * width or min(runs) < 0
+    except TypeError:
+        return True
+
+
+def _decompress(counts: str) -> list[int]:
+    """Return the run lengths of COCO's compressed form, which pycocotools reads unchecked."""
+    runs, run, shift = [], 0, 0
+    for code in counts.encode():
+        bits = code - 48
+        run |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            run -= bool(bits & 16) << shift
+            # from the fourth on, it is the difference to the last but one
+            runs.append(run + (runs[-2] if len(runs) > 2 else 0))
+            run, shift = 0, 0
+    return runs
+
+
+# mmdet, too, leaves out boxes without area in the image and drops short polygons, but in silence
+BOX_CHECKS = [
+    Check("a box that is not finite", lambda a: ~np.isfinite(a.x + a.y + a.w + a.h), LEFT_OUT),
+    Check("a box of negative size", lambda a: (a.w < 0) | (a.h < 0), LEFT_OUT),
+    Check("a box under a pixel", lambda a: (a.w < 1) | (a.h < 1) | (a.area <= 0), LEFT_OUT),
+    Check(
+        "a box outside the image",
+        lambda a: (a.x + a.w <= 0) | (a.y + a.h <= 0) | (a.x >= a.width) | (a.y >= a.height),
+        LEFT_OUT,
+    ),
+    Check(
+        "a box more than a pixel over the border",
+        lambda a: (
+            (np.minimum(a.x, a.y) < -1) | (a.x + a.w > a.width + 1) | (a.y + a.h > a.height + 1)
+        ),
+        CLIPPED,
+    ),
+]
+MASK_CHECKS = [
+    Check(fault, _each(test), remedy, "segmentation")
+    for fault, test, remedy in (
+        ("no segmentation", lambda mask, *_: not mask, REFUSED),
+        ("neither polygons nor run lengths", _is_unknown, LEFT_OUT),
+        ("polygons of other than numbers near the image", _is_far, LEFT_OUT),
+        ("polygons of too few or an odd number of coordinates", _is_short, DROPPED),
+        ("run lengths of another image size", _is_of_other_size, LEFT_OUT),
+        ("run lengths that do not add up to the image", _does_not_add_up, LEFT_OUT),
+    )
+]
+
+
+def find_faults(
+    annotations: Sequence[dict], images: dict[int | str, dict], checks: Sequence[Check]
+) -> list[Finding]:
+    """Return what the checks find; what one leaves out or refuses, later ones do not see."""
+    place = {image: i for i, image in enumerate(images)}
+    sizes = np.array([[image["width"], image["height"]] for image in images.values()])
+    boxes = np.fromiter(chain.from_iterable(one["bbox"] for one in annotations), float)
+    areas = np.fromiter((one["area"] for one in annotations), float)
+    of_image = np.fromiter((place[one["image_id"]] for one in annotations), int)
+    masks = [one.get("segmentation") for one in annotations]
+    columns = [*boxes.reshape(-1, 4).T, areas, *sizes.reshape(-1, 2)[of_image].T]
+    rest, findings = np.arange(len(annotations)), []
+    for check in checks:
+        hit = check.test(
+            Annotations(*(column[rest] for column in columns), [masks[i] for i in rest.tolist()])
+        )
+        if hit.any():
+            findings.append(Finding(check, [annotations[i] for i in rest[hit].tolist()]))
+        if check.remedy in (LEFT_OUT, REFUSED):
+            rest = rest[~hit]
+    return findings

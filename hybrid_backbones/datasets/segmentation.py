@@ -1,0 +1,105 @@
+"""Label maps that fit image and classes: mmseg would fail far from those that do not."""
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine import fileio
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmseg.datasets import ADE20KDataset, BaseSegDataset
+
+from .pictures import decode
+
+# Pillow's modes of one channel with 8 bits or fewer
+LABEL_MODES = ("L", "P", "1")
+IGNORED = 255
+
+
+@DATASETS.register_module()
+class CheckedSegDataset(BaseSegDataset):
+    """Find images and label maps as mmseg does; pass on the number of classes, for the check.
+
+    Raises:
+        ValueError: there is no image.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Return paths and ``num_classes`` of each image."""
+        data_list = super().load_data_list()
+        if not data_list:
+            raise ValueError(
+                f"no images (*{self.img_suffix}) in {self.data_prefix['img_path']}: complete the "
+                "data set, or set img_suffix to yours"
+            )
+        num_classes = len(self.metainfo["classes"])
+        return [dict(info, num_classes=num_classes) for info in data_list]
+
+
+@DATASETS.register_module()
+class CheckedADE20KDataset(CheckedSegDataset, ADE20KDataset):
+    """ADE20K with its 150 classes, as mmseg has it, and the checks of the label maps."""
+
+
+@TRANSFORMS.register_module()
+class LoadWholeAnnotations(BaseTransform):
+    """Load a label map as mmseg's LoadAnnotations does, where it fits the image and the classes.
+
+    Needs the loaded image and a data set that says ``num_classes``, as :class:`CheckedSegDataset`.
+    An image without label map, as in prediction, passes.
+
+    Args:
+        backend_args: of mmengine's file backend.
+
+    Raises:
+        ValueError: names the map that is missing, truncated, not a map of 8-bit labels, of another
+            size than the image, or has labels of no class.
+    """
+
+    def __init__(self, backend_args: dict | None = None):
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Add ``gt_seg_map``, uint8 (H, W)."""
+        if "seg_map_path" in results:
+            labels = self._read(results["seg_map_path"], *results["ori_shape"])
+            results["gt_seg_map"] = _to_classes(labels, results)
+            results["seg_fields"].append("gt_seg_map")
+        return results
+
+    def _read(self, path: str, height: int, width: int) -> np.ndarray:
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise ValueError(
+                f"label map {path} cannot be read ({error}): complete the data set"
+            ) from error
+        picture = decode(content, f"label map {path}")
+        if picture.mode not in LABEL_MODES:
+            raise ValueError(
+                f"label map {path} has mode {picture.mode}: expected one channel of 8 bits, the "
+                "number of a class in each pixel"
+            )
+        if picture.size != (width, height):
+            raise ValueError(
+                f"label map {path} has {picture.width}×{picture.height} pixels, but its image "
+                f"{width}×{height}, upright as its EXIF orientation says: scale the map, or use "
+                "the image that was annotated"
+            )
+        return np.asarray(picture, dtype=np.uint8)
+
+
+def _to_classes(labels: np.ndarray, results: dict) -> np.ndarray:
+    """Return the class of each pixel, from the labels in the file."""
+    # from label to class; those of no class keep a number above all classes
+    classes = np.arange(256, dtype=np.uint8)
+    for old, new in (results["label_map"] or {}).items():
+        classes[old] = new
+    if results["reduce_zero_label"]:
+        # label 0 is ignored, and so is 255
+        classes = np.array([IGNORED, *classes[:-2], IGNORED], dtype=np.uint8)
+    unknown = (classes >= results["num_classes"]) & (classes != IGNORED)
+    if unknown[labels].any():
+        found = np.unique(labels[unknown[labels]])[:5].tolist()
+        raise ValueError(
+            f"label map {results['seg_map_path']} has labels {found}, which are none of the "
+            f"{results['num_classes']} classes: correct it, or set metainfo.classes of the data set"
+        )
+    return classes[labels]
