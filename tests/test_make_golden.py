@@ -75,6 +75,13 @@ def test_named_modules_give_features_beside_logits():
         compare([network(images)], [case["logits"]])
 
 
+def test_features_are_taken_before_later_modules_change_them():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
+    (case,) = describe(layers, [(1, 3, 8, 8)], features=["0"])["cases"]
+    with torch.no_grad():
+        compare([layers[0](make_input((1, 3, 8, 8)))], case["features"])
+
+
 def test_skipped_entries_keep_the_value_they_have():
     network = nn.Conv2d(3, 4, 1)
     bias = network.bias.detach().clone()

@@ -12,35 +12,19 @@ A config stands for its backbone.
 
 import argparse
 import json
-import pkgutil
 import sys
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
-
-import hybrid_backbones  # noqa: F401
-
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
-from golden.make import describe
-
-
-def build(network: str, arguments: dict) -> torch.nn.Module:
-    """Build a network from its import path, or the backbone of a config file."""
-    torch.manual_seed(0)
-    if not network.endswith(".py"):
-        return pkgutil.resolve_name(network)(**arguments)
-    cfg = Config.fromfile(network)
-    cfg.merge_from_dict(arguments)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        return MODELS.build(cfg.model.backbone)
+from golden.make import build, describe
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a golden file from any network.")
     parser.add_argument("network", help="import path of a class or function, or a config file")
-    parser.add_argument("--arguments", type=json.loads, default={}, help="of the network, as JSON")
+    parser.add_argument(
+        "--arguments", type=json.loads, default={}, help="of the network or config, as JSON"
+    )
     shape = dict(type=int, nargs=4, action="append", metavar=tuple("BCHW"), required=True)
     parser.add_argument("--shape", **shape, help="shape of an input, once for each case")
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs")

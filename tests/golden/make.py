@@ -3,13 +3,33 @@
 The format is the one of the files here; tools/make_golden.py is the command.
 """
 
-from collections.abc import Iterator, Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+import hybrid_backbones  # noqa: F401
+
 from .fill import fill_, fingerprint, make_input
+
+
+def build(network: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network from its import path, or the backbone of a config file.
+
+    Args:
+        network: import path of a class or function, or the config file
+        arguments: keyword arguments of the network, or options of the config
+    """
+    if not network.endswith(".py"):
+        return pkgutil.resolve_name(network)(**arguments)
+    cfg = Config.fromfile(network)
+    cfg.merge_from_dict(arguments)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        return MODELS.build(cfg.model.backbone)
 
 
 def describe(
@@ -47,10 +67,11 @@ def describe(
 
 
 def _run(network: nn.Module, shape: Sequence[int], seed: int, features: Sequence[str]) -> dict:
-    recorded: dict[str, Any] = {}
+    recorded: dict[str, list[dict]] = {}
+    # fingerprints are taken in the hooks, as later modules may change an output in place
     hooks = [
         network.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: recorded.update({name: output})
+            lambda module, args, output, name=name: recorded.update({name: _fingerprints(output)})
         )
         for name in features
     ]
@@ -60,19 +81,19 @@ def _run(network: nn.Module, shape: Sequence[int], seed: int, features: Sequence
         hook.remove()
     case = dict(shape=list(shape), seed=seed)
     if not features:
-        return case | dict(features=[*_fingerprints(returned)])
+        return case | dict(features=_fingerprints(returned))
     if idle := [name for name in features if name not in recorded]:
         raise ValueError(f"the network does not call its module {', '.join(idle)}")
-    maps = [recorded[name] for name in features]
-    return case | dict(features=[*_fingerprints(maps)], logits=fingerprint(returned))
+    (logits,) = _fingerprints(returned)
+    maps = [one for name in features for one in recorded[name]]
+    return case | dict(features=maps, logits=logits)
 
 
-def _fingerprints(outputs: Any) -> Iterator[dict]:
+def _fingerprints(outputs: Any) -> list[dict]:
     """Fingerprint the tensors of nested lists, tuples and dicts, in order."""
-    if isinstance(outputs, Tensor):
-        if not outputs.isfinite().all():
-            raise ValueError(f"an output of shape {tuple(outputs.shape)} is not finite")
-        yield fingerprint(outputs)
-        return
-    for output in outputs.values() if isinstance(outputs, dict) else outputs:
-        yield from _fingerprints(output)
+    if not isinstance(outputs, Tensor):
+        nested = outputs.values() if isinstance(outputs, dict) else outputs
+        return [one for output in nested for one in _fingerprints(output)]
+    if not outputs.isfinite().all():
+        raise ValueError(f"an output of shape {tuple(outputs.shape)} is not finite")
+    return [fingerprint(outputs)]
