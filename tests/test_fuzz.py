@@ -94,7 +94,8 @@ def check_step(model, images, case):
     assert all(out.isfinite().all() for out in outs)
     if dtype == torch.bfloat16 and sides[-1][1] == 1:
         return  # oneDNN leaves memory unwritten in gradients of convolutions of such maps
-    sum(out.float().square().mean() for out in outs).backward()
+    # few values normalised together have steep gradients, which float16 holds at a small scale
+    (1e-4 * sum(out.float().square().mean() for out in outs)).backward()
     wrong = [
         n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
     ]
