@@ -163,6 +163,12 @@ def test_weights_of_fewer_bits_load(tmp_path):
     assert torch.equal(net[0].weight, torch.full((3, 2), 0.5))
 
 
+def test_a_model_that_is_wrapped_for_several_processes_takes_the_same_file():
+    net, given = small_net(), small_net().state_dict()
+    load_trained(nn.DataParallel(net), given)
+    assert torch.equal(net[0].weight, given["0.weight"])
+
+
 META = dict(classes=("cat", "dog"), palette=[(0, 0, 0), (1, 1, 1)])
 
 

@@ -118,12 +118,36 @@ def test_a_file_that_the_host_reads_cannot_reach_for_attributes(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / "lookup.pth"))
 
 
-def test_a_log_of_the_host_is_read(tmp_path):
-    log = HistoryBuffer([1.0, 2.0], [1, 1])
-    torch.save(dict(log=log), tmp_path / "log.pth")
+def test_a_file_cannot_reach_for_attributes_where_a_library_allows_it(tmp_path, monkeypatch):
+    torch.save(dict(log=Lookup()), tmp_path / "lookup.pth")
+    allowed = []
+
+    def load(*args, **kwargs):
+        # which of two entries of one name counts is by chance
+        allowed.extend(torch.serialization.get_safe_globals())
+        return torch.load(*args, **kwargs)
+
+    monkeypatch.setattr("hybrid_backbones.checkpoints.read._torch_load", load)
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([getattr, Trap])
+    try:
+        with pytest.raises(ValueError, match=r"lookup\.pth.*may not look up '__init__'"):
+            read_checkpoint(tmp_path / "lookup.pth")
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    assert getattr not in allowed
+    # what users allow stays so
+    assert Trap in allowed
+
+
+def test_logs_are_read_by_the_host_and_then_by_us(tmp_path):
+    path = tmp_path / "log.pth"
+    torch.save(dict(log=HistoryBuffer([1.0, 2.0], [1, 1])), path)
     with guard_loads():
-        content = CheckpointLoader.load_checkpoint(str(tmp_path / "log.pth"))
-    assert content["log"].mean() == 1.5
+        contents = [CheckpointLoader.load_checkpoint(str(path)) for _ in range(2)]
+    contents.append(read_checkpoint(path))
+    assert [content["log"].mean() for content in contents] == [1.5] * 3
 
 
 def test_who_must_can_run_the_code_after_a_warning(trap, mark, warnings):

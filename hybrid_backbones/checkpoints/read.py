@@ -45,19 +45,18 @@ def _statistic(owner: type, name: str):
     return getattr(owner, name)
 
 
-# mmengine's checkpoints hold its log too, in numpy arrays and scalars. With these allowed, they are
-# read safely, also by versions of mmengine that call `torch.load` without further ado
-torch.serialization.add_safe_globals(
-    [
-        HistoryBuffer,
-        (_statistic, "builtins.getattr"),
-        np.ndarray,
-        np.dtype,
-        np.zeros(0).__reduce__()[0],
-        np.float64(0).__reduce__()[0],
-        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
-    ]
-)
+# mmengine's checkpoints hold its log too, in numpy arrays and scalars
+SAFE_GLOBALS = [
+    HistoryBuffer,
+    (_statistic, "builtins.getattr"),
+    np.ndarray,
+    np.dtype,
+    np.zeros(0).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
+]
+# for versions of mmengine that call `torch.load` without further ado
+torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
 
 def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
@@ -127,7 +126,7 @@ def read_file(file: str | Path | BinaryIO, map_location: Any = None) -> Any:
     """
     try:
         _require_checksums(file)
-        with _stand_in_for_getattr():
+        with _allow_safe_globals():
             return _torch_load(file, map_location, weights_only=not RUN_CODE.get())
     except FileNotFoundError:
         raise
@@ -179,11 +178,16 @@ def _require_checksums(file: str | Path | BinaryIO) -> None:
 
 
 @contextmanager
-def _stand_in_for_getattr() -> Iterator[None]:
-    """Disallow `getattr` itself, which mmengine allows while it reads."""
+def _allow_safe_globals() -> Iterator[None]:
+    """Allow what we and users have chosen, but not `getattr`, which mmengine adds when it reads.
+
+    When it has read, it also removes some that are ours.
+    """
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([entry for entry in allowed if entry is not getattr])
+    torch.serialization.add_safe_globals(
+        [*SAFE_GLOBALS, *(entry for entry in allowed if entry is not getattr)]
+    )
     try:
         yield
     finally:
