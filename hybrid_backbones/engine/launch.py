@@ -207,7 +207,7 @@ def test(args: Namespace) -> dict:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
     # a checkpoint's `state_dict` is the average already; the plain weights are its `ema_state_dict`
-    cfg.default_hooks.pop("ema", None)
+    cfg.get("default_hooks", {}).pop("ema", None)
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
     if args.out and not args.out.endswith((".pkl", ".pickle")):

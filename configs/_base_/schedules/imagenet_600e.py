@@ -4,6 +4,7 @@ _base_ = "imagenet_300e.py"
 
 optim_wrapper = dict(
     optimizer=dict(lr=4e-3),
+    # no decay of the class token either, which has three dimensions
     paramwise_cfg=dict(custom_keys=dict(cls_token=dict(decay_mult=0.0))),
 )
 iters = dict(by_epoch=True, convert_to_iter_based=True)
