@@ -214,8 +214,6 @@ def test_pictures_are_wide_enough_for_text_and_never_too_large():
         assert new_width >= 512 or max(new_height, new_width) > MAX_SIDE / 2
         if new_width > width:
             assert (new_height % height, new_width % width) == (0, 0)
-        canvas = resize(np.zeros((height, width), bool).astype(np.uint8), (8, 8), fill=255)
-        assert canvas.shape == (64, 512)
     assert picture_size(96, 128) == (384, 512)
     assert picture_size(480, 640) == (480, 640)
 

@@ -34,7 +34,7 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         images = sorted(path for path in image.iterdir() if path.is_file())
         if not images:
             raise ValueError(f"no file in the folder {image}: expected images")
-        if out.suffix in ENDINGS:
+        if out.suffix.lower() in ENDINGS:
             raise ValueError(f"{image} is a folder: expected a folder as --out, too, got {out}")
         if out.resolve() == image.resolve():
             raise ValueError(f"--out {out} is the folder of the images: choose another one")
@@ -47,17 +47,14 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         outs = {image: Path(out or "prediction.png")}
     else:
         raise ValueError(f"no image at {image}: expected an image or a folder of images")
+    inputs = {Path(path).resolve() for path in (*outs, *others)}
     for path in outs.values():
-        _require_picture(path, *outs, *others)
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"--out must end with one of {', '.join(ENDINGS)}, got {path}")
+        if path.resolve() in inputs:
+            raise ValueError(f"--out {path} would overwrite what is read: choose another file")
     require_writable_file(next(iter(outs.values())))
     return outs
-
-
-def _require_picture(out: Path, *inputs: str | Path) -> None:
-    if out.suffix.lower() not in ENDINGS:
-        raise ValueError(f"--out must end with one of {', '.join(ENDINGS)}, got {out}")
-    if out.resolve() in (Path(path).resolve() for path in inputs):
-        raise ValueError(f"--out {out} would overwrite what is read: choose another file")
 
 
 def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
