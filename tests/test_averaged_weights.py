@@ -44,11 +44,13 @@ def test_validation_measures_the_average_and_the_weights(work_dir, tmp_path):
     kinds["accuracy/top1_origin"] = tmp_path / "weights.pth"
     for name, checkpoint in kinds.items():
         flags = ("--cfg-options", *AVERAGED)
-        code, out, err = run(*evaluate(tmp_path / name, checkpoint, *flags, config=CONFIG))
+        code, out, err = run(
+            *evaluate(tmp_path / checkpoint.stem, checkpoint, *flags, config=CONFIG)
+        )
         assert code == 0, err
         # the weights of the file are measured, once
         assert "top1_origin" not in out
-        assert metric_on_file(tmp_path / name) == pytest.approx(measured[name])
+        assert metric_on_file(tmp_path / checkpoint.stem) == pytest.approx(measured[name])
 
 
 def test_mini_runs_are_too_short_for_an_average(tmp_path):
