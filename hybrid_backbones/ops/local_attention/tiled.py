@@ -93,16 +93,16 @@ def _differentiate(
     exact = torch.promote_types(query.dtype, torch.float32)
     scale = (query.shape[1] // sizes.num_heads) ** -0.5
     grads = [torch.zeros_like(x, dtype=exact) for x in (query, key, value)]
+    visible = _cut_map(*sizes[2:], device=query.device).visible
+    bias = torch.zeros_like(visible, dtype=exact).masked_fill(~visible, float("-inf"))
     for tiles in _some_tiles(query, sizes):
-        bias = torch.zeros_like(tiles.visible, dtype=exact)
-        bias = bias.masked_fill(~tiles.visible, float("-inf"))[None, None]
         rows = tiles.query, tiles.key, tiles.key
         *maps, grad_slots = (
             _take(x, index, sizes).to(exact).contiguous()
             for x, index in zip((query, key, value, grad), (*rows, tiles.query), strict=True)
         )
         grad_slots = grad_slots.masked_fill(tiles.empty[:, None, :, None], 0)
-        *slots, _ = attention_gradients(grad_slots, *maps, bias, scale)
+        *slots, _ = attention_gradients(grad_slots, *maps, bias[None, None], scale)
         for total, index, x in zip(grads, rows, slots, strict=True):
             _add(total, index, x)
     return tuple(x.to(query.dtype) for x in grads)

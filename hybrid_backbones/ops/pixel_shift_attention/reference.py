@@ -19,6 +19,9 @@ def pixel_shift_attention_reference(
     Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. It stores K² copies of key and
     value, as unfolding would.
     """
+    dtype = query.dtype
+    # products of half precision may be larger than it holds
+    query = query.to(torch.promote_types(dtype, torch.float32))
     query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
     steps = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
     shifts = [(down, right) for down in steps for right in steps]
@@ -28,8 +31,8 @@ def pixel_shift_attention_reference(
         )
         for x in (key, value)
     )  # (B, h, d, K², H', W')
-    weights = (query * keys).sum(2, keepdim=True) * query.shape[2] ** -0.5
-    return (weights * values).sum(3).flatten(1, 2)
+    weights = (query * query.shape[2] ** -0.5 * keys).sum(2, keepdim=True)
+    return (weights * values).sum(3).flatten(1, 2).to(dtype)
 
 
 def _shift(x: Tensor, down: int, right: int) -> Tensor:
