@@ -13,15 +13,15 @@ def pixel_shift_attention_reference(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Shift key and value by each offset, weigh every shifted value by ``query · shifted key``.
 
     Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. It stores K² copies of key and
     value, as unfolding would.
     """
-    dtype = query.dtype
     # products of half precision may be larger than it holds
-    query = query.to(torch.promote_types(dtype, torch.float32))
+    query = query.to(torch.promote_types(query.dtype, torch.float32))
     query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
     steps = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
     shifts = [(down, right) for down in steps for right in steps]

@@ -27,9 +27,10 @@ def pixel_shift_attention_shifted(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
-    inputs = query, key, value, kernel_size, num_heads, stride, dilation
+    inputs = query, key, value, kernel_size, num_heads, stride, dilation, dtype
     if is_traced(query.device):
         return _attend(*inputs).flatten(1, 2)
     return with_gradient(_attend, _differentiate, *inputs).flatten(1, 2)
@@ -43,6 +44,7 @@ def _attend(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     radius = dilation * (kernel_size // 2)
     queries = _wide_heads(query, num_heads)
@@ -51,7 +53,7 @@ def _attend(
     out = 0
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
-    return out.to(query.dtype)  # (B, h, d, H', W')
+    return out.to(dtype)  # (B, h, d, H', W')
 
 
 def _differentiate(
@@ -63,6 +65,7 @@ def _differentiate(
     num_heads: int,
     stride: int,
     dilation: int,
+    *_,
 ) -> tuple[Tensor, Tensor, Tensor]:
     radius = dilation * (kernel_size // 2)
     queries, grads = (_wide_heads(x, num_heads) for x in (query, grad.flatten(1, 2)))
