@@ -21,7 +21,8 @@ def pixel_shift_attention_reference(
     value, as unfolding would.
     """
     # products of half precision may be larger than it holds
-    query = query.to(torch.promote_types(query.dtype, torch.float32))
+    exact = torch.promote_types(query.dtype, torch.float32)
+    query, key, value = (x.to(exact) for x in (query, key, value))
     query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
     steps = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
     shifts = [(down, right) for down in steps for right in steps]
