@@ -88,6 +88,32 @@ def attend_by_loops(query, key, value, kernel_size, stride=1, dilation=1):
     return torch.stack(rows, -2)
 
 
+def make_exact_logits(magnitude, size, **kwargs):
+    """Make inputs in float32 of which every order of operations gives the same logits.
+
+    Query and key are small integers, the query times the magnitude, and the scale is a half. Many
+    neighbours are equal, so that weights are large for several of them at any magnitude.
+    """
+    kwargs = dict(dtype=torch.float32, head_dim=4, **kwargs)
+    query, key, value = make_inputs(size, **kwargs)
+    with torch.no_grad():
+        query.copy_(torch.randint_like(query, -3, 4) * magnitude)
+        key.copy_(torch.randint_like(key, -3, 4))
+    return [query, key, value]
+
+
+def make_overflowing_logits(dtype, size, **kwargs):
+    """Make inputs in half precision, some of whose logits it does not hold."""
+    query, key, value = make_inputs(size, head_dim=16, dtype=torch.float32, **kwargs)
+    with torch.no_grad():
+        # of every other query all keys have a share
+        strength = torch.tensor([300, 1e-2], device=query.device).repeat(size[1])[: size[1]]
+        query.mul_(strength)
+        key.mul_(300)
+        assert 16**-0.5 * (query * key).sum(2).abs().max() > torch.finfo(torch.float16).max
+    return [x.detach().to(dtype).requires_grad_() for x in (query, key, value)]
+
+
 def assert_within_budget(actual, reference, exact):
     """Allow twice the error of the reference in the same dtype, and one rounding.
 

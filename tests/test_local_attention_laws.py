@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import output_and_gradients
-from local_attention_cases import implementations, make_inputs
+from local_attention_cases import (
+    assert_within_budget,
+    attend,
+    implementations,
+    make_exact_logits,
+    make_inputs,
+    make_overflowing_logits,
+)
 
 from hybrid_backbones.ops import local_attention
 
@@ -46,6 +53,32 @@ def test_a_key_far_above_its_neighbours_takes_all(attention):
     key[..., 4, 5] = 1e3 * query[..., 4, 4]
     out = attention(query, key, value, 3)
     torch.testing.assert_close(out[..., 4, 4], value[..., 4, 5], **attention.tolerance)
+
+
+@implementations
+@pytest.mark.parametrize("magnitude", [1, 2**7, 2**13, 2**17, 2**20])
+def test_at_any_logit_it_errs_at_most_twice_as_much_as_the_reference(magnitude, attention):
+    inputs = make_exact_logits(magnitude, (9, 10), batch=1, device=attention.device)
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    reference = attend(5, backend="reference")
+    assert_within_budget(
+        output_and_gradients(lambda *x: attention(*x, 5), inputs),
+        output_and_gradients(reference, inputs),
+        output_and_gradients(reference, exact_inputs),
+    )
+
+
+@implementations
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_holds_where_logits_do_not_fit_it(dtype, attention):
+    inputs = make_overflowing_logits(dtype, (9, 10), batch=1, device=attention.device)
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    actual = output_and_gradients(lambda *x: attention(*x, 5), inputs)
+    expected = output_and_gradients(attend(5, backend="reference"), exact_inputs)
+    for ours, exact in zip(actual, expected, strict=True):
+        assert ours.dtype == dtype
+        # false for NaN
+        assert (ours.double() - exact).norm() < 2 * torch.finfo(dtype).eps * exact.norm()
 
 
 @implementations

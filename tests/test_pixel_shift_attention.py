@@ -148,12 +148,30 @@ def test_half_precision_is_close_to_the_exact_attention(stride, dtype, attention
 
 @implementations
 def test_sums_beyond_half_precision_do_not_overflow_where_the_result_does_not(attention):
-    if attention.backend == "reference":
-        pytest.skip("adds up in the dtype of its inputs")
     ones = torch.ones(1, 1024, 1, 1, device=attention.device, dtype=torch.float16)
     # 16 · 16 · 1024 is four times what half precision can hold
     out = attention(16 * ones, 16 * ones, ones / 64)
     assert torch.equal(out, 128 * ones)
+
+
+@implementations
+@half_dtypes
+def test_a_result_beyond_half_precision_is_had_in_single(dtype, attention):
+    maps = attention.make_maps((5, 6), 2, channels=64, dtype=dtype)
+    maps = [(100 * x).detach().requires_grad_() for x in maps]
+    exact_maps = [x.detach().double().requires_grad_() for x in maps]
+
+    def normalised(attend):
+        return lambda *maps: F.layer_norm(attend(*maps).double(), (3, 3))
+
+    wide = normalised(lambda *maps: attention(*maps, stride=2, dtype=torch.float32))
+    exact = normalised(lambda *maps: pixel_shift_attention(*maps, stride=2, backend="reference"))
+    assert attention(*maps, stride=2, dtype=torch.float32).dtype == torch.float32
+    actual, expected = output_and_gradients(wide, maps), output_and_gradients(exact, exact_maps)
+    assert expected[0].isfinite().all()
+    assert [x.dtype for x in actual[1:]] == 3 * [dtype]
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert relative_error(ours.double(), theirs) < STEPS * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize(
@@ -183,6 +201,7 @@ def test_a_named_backend_runs_and_none_takes_the_fastest(monkeypatch, backend, f
         (dict(num_heads=3), "num_heads=3, channels=8"),
         (dict(num_heads=0), "num_heads=0"),
         (dict(backend="fastest"), "backend.*'fastest'"),
+        (dict(dtype=torch.int32), "dtype must be floating, got torch.int32"),
         (dict(key=torch.ones(2, 8, 5, 6)), r"one shape .*\(2, 8, 5, 6\) and \(2, 8, 5, 7\)"),
         (dict(stride=2), r"query .*\(2, 8, 3, 4\).*got \(2, 8, 5, 7\)"),
         (dict(query=torch.ones(2, 8, 5, 7).double()), "one floating dtype.*float64"),

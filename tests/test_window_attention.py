@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import devices, needs_cuda, output_and_gradients
+from local_attention_cases import assert_within_budget
 
 from hybrid_backbones.ops import shifted_window_attention
 from hybrid_backbones.ops.window_attention import chunked, fused, shifted_windows
@@ -195,6 +196,44 @@ def test_half_precision_is_rounded_once(attend, dtype):
     for x, y in zip(actual, expected, strict=True):
         assert x.dtype == dtype
         assert (x.double() - y).norm() < torch.finfo(dtype).eps / 2 * y.norm()
+
+
+@pytest.mark.parametrize("magnitude", [1, 2**7, 2**13, 2**17, 2**20])
+@each_implementation
+def test_at_any_logit_it_errs_at_most_twice_as_much_as_the_formula(attend, magnitude):
+    inputs = make_inputs((6, 7), 3, head_dim=4, batch=1, dtype=torch.float32)
+    with torch.no_grad():
+        # small integers, so that every order of operations gives the same logits, many equal ones
+        for x in (inputs[0], inputs[1], inputs[3]):
+            x.copy_(torch.randint_like(x, -3, 4))
+        inputs[0].mul_(magnitude)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+
+    def formula(*args):
+        return attend_by_position(*args, 3, 1)
+
+    assert_within_budget(
+        output_and_gradients(lambda *args: attend(*args, 3, 1), inputs),
+        output_and_gradients(formula, inputs),
+        output_and_gradients(formula, exact),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each_implementation
+def test_half_precision_holds_where_logits_do_not_fit_it(attend, dtype):
+    inputs = make_inputs((9, 13), 4, head_dim=16, dtype=torch.float32)
+    with torch.no_grad():
+        # of every other query all keys have a share
+        inputs[0].mul_(torch.tensor([300, 1e-2]).repeat(7)[:13])
+        inputs[1].mul_(300)
+    inputs = [x.detach().to(dtype).requires_grad_() for x in inputs]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    actual = output_and_gradients(lambda *args: attend(*args, 4, 2), inputs)
+    expected = output_and_gradients(lambda *args: attend(*args, 4, 2), exact)
+    for x, y in zip(actual, expected, strict=True):
+        assert x.dtype == dtype
+        assert (x.double() - y).norm() < torch.finfo(dtype).eps * y.norm()  # false for NaN
 
 
 @each_implementation

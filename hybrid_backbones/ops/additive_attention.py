@@ -47,12 +47,14 @@ class _UnitVectors(torch.autograd.Function):
         dx = (du - u (u · du - ‖x‖ d‖x‖)) / ‖x‖
     """
 
+    generate_vmap_rule = True
+    forward = staticmethod(_normalize)
+
     @staticmethod
-    def forward(ctx, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        unit, length = _normalize(x, dim)
-        ctx.save_for_backward(unit, length)
-        ctx.dim, ctx.dtype = dim, x.dtype
-        return unit, length
+    def setup_context(ctx, inputs, output):
+        x, ctx.dim = inputs
+        ctx.dtype = x.dtype
+        ctx.save_for_backward(*output)
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_length: Tensor):

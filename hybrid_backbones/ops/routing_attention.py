@@ -47,7 +47,9 @@ def route_regions(query: Tensor, key: Tensor, topk: int, real: Tensor | None = N
     Returns:
         ``(B, R', k)``, integers below R, the best first.
     """
-    scores = region_means(query, real) @ region_means(key, real).transpose(1, 2)  # (B, R', R)
+    # as published, the scale comes first; else half precision overflows, and regions are alike
+    query = region_means(query, real) * query.shape[-1] ** -0.5
+    scores = query @ region_means(key, real).transpose(1, 2)  # (B, R', R)
     return scores.topk(topk).indices
 
 

@@ -70,13 +70,16 @@ class _ShiftSlot(nn.Module):
             in_channels, out_channels, **self.placement, padding=padding, groups=groups, bias=bias
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
         return pixel_shift_attention(
             query,
             key,
             value,
             num_heads=self.num_heads,
             backend=self.attn_backend,
+            dtype=dtype,
             **self.placement,
         )
 
@@ -153,8 +156,10 @@ class XVolution(_ShiftSlot):
         if self.attention == "global":
             attention = global_attention(*projections, num_heads=self.num_heads)
         else:
-            attention = self.attend(*projections)
-        return self.conv_bn(self.conv(x)) + self.attention_bn(attention)
+            # of the third power of x: half precision would overflow before it is normalised
+            attention = self.attend(*projections, dtype=self.attention_bn.weight.dtype)
+        convolution = self.conv_bn(self.conv(x))
+        return convolution + self.attention_bn(attention).to(convolution.dtype)
 
     @torch.no_grad()
     def merge(self) -> "MergedXVolution":
@@ -192,7 +197,7 @@ class XVolution(_ShiftSlot):
         value = _scale_rows(attention_scale, self.value.weight)
         merged.conv.weight.copy_(_scale_rows(conv_scale, conv.weight))
         merged.conv.bias.copy_(bias + conv_shift + attention_shift)
-        weights = torch.stack([self.query.weight, self.key.weight, value])
+        weights = _balance(torch.stack([self.query.weight, self.key.weight, value]))
         by_group = weights.unflatten(1, (conv.groups, -1)).transpose(0, 1)
         merged.qkv.weight.copy_(by_group.reshape(merged.qkv.weight.shape))
         return merged.eval()
@@ -265,6 +270,18 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Write batch normalisation in evaluation as ``scale * x + shift``, in double precision."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
+
+
+def _balance(weights: Tensor) -> Tensor:
+    """Bring factors ``(3, ...)`` to one size, by powers of two whose product is one.
+
+    The scale of a normalisation, which is small where activations are large, would be zero in half
+    precision.
+    """
+    sizes = weights.abs().amax(tuple(range(1, weights.ndim)), keepdim=True)
+    exponents = torch.where(sizes > 0, sizes, 1).log2()
+    steps = (exponents.mean(0) - exponents).round()[:2]
+    return weights * torch.cat([steps, -steps.sum(0, keepdim=True)]).exp2()
 
 
 def _scale_rows(scale: Tensor, weight: Tensor) -> Tensor:

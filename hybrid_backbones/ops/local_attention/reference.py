@@ -20,13 +20,15 @@ def local_attention_reference(
     Shapes as in :func:`hybrid_backbones.ops.local_attention`. It needs K² times the memory of key
     and value.
     """
-    query_shape, head_dim = query.shape, query.shape[2]
+    query_shape, head_dim, dtype = query.shape, query.shape[2], query.dtype
+    # logits of half precision may be larger than it holds
+    exact = torch.promote_types(dtype, torch.float32)
     # unfolding takes several times longer where channels are innermost in memory
-    query, key, value = (x.contiguous() for x in (query, key, value))
+    query, key, value = (x.to(exact).contiguous() for x in (query, key, value))
     neighbours = [_unfold(x, kernel_size, stride, dilation) for x in (key, value)]
     query = query.flatten(3).unsqueeze(3) * head_dim**-0.5  # (B, h, d, 1, N)
     logits = (query * neighbours[0]).sum(2, keepdim=True)  # (B, h, 1, K², N)
-    return (logits.softmax(3) * neighbours[1]).sum(3).view(query_shape)
+    return (logits.softmax(3) * neighbours[1]).sum(3).view(query_shape).to(dtype)
 
 
 def _unfold(x: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:

@@ -1,28 +1,40 @@
 """Local attention in tiles: neighbouring queries share one halo of keys and values.
 
 The queries of a tile of 8×8 pixels look at 14×14 keys (for K = 7). Copying such halos costs three
-times the map instead of K² times, and `scaled_dot_product_attention` with one small mask, the same
-for every tile, does the rest. A pixel is a row of its channels here: tables that depend on sizes
-alone say which rows make up tiles and halos, and one copy of rows makes them.
+times the map instead of K² times, and attention with one small mask, the same for every tile, does
+the rest. A pixel is a row of its channels here: tables that depend on sizes alone say which rows
+make up tiles and halos, and one copy of rows makes them.
+
+A few tiles are computed at a time, so that their copies and weights stay in the caches. The
+backward pass copies them again and recomputes the weights: nothing is kept but the maps.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..size_cache import cached_by_size
+from ..own_gradient import with_gradient
+from ..size_cache import cached_by_size, is_traced
+from ..softmax_attention import attention_gradients
 from .borders import reflect
 
 # the side of a tile in queries: smaller copies more halo, larger computes more masked logits
 MAX_TILE = 8
+
+# values that some tiles may hold at a time: a CPU is fastest within its caches, and to a GPU few
+# tiles are many launches
+WORKSPACE = 2**23
+WORKSPACE_ON_CPU = 2**20
 
 
 class _Axis(NamedTuple):
     """How one axis of the map is cut into tiles."""
 
     queries: Tensor  # (tiles, tile) query of each slot of each tile, the last one where none is
+    empty: Tensor  # (tiles, tile) whether there is none
     keys: Tensor  # (tiles, halo) key of each slot of each halo, reflected
     visible: Tensor  # (tile, halo) whether a query has a key among its neighbours
 
@@ -30,10 +42,24 @@ class _Axis(NamedTuple):
 class _Tiling(NamedTuple):
     """How a map is cut into tiles; N slots for the queries of a tile, M for its keys."""
 
-    query: Tensor  # (tiles · N,) row of query for each slot
-    key: Tensor  # (tiles · M,) row of key and value for each slot
-    out: Tensor  # (H'·W',) slot of each row of the output
+    query: Tensor  # (tiles, N) row of query for each slot
+    empty: Tensor  # (tiles, N) whether the slot has no query
+    key: Tensor  # (tiles, M) row of key and value for each slot
     visible: Tensor  # (N, M) whether a query has a key among its neighbours
+
+
+class _Sizes(NamedTuple):
+    """The sizes of maps, and the settings."""
+
+    batch: int
+    num_heads: int
+    height: int
+    width: int
+    key_height: int
+    key_width: int
+    kernel_size: int
+    stride: int
+    dilation: int
 
 
 def local_attention_tiled(
@@ -41,27 +67,82 @@ def local_attention_tiled(
 ) -> Tensor:
     """Compute what :func:`local_attention_reference` defines, in tiles."""
     batch, num_heads, head_dim, height, width = query.shape
-    settings = (height, width, *key.shape[3:], kernel_size, stride, dilation)
-    tiling = _cut_map(*settings, device=query.device)
-    num_queries, num_keys = tiling.visible.shape
-    num_tiles = len(tiling.query) // num_queries
-    # a trace that is saved takes no functions of Python
-    gather = _gather if torch.jit.is_tracing() else _Gather.apply
-
-    def cut(x: Tensor, table: str, num_slots: int) -> Tensor:
-        rows = x.permute(0, 3, 4, 1, 2).flatten(3).flatten(1, 2)  # (B, H·W, C)
-        slots = gather(rows, table, settings)  # (B · tiles · N or M, C)
-        slots = slots.view(batch * num_tiles, num_slots, num_heads, head_dim)
-        return slots.transpose(1, 2)  # (B·tiles, h, N or M, d)
-
-    tiles = F.scaled_dot_product_attention(
-        cut(query, "query", num_queries),
-        *(cut(x, "key", num_keys) for x in (key, value)),
-        attn_mask=tiling.visible,
-    )  # (B·tiles, h, N, d)
-    slots = tiles.transpose(1, 2).reshape(batch, len(tiling.query), num_heads * head_dim)
-    out = gather(slots, "out", settings)  # (B·H'·W', C)
+    rows = (x.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) for x in (query, key, value))
+    sizes = _Sizes(*query.shape[:2], height, width, *key.shape[3:], kernel_size, stride, dilation)
+    out = with_gradient(_attend, _differentiate, *rows, sizes)  # (B·H'·W', C)
     return out.view(batch, height, width, num_heads, head_dim).permute(0, 3, 4, 1, 2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
+    """Attend from rows ``(B·H'·W', C)`` to rows ``(B·H·W, C)``."""
+    out = torch.zeros_like(query)
+    for tiles in _some_tiles(query, sizes):
+        slots = F.scaled_dot_product_attention(
+            _take(query, tiles.query, sizes),
+            *(_take(x, tiles.key, sizes) for x in (key, value)),
+            attn_mask=tiles.visible,
+        )  # (n, h, N, d)
+        _add(out, tiles.query, slots.masked_fill(tiles.empty[:, None, :, None], 0))
+    return out
+
+
+def _differentiate(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes
+) -> tuple[Tensor, Tensor, Tensor]:
+    # many tiles add to one key: in half precision the sum would lose what is small
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scale = (query.shape[1] // sizes.num_heads) ** -0.5
+    grads = [torch.zeros_like(x, dtype=exact) for x in (query, key, value)]
+    visible = _cut_map(*sizes[2:], device=query.device).visible
+    bias = torch.zeros_like(visible, dtype=exact).masked_fill(~visible, float("-inf"))
+    for tiles in _some_tiles(query, sizes):
+        rows = tiles.query, tiles.key, tiles.key
+        *maps, grad_slots = (
+            _take(x, index, sizes).to(exact).contiguous()
+            for x, index in zip((query, key, value, grad), (*rows, tiles.query), strict=True)
+        )
+        grad_slots = grad_slots.masked_fill(tiles.empty[:, None, :, None], 0)
+        *slots, _ = attention_gradients(grad_slots, *maps, bias[None, None], scale)
+        for total, index, x in zip(grads, rows, slots, strict=True):
+            _add(total, index, x)
+    return tuple(x.to(query.dtype) for x in grads)
+
+
+def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
+    """Yield some tiles of all maps at a time, with rows that count through the batch."""
+    batch, num_heads, *settings = sizes
+    tiling = _cut_map(*settings, device=query.device)
+    num_rows = sizes.height * sizes.width, sizes.key_height * sizes.key_width
+    maps = torch.arange(batch, device=query.device)[:, None, None]
+    rows, keys = (
+        (index + maps * length).flatten(0, 1)
+        for index, length in zip((tiling.query, tiling.key), num_rows, strict=True)
+    )  # (B·tiles, N) and (B·tiles, M)
+    empty = tiling.empty.repeat(batch, 1)
+    num_tiles = len(rows)
+    # a trace would unroll the loop
+    if not is_traced(query.device):
+        num_queries, num_keys = tiling.visible.shape
+        # query, key, value, two gradients; weights and two gradients of these
+        values = (num_queries + num_keys) * 3 * query.shape[1]
+        values += 3 * num_heads * num_queries * num_keys
+        workspace = WORKSPACE_ON_CPU if query.device.type == "cpu" else WORKSPACE
+        num_tiles = max(1, workspace // values)
+    for start in range(0, len(rows), max(1, num_tiles)):
+        part = slice(start, start + num_tiles)
+        yield _Tiling(rows[part], empty[part], keys[part], tiling.visible)
+
+
+def _take(rows: Tensor, index: Tensor, sizes: _Sizes) -> Tensor:
+    """Copy rows ``(N, C)`` to the slots of tiles, ``(n, h, slots, d)``."""
+    slots = rows.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return slots.unflatten(2, (sizes.num_heads, -1)).transpose(1, 2)
+
+
+def _add(rows: Tensor, index: Tensor, slots: Tensor) -> None:
+    """Add the slots of tiles, ``(n, h, slots, d)``, to the rows that they were copied from."""
+    slots = slots.transpose(1, 2).flatten(2).flatten(0, 1)
+    rows.index_add_(0, index.flatten(), slots.to(rows.dtype))
 
 
 @cached_by_size
@@ -79,12 +160,10 @@ def _cut_map(
     rows = _cut_axis(height, key_height, kernel_size, stride, dilation, device)
     cols = _cut_axis(width, key_width, kernel_size, stride, dilation, device)
     query = _pair(rows.queries * width, cols.queries)
+    empty = _pair(rows.empty, cols.empty)
     key = _pair(rows.keys * key_width, cols.keys)
-    slots = torch.arange(len(query), device=device)
-    slots = slots.view(len(rows.queries), len(cols.queries), -1, cols.queries.shape[1])
-    out = slots.transpose(1, 2).flatten(2).flatten(0, 1)[:height, :width].flatten()
     visible = rows.visible[:, None, :, None] & cols.visible[None, :, None, :]
-    return _Tiling(query, key, out, visible.flatten(2).flatten(0, 1))
+    return _Tiling(query, empty, key, visible.flatten(2).flatten(0, 1))
 
 
 def _cut_axis(
@@ -99,56 +178,10 @@ def _cut_axis(
     # distance of each key from the first neighbour of each query
     offset = key - query[0, :, None] * stride
     visible = (offset >= 0) & (offset < kernel_size * dilation) & (offset % dilation == 0)
-    return _Axis(query.clamp(max=num_queries - 1), reflect(first + key, num_keys), visible)
+    last = num_queries - 1
+    return _Axis(query.clamp(max=last), query > last, reflect(first + key, num_keys), visible)
 
 
 def _pair(rows: Tensor, cols: Tensor) -> Tensor:
-    """Add ``(tile rows, y)`` and ``(tile columns, x)`` to ``(tiles · y · x,)``."""
-    return (rows[:, None, :, None] + cols[None, :, None, :]).flatten()
-
-
-def _gather(x: Tensor, table: str, settings: tuple[int, ...]) -> Tensor:
-    """Copy rows of each map: ``(B, N, C)`` to ``(B · len(index), C)`` by a table of a tiling."""
-    index = getattr(_cut_map(*settings, device=x.device), table)
-    return x.flatten(0, 1).index_select(0, _repeat(index, x.shape[0], x.shape[1]))
-
-
-class _Gather(torch.autograd.Function):
-    """Compute :func:`_gather`.
-
-    The gradient of a row is the sum of those of its copies. Each row reads its own, which is
-    several times faster on a CPU than the scattered addition of `index_select`, and always adds in
-    one order.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, table: str, settings: tuple[int, ...]) -> Tensor:
-        ctx.shape, ctx.table, ctx.settings = x.shape, table, settings
-        return _gather(x, table, settings)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        batch, num_rows, _ = ctx.shape
-        copies, first = _find_copies(ctx.table, num_rows, *ctx.settings, device=grad.device)
-        total = F.embedding_bag(
-            _repeat(copies, batch, len(copies)),
-            grad,
-            _repeat(first, batch, len(copies)),
-            mode="sum",
-        )
-        return total.view(ctx.shape), None, None
-
-
-@cached_by_size
-def _find_copies(
-    table: str, num_rows: int, *settings: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Invert a table: the copies of all rows, one row after the other, and where each begins."""
-    rows, copies = getattr(_cut_map(*settings, device=device), table).sort(stable=True)
-    return copies, torch.searchsorted(rows, torch.arange(num_rows, device=device))
-
-
-def _repeat(index: Tensor, batch: int, length: int) -> Tensor:
-    """Repeat an index into `length` rows for each of the `batch` maps that follow one another."""
-    first = torch.arange(batch, device=index.device)[:, None] * length
-    return (index + first).flatten()
+    """Add ``(tile rows, y)`` and ``(tile columns, x)`` to ``(tiles, y · x)``."""
+    return (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1)

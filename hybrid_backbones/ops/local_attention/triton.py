@@ -1,6 +1,6 @@
 """Local attention by kernels in Triton: reads query, key and value where they lie, writes `out`.
 
-Nothing else is made but one number for each query and head. In the backward pass, each key adds up
+Nothing else is made but two numbers for each query and head. In the backward pass, each key adds up
 over the queries that see it or one of its mirror images: no atomics, so the result is the same each
 time. Maps are read by their strides, best with the pixels of a row or the channels of a pixel side
 by side.
@@ -61,18 +61,21 @@ def local_attention_triton(
     "hybrid_backbones::local_attention",
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, int kernel_size, int stride, int dilation)"
-    " -> (Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, kernel_size, stride, dilation):
-    """Return the output, and the logarithm to base 2 of each sum of exponentials (B, h, H', W')."""
+    """Return the output, and of each softmax the largest product and the sum, (B, h, H', W').
+
+    Both, because a logarithm of the sum would round logits that are large.
+    """
     from .triton_forward import forward_kernel
 
-    out, logsumexp = _forward_like(query, key, value, kernel_size, stride, dilation)
+    out, tops, totals = _forward_like(query, key, value, kernel_size, stride, dilation)
     steps = _reduce(stride, dilation)
     _launch(
         forward_kernel,
         (query, key, value, out),
-        (logsumexp,),
+        (tops, totals),
         query,
         steps.spacing,
         _plan(query, lambda num_queries: (num_queries - 1) * steps.step + kernel_size),
@@ -81,22 +84,23 @@ def _forward(query, key, value, kernel_size, stride, dilation):
         STEP=steps.step,
         **_folds(key, kernel_size, dilation),
     )
-    return out, logsumexp
+    return out, tops, totals
 
 
 @_forward.register_fake
 def _forward_like(query, key, value, kernel_size, stride, dilation):
     shape = query.shape[:2] + query.shape[3:]
-    return torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+    tops, totals = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(query), tops, totals
 
 
 @torch.library.custom_op(
     "hybrid_backbones::local_attention_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor logsumexp,"
-    " int kernel_size, int stride, int dilation) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor out, Tensor tops,"
+    " Tensor totals, int kernel_size, int stride, int dilation) -> (Tensor, Tensor, Tensor)",
 )
-def _backward(grad, query, key, value, out, logsumexp, kernel_size, stride, dilation):
+def _backward(grad, query, key, value, out, tops, totals, kernel_size, stride, dilation):
     """Return the gradients of query, key and value."""
     from .triton_backward import key_value_gradient_kernel
     from .triton_forward import query_gradient_kernel
@@ -104,14 +108,14 @@ def _backward(grad, query, key, value, out, logsumexp, kernel_size, stride, dila
     if _span(grad) > MAX_SPAN:  # part of a larger tensor
         grad = grad.contiguous()
     settings = (kernel_size, stride, dilation)
-    grads = _backward_like(grad, query, key, value, out, logsumexp, *settings)
-    delta = torch.empty_like(logsumexp)
+    grads = _backward_like(grad, query, key, value, out, tops, totals, *settings)
+    delta = torch.empty_like(tops)
     steps = _reduce(stride, dilation)
     scales = (_scale(query), query.shape[2] ** -0.5)
     _launch(
         query_gradient_kernel,
         (query, key, value, out, grad, grads[0]),
-        (logsumexp, delta),
+        (tops, totals, delta),
         query,
         steps.spacing,
         _plan(query, lambda num_queries: (num_queries - 1) * steps.step + kernel_size),
@@ -123,7 +127,7 @@ def _backward(grad, query, key, value, out, logsumexp, kernel_size, stride, dila
     _launch(
         key_value_gradient_kernel,
         (query, key, value, grad, *grads[1:]),
-        (logsumexp, delta),
+        (tops, totals, delta),
         key,
         dilation,
         _plan(key, lambda num_keys: (num_keys + kernel_size - 2) // steps.step + 1),
@@ -135,7 +139,7 @@ def _backward(grad, query, key, value, out, logsumexp, kernel_size, stride, dila
 
 
 @_backward.register_fake
-def _backward_like(grad, query, key, value, out, logsumexp, kernel_size, stride, dilation):
+def _backward_like(grad, query, key, value, out, tops, totals, kernel_size, stride, dilation):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
@@ -143,11 +147,11 @@ def _keep(ctx, inputs, output):
     *tensors, kernel_size, stride, dilation = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.settings = kernel_size, stride, dilation
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, grad, _):
+def _differentiate(ctx, grad, *_):
     return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
 
 

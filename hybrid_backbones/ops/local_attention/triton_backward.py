@@ -75,7 +75,8 @@ def key_value_gradient_kernel(
     grad,
     grad_key,
     grad_value,
-    logsumexp,
+    tops,
+    totals,
     delta,
     query_b,
     query_h,
@@ -141,7 +142,8 @@ def key_value_gradient_kernel(
     value += batch * value_b + head * value_h
     grad += batch * grad_b + head * grad_h
     statistics = (batch * num_heads + head) * query_height * query_width
-    logsumexp += statistics
+    tops += statistics
+    totals += statistics
     delta += statistics
 
     first_y = first_cell(tile_y, dilation, TILE_Y)
@@ -208,10 +210,11 @@ def key_value_gradient_kernel(
                 grads = load_cells(grad, at, grad_d, HEAD_DIM, BLOCK_D)
                 at = rows * query_width + columns
                 # infinite, so that rows without queries get no weight
-                normalizers = tl.load(logsumexp + at, mask=inside, other=float("inf"))
+                highest = tl.load(tops + at, mask=inside, other=float("inf"))
+                share = 1 / tl.load(totals + at)
                 deltas = tl.load(delta + at)
                 logits = tl.where(visible, dot(keys, queries), float("-inf"))
-                weights = tl.exp2(logits * scale - normalizers[None, :])
+                weights = tl.exp2((logits - highest[None, :]) * scale) * share[None, :]
                 grad_values += dot(weights.to(grads.dtype), tl.trans(grads))
                 grad_logits = weights * (dot(values, grads) - deltas[None, :])
                 grad_keys += dot(grad_logits.to(queries.dtype), tl.trans(queries))

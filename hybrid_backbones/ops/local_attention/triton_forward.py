@@ -4,14 +4,14 @@
 Queries of a tile and the keys of its halo are multiplied as matrices, of which only the windows
 count: several times the products that are needed, but on the matrix units these cost less than one
 vector product for each neighbour would. Of channels there are ``BLOCK_D``, a power of two; those
-from ``HEAD_DIM`` on are zeros. Logits are in base 2.
+from ``HEAD_DIM`` on are zeros. The scale of logits is that to base 2.
 """
 
 import triton
 import triton.language as tl
 
 from ..triton_support import MAP_COUNTS
-from .triton_tiles import dot, first_cell, load_cells, locate, reflect, store_cells
+from .triton_tiles import LOWEST, dot, first_cell, load_cells, locate, reflect, store_cells
 
 
 @triton.jit
@@ -40,7 +40,8 @@ def forward_kernel(
     key,
     value,
     out,
-    logsumexp,
+    tops,
+    totals,
     query_b,
     query_h,
     query_d,
@@ -105,7 +106,7 @@ def forward_kernel(
     down = _visible(KERNEL, STEP, TILE_Y, TILE_X, ROWS, COLS)
 
     # finite, so that first rows in which a query sees nothing subtract no infinities
-    highest = tl.full([TILE_Y * TILE_X], -1e30, tl.float32)
+    highest = tl.full([TILE_Y * TILE_X], LOWEST, tl.float32)
     total = tl.zeros([TILE_Y * TILE_X, ROWS * COLS], tl.float32)
     mean = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
     for row in range(0, (TILE_Y - 1) * STEP + KERNEL, ROWS):
@@ -115,7 +116,7 @@ def forward_kernel(
         visible = (down + row).to(tl.uint32) < KERNEL
         logits = tl.where(visible, dot(queries, keys), float("-inf"))
         new_highest = tl.maximum(highest, tl.max(logits, 1))
-        weights = tl.exp2(logits * scale - (new_highest * scale)[:, None])
+        weights = tl.exp2((logits - new_highest[:, None]) * scale)
         shrink = tl.exp2((highest - new_highest) * scale)
         total = total * shrink[:, None] + weights
         mean = mean * shrink[:, None] + dot(weights.to(values.dtype), tl.trans(values))
@@ -125,8 +126,9 @@ def forward_kernel(
     total = tl.sum(total, 1)
     mean = mean / total[:, None]
     store_cells(out, y * out_y + x * out_x, out_d, exist, mean, HEAD_DIM, BLOCK_D)
-    logsumexp += (batch * num_heads + head) * query_height * query_width
-    tl.store(logsumexp + y * query_width + x, highest * scale + tl.log2(total), mask=exist)
+    statistics = (batch * num_heads + head) * query_height * query_width + y * query_width + x
+    tl.store(tops + statistics, highest, mask=exist)
+    tl.store(totals + statistics, total, mask=exist)
 
 
 @triton.jit(do_not_specialize=MAP_COUNTS)
@@ -137,7 +139,8 @@ def query_gradient_kernel(
     out,
     grad,
     grad_query,
-    logsumexp,
+    tops,
+    totals,
     delta,
     query_b,
     query_h,
@@ -202,7 +205,6 @@ def query_gradient_kernel(
     value += batch * value_b + head * value_h
     out += batch * out_b + head * out_h
     grad += batch * grad_b + head * grad_h
-    statistics = (batch * num_heads + head) * query_height * query_width
 
     first_y = first_cell(tile_y, spacing, TILE_Y)
     first_x = first_cell(tile_x, spacing, TILE_X)
@@ -214,8 +216,10 @@ def query_gradient_kernel(
     outs = load_cells(out, y * out_y + x * out_x, out_d, HEAD_DIM, BLOCK_D)
     grads = load_cells(grad, y * grad_y + x * grad_x, grad_d, HEAD_DIM, BLOCK_D)
     deltas = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), 0)
-    tl.store(delta + statistics + y * query_width + x, deltas, mask=exist)
-    normalizers = tl.load(logsumexp + statistics + y * query_width + x)
+    statistics = (batch * num_heads + head) * query_height * query_width + y * query_width + x
+    tl.store(delta + statistics, deltas, mask=exist)
+    highest = tl.load(tops + statistics)
+    share = 1 / tl.load(totals + statistics)
     queries, grads = tl.trans(queries), tl.trans(grads)  # (cells, BLOCK_D)
 
     halo = tl.arange(0, ROWS * COLS)
@@ -231,7 +235,7 @@ def query_gradient_kernel(
         values = load_cells(value, rows * value_y + left * value_x, value_d, HEAD_DIM, BLOCK_D)
         visible = (down + row).to(tl.uint32) < KERNEL
         logits = tl.where(visible, dot(queries, keys), float("-inf"))
-        weights = tl.exp2(logits * scale - normalizers[:, None])
+        weights = tl.exp2((logits - highest[:, None]) * scale) * share[:, None]
         grad_logits = weights * (dot(grads, values) - deltas[:, None])
         grad_queries += dot(grad_logits.to(keys.dtype), tl.trans(keys))
 

@@ -14,6 +14,9 @@ from ..triton_support import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
+# of float32; finite, so that it can be subtracted from what is infinite
+LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
+
 
 @triton.jit
 def locate(num_heads, tiles_y, tiles_x):

@@ -1,5 +1,6 @@
 """The public function of pixel-shift attention: what it means, what it accepts, who computes it."""
 
+import torch
 from torch import Tensor
 
 from ..triton_support import is_fast
@@ -25,6 +26,7 @@ def pixel_shift_attention(
     stride: int = 1,
     dilation: int = 1,
     backend: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Sum the K×K shifted copies of value, each weighted by query times the shifted key::
 
@@ -45,9 +47,11 @@ def pixel_shift_attention(
         dilation: distance of neighbouring offsets, in pixels of key.
         backend: ``'triton'`` (on a CUDA device), ``'shifted'`` or ``'reference'``; None takes the
             fastest that can run.
+        dtype: of the result; None is that of query. A result of the third power of the inputs may
+            be more than half precision holds where these are not.
 
     Returns:
-        ``(B, C, H', W')``, of the dtype of query.
+        ``(B, C, H', W')``.
 
     Raises:
         ValueError: for shapes, dtypes or settings other than these, and for a named backend that
@@ -62,7 +66,10 @@ def pixel_shift_attention(
         obstacle = why_not(query, kernel_size)
         if obstacle is not None:
             raise ValueError(f"{backend=} cannot run: {obstacle}")
-    return BACKENDS[backend](query, key, value, kernel_size, num_heads, stride, dilation)
+    dtype = query.dtype if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be floating, got {dtype}")
+    return BACKENDS[backend](query, key, value, kernel_size, num_heads, stride, dilation, dtype)
 
 
 def validate_settings(

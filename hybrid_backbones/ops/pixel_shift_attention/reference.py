@@ -15,12 +15,16 @@ def pixel_shift_attention_reference(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Shift key and value by each offset, weigh every shifted value by ``query · shifted key``.
 
     Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. It stores K² copies of key and
     value, as unfolding would.
     """
+    # products of half precision may be larger than it holds
+    exact = torch.promote_types(query.dtype, torch.float32)
+    query, key, value = (x.to(exact) for x in (query, key, value))
     query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
     steps = [dilation * (i - kernel_size // 2) for i in range(kernel_size)]
     shifts = [(down, right) for down in steps for right in steps]
@@ -30,8 +34,8 @@ def pixel_shift_attention_reference(
         )
         for x in (key, value)
     )  # (B, h, d, K², H', W')
-    weights = (query * keys).sum(2, keepdim=True) * query.shape[2] ** -0.5
-    return join_groups((weights * values).sum(3))
+    weights = (query * query.shape[2] ** -0.5 * keys).sum(2, keepdim=True)
+    return join_groups((weights * values).sum(3)).to(dtype)
 
 
 def _shift(x: Tensor, down: int, right: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_groups, split_groups
+from ..own_gradient import with_gradient
 from ..size_cache import is_traced
 
 
@@ -27,11 +28,13 @@ def pixel_shift_attention_shifted(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
-    settings = kernel_size, num_heads, stride, dilation
-    attend = _attend if is_traced(query.device) else _PixelShiftAttention.apply
-    return join_groups(attend(query, key, value, *settings))
+    inputs = query, key, value, kernel_size, num_heads, stride, dilation, dtype
+    if is_traced(query.device):
+        return join_groups(_attend(*inputs))
+    return join_groups(with_gradient(_attend, _differentiate, *inputs))
 
 
 def _attend(
@@ -42,6 +45,7 @@ def _attend(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     radius = dilation * (kernel_size // 2)
     queries = _wide_heads(query, num_heads)
@@ -50,36 +54,36 @@ def _attend(
     out = 0
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
-    return out.to(query.dtype)  # (B, h, d, H', W')
+    return out.to(dtype)  # (B, h, d, H', W')
 
 
-class _PixelShiftAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, query, key, value, *settings):
-        ctx.save_for_backward(query, key, value)
-        ctx.settings = settings
-        return _attend(query, key, value, *settings)
-
-    @staticmethod
-    def backward(ctx, grad):
-        query, key, value = ctx.saved_tensors
-        kernel_size, num_heads, stride, dilation = ctx.settings
-        radius = dilation * (kernel_size // 2)
-        queries, grads = (_wide_heads(x, num_heads) for x in (query, grad.flatten(1, 2)))
-        keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
-        grad_queries = torch.zeros_like(queries)
-        grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
-        scale = queries.shape[2] ** -0.5
-        for window in _windows(query, kernel_size, stride, dilation):
-            weight = scale * _dot(queries, keys[window])
-            grad_weight = scale * _dot(grads, values[window])
-            grad_queries.addcmul_(grad_weight, keys[window])
-            grad_keys[window].addcmul_(grad_weight, queries)
-            grad_values[window].addcmul_(weight, grads)
-        height, width = key.shape[-2:]
-        inside = (..., slice(radius, radius + height), slice(radius, radius + width))
-        wide = grad_queries, grad_keys[inside], grad_values[inside]
-        return *(join_groups(x).to(query.dtype) for x in wide), None, None, None, None
+def _differentiate(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    stride: int,
+    dilation: int,
+    *_,
+) -> tuple[Tensor, Tensor, Tensor]:
+    radius = dilation * (kernel_size // 2)
+    queries, grads = (_wide_heads(x, num_heads) for x in (query, grad.flatten(1, 2)))
+    keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
+    grad_queries = torch.zeros_like(queries)
+    grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
+    scale = queries.shape[2] ** -0.5
+    for window in _windows(query, kernel_size, stride, dilation):
+        weight = scale * _dot(queries, keys[window])
+        grad_weight = scale * _dot(grads, values[window])
+        grad_queries.addcmul_(grad_weight, keys[window])
+        grad_keys[window].addcmul_(grad_weight, queries)
+        grad_values[window].addcmul_(weight, grads)
+    height, width = key.shape[-2:]
+    inside = (..., slice(radius, radius + height), slice(radius, radius + width))
+    wide = grad_queries, grad_keys[inside], grad_values[inside]
+    return tuple(join_groups(x).to(query.dtype) for x in wide)
 
 
 def _wide_heads(x: Tensor, num_heads: int) -> Tensor:

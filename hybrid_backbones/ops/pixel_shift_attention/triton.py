@@ -52,11 +52,12 @@ def pixel_shift_attention_triton(
     num_heads: int,
     stride: int,
     dilation: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Compute what :func:`pixel_shift_attention_reference` defines, in a kernel."""
     # beyond the map there are zeros, however far; the kernel counts in 32 bits
     dilation = min(dilation, max(key.shape[2:]))
-    return _attend(query, key, value, kernel_size, num_heads, dilation, stride, 1)
+    return _attend(query, key, value, kernel_size, num_heads, dilation, stride, 1, dtype)
 
 
 # written out, because versions of torch differ in the annotations that they understand
@@ -64,13 +65,13 @@ def pixel_shift_attention_triton(
     "hybrid_backbones::pixel_shift_attention",
     mutates_args=(),
     schema="(Tensor query, Tensor key, Tensor value, int kernel_size, int num_heads, int dilation,"
-    " int query_step, int key_step) -> Tensor",
+    " int query_step, int key_step, ScalarType dtype) -> Tensor",
 )
-def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key_step):
+def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key_step, dtype):
     """Attend from each query to the pixels it sees; the output lies in memory as query does."""
     from .triton_kernel import attend_columns_kernel, attend_kernel
 
-    out = torch.empty_like(query)
+    out = torch.empty_like(query, dtype=dtype)
     batch, channels, height, width = query.shape
     if batch == 0:
         return out
@@ -108,26 +109,27 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
 
 
 @_attend.register_fake
-def _attend_like(query, *_):
-    return torch.empty_like(query)
+def _attend_like(query, key, value, kernel_size, num_heads, dilation, query_step, key_step, dtype):
+    return torch.empty_like(query, dtype=dtype)
 
 
 def _keep(ctx, inputs, output):
-    *tensors, ctx.kernel_size, ctx.num_heads, ctx.dilation, ctx.query_step, ctx.key_step = inputs
-    ctx.save_for_backward(*tensors)
+    query, key, value, *ctx.settings, ctx.query_step, ctx.key_step, _ = inputs
+    ctx.save_for_backward(query, key, value)
 
 
 def _differentiate(ctx, grad):
     query, key, value = ctx.saved_tensors
-    settings = ctx.kernel_size, ctx.num_heads, ctx.dilation
     attend = ctx.query_step, ctx.key_step
     seen = ctx.key_step, ctx.query_step
     roles = (grad, value, key, attend), (value, grad, query, seen), (key, query, grad, seen)
     grads = [
-        _attend(*maps, *settings, *steps) if needed else None
-        for (*maps, steps), needed in zip(roles, ctx.needs_input_grad[:3], strict=True)
+        _attend(*maps, *ctx.settings, *steps, x.dtype) if needed else None
+        for x, (*maps, steps), needed in zip(
+            ctx.saved_tensors, roles, ctx.needs_input_grad[:3], strict=True
+        )
     ]
-    return *grads, None, None, None, None, None
+    return *grads, *[None] * 6
 
 
 _attend.register_autograd(_differentiate, setup_context=_keep)

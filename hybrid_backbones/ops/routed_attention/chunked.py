@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..own_gradient import with_gradient
+from ..softmax_attention import attention_gradients
+
 # values that a chunk may hold: half of those of query, or these numbers where query is small; a CPU
 # is fastest within its caches, and to a GPU small chunks are many launches
 MIN_WORKSPACE = 2**23
@@ -45,39 +48,9 @@ def routed_attention_chunked(
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
     if real is not None:
         real = real.repeat(batch, 1)  # (B·R, n)
-    # a trace that is saved takes no functions of Python
-    attend = _attend_in_chunks if torch.jit.is_tracing() else _ChunkedAttention.apply
-    out = attend(query, key, value, routes, num_heads, real, chunk)
+    inputs = query, key, value, routes, real, num_heads, chunk
+    out = with_gradient(_attend_in_chunks, _differentiate_in_chunks, *inputs)
     return out.unflatten(0, (batch, num_queries))
-
-
-class _ChunkedAttention(torch.autograd.Function):
-    """Attend with ``routes`` (R', k) from ``query`` (R', n', C) to ``key``, ``value`` (R, n, C)."""
-
-    @staticmethod
-    def forward(ctx, query, key, value, routes, num_heads, real, chunk):
-        ctx.save_for_backward(query, key, value, routes, real)
-        ctx.num_heads, ctx.chunk = num_heads, chunk
-        return _attend_in_chunks(query, key, value, routes, num_heads, real, chunk)
-
-    @staticmethod
-    def backward(ctx, grad):
-        query, key, value, routes, real = ctx.saved_tensors
-        # many regions add to one: in half precision the sum would lose what is small
-        kind = dict(dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
-        grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        grad_key, grad_value = torch.zeros(key.shape, **kind), torch.zeros(value.shape, **kind)
-        for start in range(0, len(query), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            to = routes[part]
-            grad_query[part], *gathered = _attend_backward(
-                grad[part], query[part], key, value, to, ctx.num_heads, real
-            )
-            for total, x in zip((grad_key, grad_value), gathered, strict=True):
-                regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
-                total.index_add_(0, to.flatten(), regions.to(total.dtype))
-        grad_key, grad_value = grad_key.to(key.dtype), grad_value.to(value.dtype)
-        return grad_query, grad_key, grad_value, None, None, None, None
 
 
 def _attend_in_chunks(
@@ -85,15 +58,43 @@ def _attend_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    num_heads: int,
     real: Tensor | None,
+    num_heads: int,
     chunk: int,
 ) -> Tensor:
+    """Attend with ``routes`` (R', k) from ``query`` (R', n', C) to ``key``, ``value`` (R, n, C)."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
         out[part] = _attend(query[part], key, value, routes[part], num_heads, real)
     return out
+
+
+def _differentiate_in_chunks(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    real: Tensor | None,
+    num_heads: int,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value."""
+    # many regions add to one: in half precision the sum would lose what is small
+    kind = dict(dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
+    grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    grad_key, grad_value = torch.zeros(key.shape, **kind), torch.zeros(value.shape, **kind)
+    for start in range(0, len(query), chunk):
+        part = slice(start, start + chunk)
+        to = routes[part]
+        grad_query[part], *gathered = _differentiate(
+            grad[part], query[part], key, value, to, num_heads, real
+        )
+        for total, x in zip((grad_key, grad_value), gathered, strict=True):
+            regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
+            total.index_add_(0, to.flatten(), regions)
+    return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
 
 def _attend(
@@ -110,7 +111,7 @@ def _attend(
     return _join_heads(out)
 
 
-def _attend_backward(
+def _differentiate(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -121,34 +122,19 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of one chunk's query and of the keys and values it gathers.
 
-    With P the weights, s the scale and all else of one head::
-
-        P  = softmax(s·Q Kᵀ)
-        dV = Pᵀ dO
-        dP = dO Vᵀ
-        dS = P ∘ (dP - rowsum(P ∘ dP))
-        dQ = s·dS K
-        dK = s·dSᵀ Q
+    At least in float32: logits of half precision may be larger than half precision holds.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
-    scale = query.shape[-1] ** -0.5
-    query = _split_heads(query, num_heads) * scale
-    keys = _split_heads(_gather(key, routes), num_heads)
-    values = _split_heads(_gather(value, routes), num_heads)
-    grad = _split_heads(grad, num_heads)
-
-    weights = (query @ keys.transpose(2, 3)).to(exact)  # (chunk, h, n', k·n)
+    bias = None
     if real is not None:
-        weights.masked_fill_(~_gather(real, routes)[:, None, None], float("-inf"))
-    weights = weights.softmax(-1)
-    grad_values = weights.to(grad.dtype).transpose(2, 3) @ grad
-    # in place, because nothing here is larger
-    grad_logits = (grad @ values.transpose(2, 3)).to(exact).mul_(weights)
-    total = grad_logits.sum(-1, keepdim=True)
-    grad_logits = grad_logits.addcmul_(weights, total, value=-1).to(query.dtype)
-    grad_query = grad_logits @ keys * scale
-    grad_keys = grad_logits.transpose(2, 3) @ query
-    return tuple(_join_heads(x) for x in (grad_query, grad_keys, grad_values))
+        hidden = ~_gather(real, routes)[:, None, None]  # (chunk, 1, 1, k·n)
+        bias = torch.zeros_like(hidden, dtype=exact).masked_fill(hidden, float("-inf"))
+    heads = (
+        _split_heads(x, num_heads).to(exact)
+        for x in (grad, query, _gather(key, routes), _gather(value, routes))
+    )
+    *grads, _ = attention_gradients(*heads, bias, query.shape[-1] ** -0.5)
+    return tuple(map(_join_heads, grads))
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:

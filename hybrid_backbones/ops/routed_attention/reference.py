@@ -21,6 +21,11 @@ def routed_attention_reference(
     Shapes as in :func:`hybrid_backbones.ops.routed_attention`. It needs k times the memory of key
     and value, and its gradients as much again.
     """
+    dtype = query.dtype
+    # logits of half precision may be larger than it holds
+    query, key, value = (
+        x.to(torch.promote_types(dtype, torch.float32)) for x in (query, key, value)
+    )
     batch = torch.arange(len(key), device=key.device)[:, None, None]
     keys, values = (
         x[batch, routes].flatten(2, 3).unflatten(-1, (num_heads, -1)) for x in (key, value)
@@ -30,5 +35,5 @@ def routed_attention_reference(
     if real is not None:
         hidden = ~real[routes].flatten(2)  # (B, R', k·n)
         logits = logits.masked_fill(hidden[:, :, None, None], float("-inf"))
-    out = torch.einsum("brhts,brshd->brthd", logits.softmax(-1), values.to(logits.dtype))
-    return out.flatten(-2).to(value.dtype)
+    out = torch.einsum("brhts,brshd->brthd", logits.softmax(-1), values)
+    return out.flatten(-2).to(dtype)

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from .triton_tokens import COUNTS, dot, load_tokens, locate, store_tokens, walk
+from .triton_tokens import COUNTS, LOWEST, dot, load_tokens, locate, store_tokens, walk
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -46,7 +46,7 @@ def forward_kernel(
 
     queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
     # finite, so that a first block without any real key subtracts no infinities
-    top = tl.full([BLOCK_QUERY], -1e30, tl.float32)
+    top = tl.full([BLOCK_QUERY], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_QUERY], tl.float32)
     mean = tl.zeros([BLOCK_QUERY, BLOCK_D], tl.float32)
     for first in range(0, topk * key_tokens, BLOCK_KEY):

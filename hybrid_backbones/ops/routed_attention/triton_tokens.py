@@ -20,6 +20,9 @@ COUNTS = ["num_queries", "num_keys", "num_heads", "query_tokens", "key_tokens", 
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
+# of float32; finite, so that it can be subtracted from what is infinite
+LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
+
 
 @triton.jit
 def load_tokens(start, tokens, inside, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):

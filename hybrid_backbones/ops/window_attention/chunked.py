@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..own_gradient import with_gradient
 from ..size_cache import cached_by_size
+from ..softmax_attention import attention_gradients, attention_weights
 from .shifted_windows import cut_shifted_windows, separate, window_regions
 
 # values that a chunk may hold: few enough for a CPU's caches, enough to outweigh a dozen calls
@@ -45,66 +47,51 @@ def shifted_window_attention_chunked(
     """Compute what :func:`hybrid_backbones.ops.shifted_window_attention` defines, in chunks."""
     batch, _, *size = query.shape
     rows = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (query, key, value))  # (B·H·W, C)
-    out = _WindowAttention.apply(*rows, bias, batch, (*size, window_size, shift))
+    settings = (*size, window_size, shift)
+    out = with_gradient(_attend, _differentiate, *rows, bias, batch, settings)
     return out.unflatten(0, (batch, *size)).permute(0, 3, 1, 2)
 
 
-class _WindowAttention(torch.autograd.Function):
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]
+) -> Tensor:
     """Attend within the windows of maps that follow one another, rows ``(B·H·W, C)``."""
-
-    @staticmethod
-    def forward(ctx, query, key, value, bias, batch, settings):
-        ctx.save_for_backward(query, key, value, bias)
-        ctx.batch, ctx.settings = batch, settings
-        num_heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
-        bias, out = bias.to(exact), _make_rows(query)
-        with torch.autocast("cpu", enabled=False):
-            for chunk in _cut_chunks(query, bias, batch, settings):
-                queries, keys, values = (
-                    _take(x, chunk, num_heads).to(exact) for x in (query, key, value)
-                )
-                _put(out, chunk, _relate(queries, keys, bias, chunk.apart) @ values)
-        return out.resize_(query.shape)  # a view could not be changed in place
-
-    @staticmethod
-    def backward(ctx, grad):
-        """Return the gradients.
-
-        With P the weights, S the logits and s the scale, in each head and window::
-
-            dV = Pᵀ dO
-            dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))
-            dQ = s·dS K
-            dK = s·dSᵀ Q
-        """
-        *maps, given_bias = ctx.saved_tensors
-        num_heads, exact = len(given_bias), torch.promote_types(maps[0].dtype, torch.float32)
-        bias, grads = given_bias.to(exact), [_make_rows(x) for x in maps]
-        grad_bias = torch.zeros_like(bias)
-        with torch.autocast("cpu", enabled=False):
-            for chunk in _cut_chunks(maps[0], bias, ctx.batch, ctx.settings):
-                query, key, value, grad_out = (
-                    _take(x, chunk, num_heads).to(exact) for x in (*maps, grad)
-                )
-                weights = _relate(query, key, bias, chunk.apart)
-                grad_weights = grad_out @ value.transpose(2, 3)
-                grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, exact)
-                grad_bias += grad_logits.sum(0)
-                scale = query.shape[3] ** -0.5
-                _put(grads[0], chunk, grad_logits @ key * scale)
-                _put(grads[1], chunk, grad_logits.transpose(2, 3) @ query * scale)
-                _put(grads[2], chunk, weights.transpose(2, 3) @ grad_out)
-        return *(x[:-1] for x in grads), grad_bias.to(given_bias.dtype), None, None
+    num_heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
+    bias, out = bias.to(exact), _make_rows(query)
+    for chunk in _cut_chunks(query, bias, batch, settings):
+        queries, keys, values = (_take(x, chunk, num_heads).to(exact) for x in (query, key, value))
+        weights = attention_weights(queries, keys, _hide(bias, chunk), queries.shape[3] ** -0.5)
+        _put(out, chunk, weights @ values)
+    return out.resize_(query.shape)  # a view could not be changed in place
 
 
-def _relate(query: Tensor, key: Tensor, bias: Tensor, apart: Tensor | None) -> Tensor:
-    """Compute the weights ``(B·p, h, N, N)`` of keys ``(B·p, h, N, d)`` for the queries."""
-    logits = query * query.shape[3] ** -0.5 @ key.transpose(2, 3)
-    if apart is None:
-        logits += bias
-    else:
-        logits.unflatten(0, (-1, len(apart))).add_(bias.masked_fill(apart, float("-inf")))
-    return logits.softmax(-1)
+def _differentiate(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    batch: int,
+    settings: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    maps, num_heads = (grad, query, key, value), len(bias)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    wide_bias, grads = bias.to(exact), [_make_rows(x) for x in (query, key, value)]
+    grad_bias = torch.zeros_like(wide_bias)
+    for chunk in _cut_chunks(query, wide_bias, batch, settings):
+        heads = [_take(x, chunk, num_heads).to(exact) for x in maps]
+        *parts, grad_logits = attention_gradients(
+            *heads, _hide(wide_bias, chunk), heads[0].shape[3] ** -0.5
+        )
+        grad_bias += grad_logits.sum(0)
+        for rows, x in zip(grads, parts, strict=True):
+            _put(rows, chunk, x)
+    return *(x[:-1] for x in grads), grad_bias.to(bias.dtype)
+
+
+def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
+    """Add to the bias what keeps apart the regions of windows: ``(p or 1, h, N, N)``."""
+    return bias[None] if chunk.apart is None else bias.masked_fill(chunk.apart, float("-inf"))
 
 
 def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
