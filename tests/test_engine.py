@@ -14,11 +14,14 @@ from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATASETS, OPTIM_WRAPPERS, TRANSFORMS
 from PIL import Image
+from rich.progress import Progress
 from torch import nn
 
 import hybrid_backbones.datasets.coco
 import hybrid_backbones.engine  # noqa: F401
+from hybrid_backbones.engine.curves import CurvesHook
 from hybrid_backbones.engine.mini import apply_mini
+from hybrid_backbones.engine.progress import ProgressHook
 from hybrid_backbones.engine.reproducible import (
     Draw,
     SeededInfiniteSampler,
@@ -164,6 +167,24 @@ def test_training_stops_after_a_few_broken_losses_in_a_row(tmp_path):
         hook.after_train_iter(runner, 0, outputs=outputs)
     with pytest.raises(ValueError, match=r"nan at iteration 42.*epoch_2\.pth"):
         hook.after_train_iter(runner, 0, outputs=bad)
+
+
+def test_hooks_let_tools_train_without_outputs():
+    runner = SimpleNamespace(iter=0)
+    FiniteLossHook(patience=1).after_train_iter(runner, 0, outputs=None)
+    bar = ProgressHook()
+    bar.progress = Progress(disable=True)
+    bar.task = bar.progress.add_task("", status="")
+    bar.after_train_iter(runner, 0, outputs=None)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.int64])
+def test_curves_have_the_metrics_of_every_kind_of_number(tmp_path, kind):
+    message_hub = SimpleNamespace(runtime_info={}, log_scalars={})
+    runner = SimpleNamespace(message_hub=message_hub, iter=3, work_dir=tmp_path)
+    CurvesHook().after_val_epoch(runner, dict(mIoU=kind(2), bbox_mAP_l=kind(-1), classwise="table"))
+    assert message_hub.runtime_info["curves"] == {"mIoU": [(3, 2.0)]}
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_broken_weights_are_never_saved(tmp_path):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from demo_mistakes import DEMO_MISTAKES
-from tool_runs import CONFIG, ONE_EPOCH, REPOSITORY, SHORT, evaluate, run_warm, train
+from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
 
 
 def other_checkpoint(tmp):
@@ -221,18 +221,18 @@ MISTAKES = {
     "unknown depth": Mistake(with_options("model.backbone.depth=51"), r"depth must be one of.*51"),
     "unknown network": Mistake(
         with_options("model.backbone.type=ACmixRestNet"),
-        r"no ACmixRestNet in the registry mmpretrain::model; did you mean ACmixResNet",
+        r"no model called ACmixRestNet; did you mean ACmixResNet",
     ),
     "unknown optimiser": Mistake(
         with_options("optim_wrapper.optimizer.type=AdamV"),
-        r"no AdamV in the registry mmpretrain::optimizer; did you mean .*AdamW",
+        r"no optimizer called AdamV; did you mean Adam",
     ),
     "batch larger than the set": Mistake(
         with_options("train_dataloader.dataset.indices=10"),
         r"set has 10 samples, less than a batch of 16.*drop_last",
     ),
     "empty set": Mistake(
-        with_options("train_dataloader.dataset.indices=0"), r"the training set is empty"
+        with_options("train_dataloader.dataset.indices=0"), r"a data set of the config is empty"
     ),
     "diverging": Mistake(
         with_options(*SHORT, "optim_wrapper.optimizer.lr=1e20"),
@@ -373,20 +373,14 @@ def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
 
 @pytest.mark.upstream
 def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
-    code, _, err = run_warm(*train(tmp_path, options=[*SHORT, "default_hooks.logger.interval=0"]))
+    options = [*SHORT, "default_hooks.logger.interval=None"]
+    code, _, err = run_warm(*train(tmp_path, options=options))
     assert code == 1
     last = err.strip().splitlines()[-1]
-    log = re.match(r"error: unexpected ZeroDivisionError; its traceback.* in (.*\.log)$", last)[1]
+    log = re.match(r"error: unexpected TypeError; its traceback.* in (.*\.log)$", last)[1]
     for text in (err, Path(log).read_text()):
         assert "Traceback (most recent call last)" in text
-        assert "ZeroDivisionError" in text
-
-
-@pytest.mark.upstream
-def test_the_program_ends_well_when_a_command_does(tmp_path):
-    code, _, err = run_warm(*train(tmp_path, options=ONE_EPOCH))
-    assert code == 0, err
-    assert (tmp_path / "epoch_1.pth").is_file()
+        assert "TypeError" in text
 
 
 def test_a_broken_picture_is_named_in_one_line(tmp_path):

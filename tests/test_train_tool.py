@@ -3,17 +3,18 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from tool_runs import CONFIG, ENVIRONMENT, ONE_EPOCH, REPOSITORY, run, train
+from tool_runs import CONFIG, ENVIRONMENT, ONE_EPOCH, REPOSITORY, run_warm, train
 
 
-def test_a_terminal_shows_a_live_progress_bar(tmp_path):
+def run_in_terminal(command, until=None):
+    """Run in a terminal, with Ctrl-C once `until` is true; return the code and what is shown."""
     terminal, its_end = pty.openpty()
-    command = train(tmp_path, options=ONE_EPOCH)
     environment = ENVIRONMENT | dict(TERM="xterm", COLUMNS="160")
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -28,7 +29,14 @@ def test_a_terminal_shows_a_live_progress_bar(tmp_path):
     with suppress(OSError):
         while chunk := os.read(terminal, 65536):
             shown += chunk
-    assert process.wait() == 0, shown.decode()[-2000:]
+            if until and until():
+                until = process.send_signal(signal.SIGINT)
+    return process.wait(), shown
+
+
+def test_a_terminal_shows_a_live_progress_bar(tmp_path):
+    code, shown = run_in_terminal(train(tmp_path, options=ONE_EPOCH))
+    assert code == 0, shown.decode()[-2000:]
     assert re.search(rb"training.*100%.*0:00:00.*loss \d.*img/s.*GiB", shown)
     # the log file has plain lines instead
     (log,) = tmp_path.glob("*/*.log")
@@ -36,10 +44,21 @@ def test_a_terminal_shows_a_live_progress_bar(tmp_path):
     assert "\x1b[" not in log.read_text()
 
 
+def test_an_interruption_ends_the_bar_and_names_the_last_checkpoint(tmp_path):
+    first = tmp_path / "epoch_1.pth"
+    code, shown = run_in_terminal(train(tmp_path), until=first.is_file)
+    assert code == 130
+    assert b"Traceback" not in shown
+    last = shown.decode().strip().splitlines()[-1]
+    assert re.match(rf"stopped by SIGINT: go on from {tmp_path}/epoch_\d\.pth with --resume", last)
+    # the cursor, which the bar hides, is there again
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+
+
 def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
-    options = ["train_cfg.max_epochs=0"]
-    run(*train(tmp_path, options=options))
+    # a learning rate with which it fails when its work dir is in use
+    run_warm(*train(tmp_path, options=["optim_wrapper.optimizer.lr=-1"]))
     (kept,) = tmp_path.glob("before_*/epoch_9.pth")
     assert kept.read_bytes() == b"precious"
 

@@ -5,6 +5,7 @@ the exit code and what the command wrote, as JSON. A command sees a process of i
 other way. Start it with :func:`tool_runs.run_warm`.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -12,10 +13,28 @@ import runpy
 import signal
 import sys
 import tempfile
+import traceback
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
 PARTS = ("models", "datasets", "evaluation", "engine", "visualization")
 TIMEOUT = 120
+
+
+def run_here(arguments):
+    """Run a command in this process, and return its exit code."""
+    sys.argv = arguments
+    sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            sys.stderr.write(f"{stop.code}\n")
+            return 1
+        return stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def main():
@@ -26,6 +45,8 @@ def main():
     for host in HOSTS:
         for part in PARTS:
             importlib.import_module(f"{host}.{part}")
+    # what a collection of garbage touches, a fork has to copy
+    gc.freeze()
     for line in sys.stdin:
         arguments, environment = json.loads(line)
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -35,11 +56,11 @@ def main():
                 os.dup2(err.fileno(), 2)
                 signal.alarm(TIMEOUT)
                 os.environ.update(environment)
-                sys.argv = arguments
-                sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
-                # an exit of the command is the exit of this process
-                runpy.run_path(arguments[0], run_name="__main__")
-                return
+                code = run_here(arguments)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                # taking down the interpreter would take longer than most commands
+                os._exit(code)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             texts = []
             for file in (out, err):

@@ -3,9 +3,11 @@
 Usage: python tools/doctor.py
 """
 
+import argparse
 import runpy
 from pathlib import Path
 
+argparse.ArgumentParser(description="Examine the installation.").parse_args()
 # by its path: the doctor must run where `import hybrid_backbones` fails
 runpy.run_path(
     str(Path(__file__).resolve().parents[1] / "hybrid_backbones/engine/doctor.py"),

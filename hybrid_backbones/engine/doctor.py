@@ -5,7 +5,6 @@ rest is imported by the checks, for which a failing import is a finding. tools/d
 its path, without importing the package around it.
 """
 
-import argparse
 import glob
 import importlib
 import io
@@ -281,7 +280,6 @@ def _print_table(findings: list[Finding]) -> None:
 
 def main() -> int:
     """Print all findings; return 1 if training cannot start, else 0."""
-    argparse.ArgumentParser(description="Examine the installation.").parse_args()
     findings = []
     for check in CHECKS:
         error = _try(lambda check=check: findings.extend(check()))

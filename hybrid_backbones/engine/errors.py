@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import OPTIMIZERS, Registry
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # a call in the text of a traceback: its file, and the source of its line
@@ -112,16 +113,15 @@ def _log_traceback() -> str | None:
     return path
 
 
-def _locals_of_build(error: Exception) -> dict:
-    """Return the variables of the last call of mmengine's `build_from_cfg`."""
+def _variables(error: Exception, name: str) -> dict:
+    """Return the variables of the last call that has one of this name."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    builds = [frame for frame in frames if frame.f_code.co_name == "build_from_cfg"]
-    return builds[-1].f_locals if builds else {}
+    return next((f.f_locals for f in reversed(frames) if name in f.f_locals), {})
 
 
 def _unknown_argument(error: Exception, match: re.Match) -> str | None:
     """Explain a setting in the config that its class does not take."""
-    build = _locals_of_build(error)
+    build = _variables(error, "obj_cls")
     if match[1] not in build.get("args", ()):
         return None
     built = build["obj_cls"]
@@ -133,22 +133,39 @@ def _unknown_argument(error: Exception, match: re.Match) -> str | None:
 
 def _missing_argument(error: Exception, match: re.Match) -> str | None:
     """Explain a setting that a class needs and the config lacks."""
-    build = _locals_of_build(error)
-    if match[1] != getattr(build.get("obj_cls"), "__name__", None):
+    built = _variables(error, "obj_cls").get("obj_cls")
+    if match[1] != getattr(built, "__name__", None):
         return None
     return f"the config does not give {match[1]} what it needs: {match[2]}"
 
 
-def _unknown_type(error: Exception, match: re.Match) -> str | None:
+def _unknown_type(error: Exception, match: re.Match) -> str:
     """Explain a type that no registry knows."""
-    registry, names = _locals_of_build(error).get("registry"), set()
+    return _no_such_type(match[1], _variables(error, "obj_type").get("registry"))
+
+
+def _unknown_optimizer(error: Exception, match: re.Match) -> str | None:
+    """Explain an optimiser that no registry knows, at which mmengine stumbles."""
+    settings = _variables(error, "optimizer_cls").get("optimizer_cfg")
+    return _no_such_type(settings["type"], OPTIMIZERS) if settings else None
+
+
+def _no_such_type(name: str, registry: Registry | None) -> str:
+    kind, names = getattr(registry, "name", "object"), set()
     while registry is not None:
         names |= registry.module_dict.keys()
         registry = registry.parent
     return (
-        f"there is no {match[1]} in the registry {match[2]}{did_you_mean(match[1], names)} "
-        "(correct the type in the config, or import what registers it with custom_imports)"
+        f"there is no {kind} called {name}{did_you_mean(name, names)} (correct the type in the "
+        "config, or import what registers it with custom_imports)"
     )
+
+
+def _empty_set(error: Exception, match: re.Match) -> str | None:
+    """Explain a set without samples, which mmengine cannot store."""
+    if all(call.name != "_serialize_data" for call in traceback.extract_tb(error.__traceback__)):
+        return None
+    return "a data set of the config is empty: check its data_root, ann_file and filter_cfg"
 
 
 def _system_error(error: Exception, match: re.Match) -> str | None:
@@ -166,7 +183,8 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (TypeError, r"\(\) got an unexpected keyword argument '(\w+)'", _unknown_argument),
     (TypeError, r"(\w+)\.__init__\(\) missing \d+ required .*arguments?: (.+)", _missing_argument),
-    (KeyError, r"^(\S+) is not in the (\S+) registry", _unknown_type),
+    (KeyError, r"^(\S+) is not in the .+ registry", _unknown_type),
+    (TypeError, r"^None is not a callable object$", _unknown_optimizer),
     (
         KeyError,
         r"Cannot find (\S+) in registry under scope name (\S+)",
@@ -192,6 +210,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         r"^Invalid (?:learning rate|weight_decay|momentum|beta|epsilon|eps).*",
         r"optim_wrapper.optimizer of the config: \g<0>",
     ),
+    (ValueError, r"^need at least one array to concatenate$", _empty_set),
     (
         ValueError,
         r"Expected more than 1 value per channel when training",

@@ -107,8 +107,9 @@ def read_settings(text: str) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     """Return the value of an expression that mmengine has written."""
-    if isinstance(node, ast.Call):  # dict(key=value)
-        return {word.arg: _value(word.value) for word in node.keywords}
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict":
+        named = {word.arg: _value(word.value) for word in node.keywords}
+        return dict(*map(_value, node.args), **named)
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
         return {ast.literal_eval(key): _value(value) for key, value in pairs}
@@ -118,7 +119,7 @@ def _value(node: ast.expr) -> Any:
         return tuple(_value(item) for item in node.elts)
     try:
         return ast.literal_eval(node)
-    except ValueError:  # such as inf
+    except ValueError:  # a name, such as inf
         return ast.unparse(node)
 
 

@@ -62,9 +62,7 @@ def locked(work_dir: Path) -> Iterator[None]:
         except OSError as error:
             print_log(f"{work_dir} cannot be locked ({error}): run no other training in it")
         if holder:
-            print_log(
-                f"the last training in {work_dir}, {holder}, was killed; if it is not dead, stop it"
-            )
+            print_log(f"{work_dir} was in use by {holder}, which was killed; if not, stop it")
         file.truncate(0)
         file.write(own)
         file.flush()
