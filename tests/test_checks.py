@@ -1,4 +1,4 @@
-"""What is checked before a training, and how an error becomes a line or stays a traceback."""
+"""What is checked before a training begins; which errors become a line, and which stay bugs."""
 
 import errno
 import os

@@ -73,8 +73,11 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "epoch_3.pth").exists()
-    code, _, err = run(*train(tmp_path, "--resume"))
+    code, out, err = run(*train(tmp_path, "--resume"))
     assert code == 0, err
+    assert "was in use by" in out
+    # no setting differs
+    assert "--resume:" not in out
     one, other = (read_checkpoint(path / "epoch_3.pth") for path in (trained, tmp_path))
     for name, value in one["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name]), name
@@ -97,8 +100,9 @@ def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "iter_6.pth").exists()
-    code, _, err = run(*train(killed, "--resume", config=config, options=options))
+    code, out, err = run(*train(killed, "--resume", config=config, options=options))
     assert code == 0, err
+    assert "--resume:" not in out
     one, other = (read_checkpoint(path / "iter_6.pth")["state_dict"] for path in (whole, killed))
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
