@@ -6,9 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import compiled, interpreted, mirror, needs_cuda
+from helpers import compiled, interpreted, mirror, needs_cuda, output_and_gradients
 
 from hybrid_backbones.ops import local_attention
+
+# of logits, up to 2e6
+MAGNITUDES = [2**0, 2**7, 2**13, 2**20]
 
 # sums of some hundred terms of order one
 TOLERANCES = {
@@ -88,18 +91,27 @@ def attend_by_loops(query, key, value, kernel_size, stride=1, dilation=1):
     return torch.stack(rows, -2)
 
 
-def make_exact_logits(magnitude, size, **kwargs):
-    """Make inputs in float32 of which every order of operations gives the same logits.
+def make_exact_logits_(query, key, magnitude):
+    """Fill with numbers of which every order of operations gives the same logits.
 
-    Query and key are small integers, the query times the magnitude, and the scale is a half. Many
-    neighbours are equal, so that weights are large for several of them at any magnitude.
+    Query and key are -1, 0 and 1, the query times the magnitude, a power of two. Many logits are
+    equal, so that at any magnitude several keys share the weight.
     """
-    kwargs = dict(dtype=torch.float32, head_dim=4, **kwargs)
-    query, key, value = make_inputs(size, **kwargs)
     with torch.no_grad():
-        query.copy_(torch.randint_like(query, -3, 4) * magnitude)
-        key.copy_(torch.randint_like(key, -3, 4))
-    return [query, key, value]
+        query.copy_(torch.randint_like(query, -1, 2) * magnitude)
+        key.copy_(torch.randint_like(key, -1, 2))
+
+
+def assert_each_within_budget(function, reference, inputs):
+    """Hold output and gradients, one by one, against those of the reference."""
+    exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
+    results = (
+        output_and_gradients(function, inputs),
+        output_and_gradients(reference, inputs),
+        output_and_gradients(reference, exact_inputs),
+    )
+    for actual, theirs, exact in zip(*results, strict=True):
+        assert_within_budget([actual], [theirs], [exact])
 
 
 def make_overflowing_logits(dtype, size, **kwargs):

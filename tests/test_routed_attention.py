@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from helpers import devices, output_and_gradients
-from local_attention_cases import assert_within_budget
+from local_attention_cases import MAGNITUDES, assert_each_within_budget, make_exact_logits_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid_backbones.engine.benchmark.probes import extra_memory, run_alone
@@ -159,30 +159,21 @@ def test_half_precision_is_close_to_the_exact_result(dtype, backend, device):
     assert max(errors) < 2 * torch.finfo(dtype).eps
 
 
-def make_large_logits(magnitude, **kwargs):
-    """Make regions of 16 channels; the scale is a fourth."""
-    tensors, routes, real = make_regions(
-        1, 6, 3, queries=(6, 5), tokens=5, dims=16, dtype=torch.float32, **kwargs
-    )
-    with torch.no_grad():
-        # small integers, so that every order of operations gives the same logits, many equal ones
-        for x in tensors[:2]:
-            x.copy_(torch.randint_like(x, -3, 4))
-        tensors[0].mul_(magnitude)
-    return tensors, routes, real
+def make_large_regions(**kwargs):
+    return make_regions(1, 6, 3, queries=(6, 5), tokens=5, dims=16, dtype=torch.float32, **kwargs)
 
 
 @devices
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("magnitude", [1, 2**7, 2**13, 2**17, 2**20])
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_at_any_logit_chunks_err_at_most_twice_as_much_as_the_reference(magnitude, masked, device):
-    tensors, routes, real = make_large_logits(magnitude, device=device)
+    tensors, routes, real = make_large_regions(device=device)
+    make_exact_logits_(*tensors[:2], magnitude)
     args = routes, 4, real if masked else None
-    exact = [x.detach().double().requires_grad_() for x in tensors]
-    assert_within_budget(
-        output_and_gradients(attend(routed_attention_chunked, *args, chunk=2), tensors),
-        output_and_gradients(attend(routed_attention_reference, *args), tensors),
-        output_and_gradients(attend(routed_attention_reference, *args), exact),
+    assert_each_within_budget(
+        attend(routed_attention_chunked, *args, chunk=2),
+        attend(routed_attention_reference, *args),
+        tensors,
     )
 
 
@@ -190,10 +181,11 @@ def test_at_any_logit_chunks_err_at_most_twice_as_much_as_the_reference(magnitud
 @backends
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device):
-    tensors, routes, real = make_large_logits(300, device=device)
+    tensors, routes, real = make_large_regions(device=device)
     with torch.no_grad():
-        tensors[0][:, ::2].mul_(1e-4)  # of every other region all keys have a share
-        tensors[1].mul_(300)
+        tensors[0].mul_(300)
+        tensors[0][:, ::2].mul_(1e-5)  # of every other region all keys have a share
+        tensors[1].mul_(1000)
     tensors = [x.detach().to(dtype).requires_grad_() for x in tensors]
     exact = [x.detach().double().requires_grad_() for x in tensors]
     function = attend(routed_attention, routes, 4, real=real, backend=backend)
