@@ -112,7 +112,8 @@ def test_each_shape_is_compiled_once_and_those_beyond_the_limit_run_as_they_are(
     model = Model().eval()
     twin = copy.deepcopy(model)
     compile_backbone(model)
-    limit = torch._dynamo.config.recompile_limit
+    # the name that PyTorch 2.6 has as well
+    limit = torch._dynamo.config.cache_size_limit
     for _ in range(2):
         for side in range(5, 5 + limit + 2):
             images = torch.randn(1, 3, side, side)

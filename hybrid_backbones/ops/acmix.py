@@ -112,7 +112,7 @@ def acmix_convolution(
     num_taps = mixing.shape[0]
     pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3n, d)
     stacked = pixels.transpose(3, 4)
-    # int: a trace has tensors for sizes, which PyTorch 2.4 does not take as padding
+    # int: a trace has tensors for sizes, which PyTorch 2.6 does not take as padding
     padding = int(dilation * (kernels.shape[-1] // 2))
     settings = dict(stride=stride, padding=padding, dilation=dilation)
     if num_heads > 1 + num_taps / 3:
