@@ -10,9 +10,9 @@ from . import mmcv_ops
 # before anything imports mmdet or mmseg, which need the operators at import
 mmcv_ops.install()
 
-from . import backbones, checkpoints, engine, ops, registration  # noqa: E402
+from . import backbones, checkpoints, ops, registration, training  # noqa: E402
 
 registration.register_with_hosts()
 
 __version__ = "0.1.0"
-__all__ = ["backbones", "checkpoints", "engine", "mmcv_ops", "ops"]
+__all__ = ["backbones", "checkpoints", "mmcv_ops", "ops", "training"]

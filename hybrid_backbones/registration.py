@@ -8,12 +8,14 @@ from importlib import import_module
 
 # by host and registry: the modules that have more for it
 MODULES = {
-    ("mmdet", "DATASETS"): ("datasets.coco", "datasets.sketches"),
-    ("mmdet", "TRANSFORMS"): ("datasets.sketches",),
-    ("mmdet", "METRICS"): ("datasets.sketch_metric",),
-    ("mmdet", "MODELS"): ("detectors",),
-    ("mmpretrain", "MODELS"): ("classification",),
-    ("mmpretrain", "DATA_SAMPLERS"): ("datasets.repeated",),
+    ("mmdet", "DATASETS"): ("datasets.coco", "locformer.data"),
+    ("mmdet", "TRANSFORMS"): ("locformer.data",),
+    ("mmdet", "METRICS"): ("locformer.metric",),
+    ("mmdet", "MODELS"): ("locformer",),
+    ("mmseg", "DATASETS"): ("datasets.segmentation",),
+    ("mmseg", "TRANSFORMS"): ("datasets.segmentation",),
+    ("mmpretrain", "MODELS"): ("heads",),
+    ("mmpretrain", "DATA_SAMPLERS"): ("training.repeated_augmentation",),
 }
 
 

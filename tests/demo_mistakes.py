@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from hybrid_backbones.engine.mini import apply_mini
+from hybrid_backbones.mini.preset import apply_mini
 
 CLASSIFIER = "configs/imagenet_swiftformer_xs.py"
 SEARCH = "configs/locformer_swin_t.py"

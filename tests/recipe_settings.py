@@ -8,10 +8,10 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import MODELS, DefaultScope
 from torchvision.ops import StochasticDepth
 
-from hybrid_backbones.engine.amp import amp_wrapper
-from hybrid_backbones.engine.mini import dicts
-from hybrid_backbones.engine.zoo import read_published
+from hybrid_backbones.benchmark.zoo import read_published
+from hybrid_backbones.mini.preset import dicts
 from hybrid_backbones.ops.acmix import ShiftConvolution
+from hybrid_backbones.training.mixed_precision import amp_wrapper
 
 
 class Recipe:

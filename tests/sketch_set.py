@@ -4,8 +4,8 @@ import json
 
 from PIL import Image
 
-from hybrid_backbones.datasets.sketches import SketchCocoDataset
-from hybrid_backbones.engine.reproducible import SeededSampler
+from hybrid_backbones.locformer.data import SketchCocoDataset
+from hybrid_backbones.training.seeding import SeededSampler
 
 # in another order than the file's categories; the first and the last are unseen
 NAMES = ("zebra", "apple", "car", "dog", "bus")

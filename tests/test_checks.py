@@ -9,10 +9,10 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader
 
-from hybrid_backbones.engine import checks
-from hybrid_backbones.engine.checks import require_batches, require_length
-from hybrid_backbones.engine.errors import explain, one_line_errors
-from hybrid_backbones.engine.launch import require_device
+from hybrid_backbones.training import checks
+from hybrid_backbones.training.checks import require_batches, require_length
+from hybrid_backbones.training.errors import explain, one_line_errors
+from hybrid_backbones.training.launch import require_device
 
 pytestmark = pytest.mark.upstream
 

@@ -11,8 +11,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 
-from hybrid_backbones.engine.demo import demo
-from hybrid_backbones.engine.mini import apply_mini, dicts
+from hybrid_backbones.inference.demo import demo
+from hybrid_backbones.mini.preset import apply_mini, dicts
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

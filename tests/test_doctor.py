@@ -8,7 +8,7 @@ import sys
 import pytest
 from rich.text import Text
 
-from hybrid_backbones.engine import doctor
+from hybrid_backbones import doctor
 
 
 @pytest.fixture

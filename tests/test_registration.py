@@ -14,14 +14,15 @@ FOUND = {
         HOOKS="FiniteLossHook WholeCheckpointHook SeedIterationsHook ProgressHook CurvesHook",
         OPTIM_WRAPPERS="BFloat16OptimWrapper CPUFloat16OptimWrapper",
         DATA_SAMPLERS="SeededSampler SeededInfiniteSampler",
-        TRANSFORMS="SeedSample LoadWholeImage RenderSketch",
+        TRANSFORMS="SeedSample LoadImageStrict RenderSketch",
         DATASETS="CheckedCocoDataset SketchCocoDataset",
         MODELS="UniFormer SwinRAM LocFormer SketchGuided",
     ),
     "mmseg": dict(
         HOOKS="FiniteLossHook",
         DATA_SAMPLERS="SeededInfiniteSampler",
-        TRANSFORMS="LoadWholeImage",
+        DATASETS="CheckedSegDataset CheckedADE20KDataset",
+        TRANSFORMS="LoadImageStrict LoadAnnotationsStrict",
         MODELS="BiFormer",
     ),
     "mmpretrain": dict(

@@ -41,7 +41,7 @@ def main():
     # the packages print at import: only answers go to the standard output
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    importlib.import_module("hybrid_backbones.engine.launch")
+    importlib.import_module("hybrid_backbones.training.launch")
     for host in HOSTS:
         for part in PARTS:
             importlib.import_module(f"{host}.{part}")

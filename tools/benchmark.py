@@ -13,14 +13,14 @@ writes the page of the tables saved in a folder as <device>_<name>.json.
 
 import sys
 
+from hybrid_backbones.benchmark.command import TABLES, parse_args
+from hybrid_backbones.benchmark.page import write_page
+from hybrid_backbones.benchmark.plots import draw
+from hybrid_backbones.benchmark.settings import Settings, describe
+from hybrid_backbones.benchmark.tables import report
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.engine import launch
-from hybrid_backbones.engine.benchmark.command import TABLES, parse_args
-from hybrid_backbones.engine.benchmark.page import write_page
-from hybrid_backbones.engine.benchmark.plots import draw
-from hybrid_backbones.engine.benchmark.settings import Settings, describe
-from hybrid_backbones.engine.benchmark.tables import report
-from hybrid_backbones.engine.requirements import require_writable_file
+from hybrid_backbones.training import launch
+from hybrid_backbones.training.requirements import require_writable_file
 
 
 def main() -> int:

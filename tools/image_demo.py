@@ -8,8 +8,8 @@ Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--de
 import argparse
 
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.engine import launch
-from hybrid_backbones.engine.demo import demo
+from hybrid_backbones.inference.demo import demo
+from hybrid_backbones.training import launch
 
 
 def main() -> None:

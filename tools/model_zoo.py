@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from hybrid_backbones.engine.launch import one_line_errors
-from hybrid_backbones.engine.zoo import measure_config, write_zoo
+from hybrid_backbones.benchmark.zoo import measure_config, write_zoo
+from hybrid_backbones.training.launch import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 

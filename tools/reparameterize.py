@@ -8,8 +8,8 @@ Usage: python tools/reparameterize.py CONFIG CHECKPOINT OUT.pth [--mini]
 import argparse
 
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.engine import launch
-from hybrid_backbones.reparameterization import reparameterize
+from hybrid_backbones.deploy.reparameterize import reparameterize
+from hybrid_backbones.training import launch
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ Usage: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] 
 import argparse
 
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.engine import launch
+from hybrid_backbones.training import launch
 
 
 def main() -> None:

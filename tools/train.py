@@ -8,7 +8,7 @@ Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]
 import argparse
 
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.engine import launch
+from hybrid_backbones.training import launch
 
 
 def main() -> None:

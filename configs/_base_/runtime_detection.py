@@ -1,7 +1,6 @@
 """The shared runtime with mmdet's pictures."""
 
 _base_ = "runtime.py"
-custom_imports = dict(imports=["hybrid_backbones", "hybrid_backbones.datasets.coco"])
 default_scope = "mmdet"
 default_hooks = dict(visualization=dict(type="DetVisualizationHook", draw=True, interval=500))
 visualizer = dict(

@@ -1,13 +1,6 @@
 """The shared runtime with mmseg's pictures, counted in iterations."""
 
 _base_ = "runtime.py"
-custom_imports = dict(
-    imports=[
-        "hybrid_backbones",
-        "hybrid_backbones.engine",
-        "hybrid_backbones.datasets.segmentation",
-    ]
-)
 default_scope = "mmseg"
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),

@@ -1,11 +1,4 @@
-"""The runtime of detection with what a search by sketch needs: detector, data, metric."""
+"""The runtime of detection, with a mini run of its own for search by sketch."""
 
 _base_ = "runtime_detection.py"
-custom_imports = dict(
-    imports=[
-        "hybrid_backbones",
-        "hybrid_backbones.datasets.sketches",
-        "hybrid_backbones.datasets.sketch_metric",
-        "hybrid_backbones.detectors",
-    ]
-)
+mini_preset = "hybrid_backbones.locformer.mini.sketch_detection"

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
-from ..ops.acmix_window import ACmixWindow
+from ..ops.acmix_swin import ACmixWindow
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 
 

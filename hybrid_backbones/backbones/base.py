@@ -179,7 +179,7 @@ class HierarchicalBackbone(BaseModule):
             return self.norms[str(stage)](x)
         return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
 
-    def has_no_place_for(self, entry: str) -> bool:
+    def is_droppable(self, entry: str) -> bool:
         """Tell whether a published entry, renamed, belongs to a part that was left out by choice.
 
         That is the classifier and its norm, or the norm of a stage that is not normalised.

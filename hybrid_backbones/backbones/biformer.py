@@ -2,7 +2,7 @@
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
 https://arxiv.org/abs/2303.08810. The one idea: bi-level routing attention in the first three stages
-(:mod:`hybrid_backbones.ops.routing_attention`), with 1, 4 and 16 of S×S regions, full attention in
+(:mod:`hybrid_backbones.ops.biformer`), with 1, 4 and 16 of S×S regions, full attention in
 the last.
 """
 
@@ -15,8 +15,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PointwiseConv2d, conv_bn, conv_stem
+from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
-from ..ops.routing_attention import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 
 # regions that a region attends to in the first three stages

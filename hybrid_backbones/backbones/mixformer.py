@@ -17,7 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
-from ..ops.mixing_attention import AnyBatchNorm2d, MixingAttention
+from ..ops.mixformer import AnyBatchNorm2d, MixingAttention
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 
 

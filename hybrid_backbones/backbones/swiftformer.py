@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, Mlp, PointwiseConv2d, conv_bn, conv_stem
-from ..ops.additive_attention import EfficientAdditiveAttention
+from ..ops.swiftformer import EfficientAdditiveAttention
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 
 MLP_RATIO = 4

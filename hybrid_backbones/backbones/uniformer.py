@@ -15,16 +15,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import (
-    DropPath,
-    LayerNorm2d,
-    Mlp,
-    PatchEmbed,
-    PointwiseConv2d,
-    conv_bn,
-    conv_stem,
-)
-from ..ops.relation_aggregator import GlobalRelationAggregator, LocalRelationAggregator
+from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, PointwiseConv2d, conv_bn, conv_stem
+from ..ops.uniformer import GlobalRelationAggregator, LocalRelationAggregator
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 
 ATTENTIONS = ("global", "hybrid", "windows")

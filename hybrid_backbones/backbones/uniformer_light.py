@@ -14,7 +14,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem, to_maps, to_tokens
-from ..ops.relation_aggregator import count_heads, split_heads
 from ..ops.token_pruning import (
     apply_order,
     class_token_score,
@@ -25,6 +24,7 @@ from ..ops.token_pruning import (
     representative_token,
     update_score,
 )
+from ..ops.uniformer import count_heads, split_heads
 from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
 from .uniformer import (
     STAGE_RULES,

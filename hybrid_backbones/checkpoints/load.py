@@ -85,7 +85,7 @@ def _match_published(
         ours = renamed
         if is_classifier and not renamed.startswith(backbone.classifier_parts):
             ours = f"backbone.{renamed}"
-        if ours not in own and not is_classifier and backbone.has_no_place_for(renamed):
+        if ours not in own and not is_classifier and backbone.is_droppable(renamed):
             dropped.append(name)
         elif ours in given:
             raise ValueError(f"two entries of the checkpoint stand for {ours}, one is {name}")

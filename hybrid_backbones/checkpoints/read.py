@@ -21,7 +21,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from ..paddle_checkpoints import SUFFIX, from_paddle, is_paddle, read_paddle
+from .paddle import SUFFIX, from_paddle, is_paddle, read_paddle
 
 # keys under which training scripts store the weights, in the order of trial
 STATE_DICT_KEYS = ("state_dict", "model")

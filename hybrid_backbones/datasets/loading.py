@@ -10,7 +10,7 @@ from .pictures import decode_picture
 
 
 @TRANSFORMS.register_module()
-class LoadWholeImage(BaseTransform):
+class LoadImageStrict(BaseTransform):
     """Load an image as mmcv does with Pillow, which refuses truncated files.
 
     OpenCV fills what a truncated file lacks with grey, and trains on it. Both turn images as their

@@ -39,7 +39,7 @@ class CheckedADE20KDataset(CheckedSegDataset, ADE20KDataset):
 
 
 @TRANSFORMS.register_module()
-class LoadWholeAnnotations(BaseTransform):
+class LoadAnnotationsStrict(BaseTransform):
     """Load a label map as mmseg's LoadAnnotations does, where it fits the image and the classes.
 
     Needs the loaded image and a data set that says ``num_classes``, as :class:`CheckedSegDataset`.

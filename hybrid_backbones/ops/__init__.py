@@ -8,15 +8,14 @@ Shapes are written in one alphabet throughout the package:
 """
 
 from .acmix import ACmix
-from .acmix_window import ACmixWindow
-from .additive_attention import EfficientAdditiveAttention, efficient_additive_attention
+from .acmix_swin import ACmixWindow
+from .biformer import BiLevelRoutingAttention
 from .local_attention import local_attention
-from .mixing_attention import MixingAttention
+from .mixformer import MixingAttention
 from .pixel_shift_attention import pixel_shift_attention
-from .relation_aggregator import GlobalRelationAggregator, LocalRelationAggregator
 from .routed_attention import routed_attention
-from .routing_attention import BiLevelRoutingAttention
-from .sketch_fusion import CrossFusion, SketchMixer, StageFusion
+from .swiftformer import EfficientAdditiveAttention, efficient_additive_attention
+from .uniformer import GlobalRelationAggregator, LocalRelationAggregator
 from .window_attention import shifted_window_attention
 from .xvolution import MergedXVolution, XVolution
 
@@ -24,14 +23,11 @@ __all__ = [
     "ACmix",
     "ACmixWindow",
     "BiLevelRoutingAttention",
-    "CrossFusion",
     "EfficientAdditiveAttention",
     "GlobalRelationAggregator",
     "LocalRelationAggregator",
     "MergedXVolution",
     "MixingAttention",
-    "SketchMixer",
-    "StageFusion",
     "XVolution",
     "efficient_additive_attention",
     "local_attention",

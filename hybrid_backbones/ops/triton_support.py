@@ -34,7 +34,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @torch.compiler.assume_constant_result
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why no kernel can run for tensors like this, or None where one can."""
     if not INSTALLED:
         return "Triton is not installed"

@@ -36,7 +36,7 @@ def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
     return x[:, : size[0], : size[1]]
 
 
-def real_positions(
+def valid_positions(
     size: tuple[int, int], window: tuple[int, int], device: torch.device
 ) -> Tensor | None:
     """Tell which positions of the windows of an H×W map are no padding.
@@ -46,12 +46,12 @@ def real_positions(
     """
     if size[0] % window[0] == 0 and size[1] % window[1] == 0:
         return None
-    return _find_real(*size, *window, device=device)
+    return _find_valid(*size, *window, device=device)
 
 
 @cached_by_size
-def _find_real(
+def _find_valid(
     map_height: int, map_width: int, height: int, width: int, *, device: torch.device
 ) -> Tensor:
-    real = torch.ones(1, map_height, map_width, 1, device=device)
-    return partition_windows(real, (height, width))[0, :, :, 0] > 0
+    valid_mask = torch.ones(1, map_height, map_width, 1, device=device)
+    return partition_windows(valid_mask, (height, width))[0, :, :, 0] > 0

@@ -3,8 +3,8 @@
 data_root = "{{$ADE_ROOT:data/ade/ADEChallengeData2016}}"
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadWholeImage"),
-    dict(type="LoadWholeAnnotations"),
+    dict(type="LoadImageStrict"),
+    dict(type="LoadAnnotationsStrict"),
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
@@ -12,10 +12,10 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadWholeImage"),
+    dict(type="LoadImageStrict"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # the labels stay at the size of the original image, at which the metric is computed
-    dict(type="LoadWholeAnnotations"),
+    dict(type="LoadAnnotationsStrict"),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(

@@ -3,11 +3,11 @@
 _base_ = "ade20k.py"
 
 test_pipeline = [
-    dict(type="LoadWholeImage"),
+    dict(type="LoadImageStrict"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # stretched by less than 32 pixels
     dict(type="ResizeToMultiple", size_divisor=32),
-    dict(type="LoadWholeAnnotations"),
+    dict(type="LoadAnnotationsStrict"),
     dict(type="PackSegInputs"),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -5,7 +5,7 @@ from torch import Tensor
 from ..triton_support import is_fast
 from .reference import local_attention_reference
 from .tiled import local_attention_tiled
-from .triton import local_attention_triton, why_not
+from .triton import local_attention_triton, unsupported_reason
 
 # all but 'triton' run on every device and floating dtype
 BACKENDS = {
@@ -58,10 +58,12 @@ def local_attention(
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
     if backend is None:
-        kernels = is_fast(query.device) and why_not(query, key, value, kernel_size) is None
+        kernels = (
+            is_fast(query.device) and unsupported_reason(query, key, value, kernel_size) is None
+        )
         backend = "triton" if kernels else "tiled"
     elif backend == "triton":
-        obstacle = why_not(query, key, value, kernel_size)
+        obstacle = unsupported_reason(query, key, value, kernel_size)
         if obstacle is not None:
             raise ValueError(f"{backend=} cannot run: {obstacle}")
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)

@@ -38,7 +38,7 @@ class _Plan(NamedTuple):
     COLS: int
 
 
-def why_not(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> str | None:
+def unsupported_reason(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> str | None:
     """Return why :func:`local_attention_triton` cannot run for such maps, None if it can."""
     if query.shape[2] > MAX_HEAD_DIM:
         return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[2]}"
@@ -46,7 +46,7 @@ def why_not(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> str 
         return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
     if any(_span(x) > MAX_SPAN for x in (query, key, value)):
         return f"the map of one head spans at most {MAX_SPAN} elements"
-    return triton_support.why_not(query.device, query.dtype)
+    return triton_support.unsupported_reason(query.device, query.dtype)
 
 
 def local_attention_triton(

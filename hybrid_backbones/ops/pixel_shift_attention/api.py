@@ -6,7 +6,7 @@ from torch import Tensor
 from ..triton_support import is_fast
 from .reference import pixel_shift_attention_reference
 from .shifted import pixel_shift_attention_shifted
-from .triton import pixel_shift_attention_triton, why_not
+from .triton import pixel_shift_attention_triton, unsupported_reason
 
 # all but 'triton' run on every device and floating dtype
 BACKENDS = {
@@ -60,10 +60,10 @@ def pixel_shift_attention(
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, num_heads, stride)
     if backend is None:
-        kernels = is_fast(query.device) and why_not(query, kernel_size) is None
+        kernels = is_fast(query.device) and unsupported_reason(query, kernel_size) is None
         backend = "triton" if kernels else "shifted"
     elif backend == "triton":
-        obstacle = why_not(query, kernel_size)
+        obstacle = unsupported_reason(query, kernel_size)
         if obstacle is not None:
             raise ValueError(f"{backend=} cannot run: {obstacle}")
     dtype = query.dtype if dtype is None else dtype

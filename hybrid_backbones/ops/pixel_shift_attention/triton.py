@@ -37,11 +37,11 @@ class _Plan(NamedTuple):
     TILE_X: int
 
 
-def why_not(query: Tensor, kernel_size: int) -> str | None:
+def unsupported_reason(query: Tensor, kernel_size: int) -> str | None:
     """Return why :func:`pixel_shift_attention_triton` cannot run for such a query, or None."""
     if kernel_size > MAX_KERNEL_SIZE:
         return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
-    return triton_support.why_not(query.device, query.dtype)
+    return triton_support.unsupported_reason(query.device, query.dtype)
 
 
 def pixel_shift_attention_triton(

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..triton_support import is_fast
 from .chunked import routed_attention_chunked
 from .reference import routed_attention_reference
-from .triton import routed_attention_triton, why_not
+from .triton import routed_attention_triton, unsupported_reason
 
 # all but 'triton' run on every device and floating dtype
 BACKENDS = {
@@ -23,7 +23,7 @@ def routed_attention(
     routes: Tensor,
     num_heads: int,
     *,
-    real: Tensor | None = None,
+    valid_mask: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Attend from the tokens of each region to the tokens of the k regions it is routed to.
@@ -43,8 +43,8 @@ def routed_attention(
         value: ``(B, R, n, C)``.
         routes: ``(B, R', k)``, integers below R, none twice for one query region.
         num_heads: h, a divisor of C.
-        real: ``(R, n)``, boolean, which keys take part; at least one of each query region's. None
-            is all.
+        valid_mask: ``(R, n)``, boolean, which keys take part; at least one of each query region's.
+            None is all.
         backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None takes the
             fastest that can run.
 
@@ -56,13 +56,13 @@ def routed_attention(
             cannot run.
     """
     validate_backend(backend)
-    _validate_tensors(query, key, value, routes, num_heads, real)
-    obstacle = why_not(query, num_heads)
+    _validate_tensors(query, key, value, routes, num_heads, valid_mask)
+    obstacle = unsupported_reason(query, num_heads)
     if backend is None:
         backend = "triton" if obstacle is None and is_fast(query.device) else "chunked"
     elif backend == "triton" and obstacle is not None:
         raise ValueError(f"{backend=} cannot run: {obstacle}")
-    return BACKENDS[backend](query, key, value, routes, num_heads, real)
+    return BACKENDS[backend](query, key, value, routes, num_heads, valid_mask)
 
 
 def validate_backend(backend: str | None) -> None:
@@ -76,7 +76,12 @@ def validate_backend(backend: str | None) -> None:
 
 
 def _validate_tensors(
-    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, real: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    valid_mask: Tensor | None,
 ) -> None:
     if key.ndim != 4 or key.shape != value.shape:
         raise ValueError(
@@ -98,16 +103,18 @@ def _validate_tensors(
         )
     if not 1 <= routes.shape[2] <= num_regions:
         raise ValueError(f"routes must name 1 to {num_regions} regions, got {routes.shape[2]}")
-    if real is not None and (real.shape != key.shape[1:3] or real.dtype != torch.bool):
+    if valid_mask is not None and (
+        valid_mask.shape != key.shape[1:3] or valid_mask.dtype != torch.bool
+    ):
         raise ValueError(
-            f"real must be booleans of shape ({num_regions}, {num_tokens}), "
-            f"got {real.dtype} of shape {tuple(real.shape)}"
+            f"valid_mask must be booleans of shape ({num_regions}, {num_tokens}), "
+            f"got {valid_mask.dtype} of shape {tuple(valid_mask.shape)}"
         )
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
             "query, key and value must have one floating dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
-    devices = [x.device for x in (query, key, value, routes, real) if x is not None]
+    devices = [x.device for x in (query, key, value, routes, valid_mask) if x is not None]
     if len(set(devices)) > 1:
         raise ValueError(f"all tensors must be on one device, got {', '.join(map(str, devices))}")

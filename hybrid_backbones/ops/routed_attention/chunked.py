@@ -24,14 +24,14 @@ def routed_attention_chunked(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    real: Tensor | None = None,
+    valid_mask: Tensor | None = None,
     *,
     chunk: int | None = None,
 ) -> Tensor:
     """Compute what :func:`routed_attention_reference` defines, in chunks.
 
     Args:
-        query, key, value, routes, num_heads, real: as in :func:`routed_attention`.
+        query, key, value, routes, num_heads, valid_mask: as in :func:`routed_attention`.
         chunk: number of query regions, over the whole batch, that are computed at a time; None
             derives it from the size of query.
     """
@@ -46,9 +46,9 @@ def routed_attention_chunked(
     first = torch.arange(batch, device=routes.device)[:, None, None] * num_regions
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
-    if real is not None:
-        real = real.repeat(batch, 1)  # (B·R, n)
-    inputs = query, key, value, routes, real, num_heads, chunk
+    if valid_mask is not None:
+        valid_mask = valid_mask.repeat(batch, 1)  # (B·R, n)
+    inputs = query, key, value, routes, valid_mask, num_heads, chunk
     out = with_gradient(_attend_in_chunks, _differentiate_in_chunks, *inputs)
     return out.unflatten(0, (batch, num_queries))
 
@@ -58,7 +58,7 @@ def _attend_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    real: Tensor | None,
+    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> Tensor:
@@ -66,7 +66,7 @@ def _attend_in_chunks(
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
-        out[part] = _attend(query[part], key, value, routes[part], num_heads, real)
+        out[part] = _attend(query[part], key, value, routes[part], num_heads, valid_mask)
     return out
 
 
@@ -76,7 +76,7 @@ def _differentiate_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    real: Tensor | None,
+    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +89,7 @@ def _differentiate_in_chunks(
         part = slice(start, start + chunk)
         to = routes[part]
         grad_query[part], *gathered = _differentiate(
-            grad[part], query[part], key, value, to, num_heads, real
+            grad[part], query[part], key, value, to, num_heads, valid_mask
         )
         for total, x in zip((grad_key, grad_value), gathered, strict=True):
             regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
@@ -98,14 +98,19 @@ def _differentiate_in_chunks(
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, real: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    routes: Tensor,
+    num_heads: int,
+    valid_mask: Tensor | None,
 ) -> Tensor:
     """Attend from one chunk of ``query``, (chunk, n', C), with ``routes`` (chunk, k)."""
     out = F.scaled_dot_product_attention(
         _split_heads(query, num_heads),
         _split_heads(_gather(key, routes), num_heads),
         _split_heads(_gather(value, routes), num_heads),
-        attn_mask=None if real is None else _gather(real, routes)[:, None, None],
+        attn_mask=None if valid_mask is None else _gather(valid_mask, routes)[:, None, None],
         scale=query.shape[-1] ** -0.5,
     )
     return _join_heads(out)
@@ -118,7 +123,7 @@ def _differentiate(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    real: Tensor | None,
+    valid_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of one chunk's query and of the keys and values it gathers.
 
@@ -126,8 +131,8 @@ def _differentiate(
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     bias = None
-    if real is not None:
-        hidden = ~_gather(real, routes)[:, None, None]  # (chunk, 1, 1, k·n)
+    if valid_mask is not None:
+        hidden = ~_gather(valid_mask, routes)[:, None, None]  # (chunk, 1, 1, k·n)
         bias = torch.zeros_like(hidden, dtype=exact).masked_fill(hidden, float("-inf"))
     heads = (
         _split_heads(x, num_heads).to(exact)

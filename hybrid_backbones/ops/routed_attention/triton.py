@@ -102,7 +102,7 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
     schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real, int num_heads)"
     " -> (Tensor, Tensor, Tensor)",
 )
-def _forward(query, key, value, routes, real, num_heads):
+def _forward(query, key, value, routes, valid_mask, num_heads):
     """Return the output, and of each softmax the largest logit and the sum, both (B, R', h, n').
 
     Both, because a logarithm of the sum would round logits that are large.
@@ -110,8 +110,11 @@ def _forward(query, key, value, routes, real, num_heads):
     from .triton_forward import forward_kernel
 
     query, key, value = (_with_dense_channels(x) for x in (query, key, value))
-    routes, real = routes.contiguous(), None if real is None else real.contiguous()
-    out, tops, totals = _forward_like(query, key, value, routes, real, num_heads)
+    routes, valid_mask = (
+        routes.contiguous(),
+        None if valid_mask is None else valid_mask.contiguous(),
+    )
+    out, tops, totals = _forward_like(query, key, value, routes, valid_mask, num_heads)
     num_queries, query_tokens = query.shape[1:3]
     head_dim = query.shape[3] // num_heads
     plan = _plan_queries(query, head_dim)
@@ -123,7 +126,7 @@ def _forward(query, key, value, routes, real, num_heads):
         key,
         value,
         routes,
-        real,
+        valid_mask,
         out,
         tops,
         totals,
@@ -142,7 +145,7 @@ def _forward(query, key, value, routes, real, num_heads):
 
 
 @_forward.register_fake
-def _forward_like(query, key, value, routes, real, num_heads):
+def _forward_like(query, key, value, routes, valid_mask, num_heads):
     batch, num_queries, tokens, _ = query.shape
     shape = batch, num_queries, num_heads, tokens
     tops, totals = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
@@ -155,13 +158,18 @@ def _forward_like(query, key, value, routes, real, num_heads):
     schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real,"
     " Tensor out, Tensor tops, Tensor totals, int num_heads) -> (Tensor, Tensor, Tensor)",
 )
-def _backward(grad, query, key, value, routes, real, out, tops, totals, num_heads):
+def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
     """Return the gradients of query, key and value."""
     from .triton_backward import key_value_gradient_kernel, query_gradient_kernel
 
     grad, query, key, value = (_with_dense_channels(x) for x in (grad, query, key, value))
-    routes, real = routes.contiguous(), None if real is None else real.contiguous()
-    grads = _backward_like(grad, query, key, value, routes, real, out, tops, totals, num_heads)
+    routes, valid_mask = (
+        routes.contiguous(),
+        None if valid_mask is None else valid_mask.contiguous(),
+    )
+    grads = _backward_like(
+        grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads
+    )
     delta = torch.empty_like(tops)
     batch, num_queries, query_tokens, channels = query.shape
     num_keys, key_tokens = key.shape[1:3]
@@ -177,7 +185,7 @@ def _backward(grad, query, key, value, routes, real, out, tops, totals, num_head
         key,
         value,
         routes,
-        real,
+        valid_mask,
         out,
         grad,
         tops,
@@ -203,7 +211,7 @@ def _backward(grad, query, key, value, routes, real, out, tops, totals, num_head
         key,
         value,
         *invert_routes(routes, num_keys),
-        real,
+        valid_mask,
         grad,
         tops,
         totals,
@@ -224,7 +232,7 @@ def _backward(grad, query, key, value, routes, real, out, tops, totals, num_head
 
 
 @_backward.register_fake
-def _backward_like(grad, query, key, value, routes, real, out, tops, totals, num_heads):
+def _backward_like(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
@@ -243,11 +251,11 @@ def _differentiate(ctx, grad, *_):
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def why_not(query: Tensor, num_heads: int) -> str | None:
+def unsupported_reason(query: Tensor, num_heads: int) -> str | None:
     """Return why :func:`routed_attention_triton` cannot run for such a query, None if it can."""
     if query.shape[3] > MAX_HEAD_DIM * num_heads:
         return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[3] // num_heads}"
-    return triton_support.why_not(query.device, query.dtype)
+    return triton_support.unsupported_reason(query.device, query.dtype)
 
 
 def routed_attention_triton(
@@ -256,10 +264,10 @@ def routed_attention_triton(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    real: Tensor | None = None,
+    valid_mask: Tensor | None = None,
 ) -> Tensor:
     """Compute what :func:`routed_attention_reference` defines, in kernels.
 
     Arguments as in :func:`routed_attention`.
     """
-    return _forward(query, key, value, routes, real, num_heads)[0]
+    return _forward(query, key, value, routes, valid_mask, num_heads)[0]

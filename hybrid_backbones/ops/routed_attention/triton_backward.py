@@ -17,7 +17,7 @@ def query_gradient_kernel(
     key,
     value,
     routes,
-    real,
+    valid_mask,
     out,
     grad,
     tops,
@@ -78,8 +78,8 @@ def query_gradient_kernel(
         values = load_tokens(
             value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
         )
-        if real is not None:
-            inside &= tl.load(real + region * key_tokens + token, mask=inside, other=0) != 0
+        if valid_mask is not None:
+            inside &= tl.load(valid_mask + region * key_tokens + token, mask=inside, other=0) != 0
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         weights = tl.exp2(logits - top[:, None]) * share[:, None]
         grad_logits = weights * (dot(grads, tl.trans(values)) - deltas[:, None])
@@ -131,7 +131,7 @@ def key_value_gradient_kernel(
     value,
     sources,
     bounds,
-    real,
+    valid_mask,
     grad,
     tops,
     totals,
@@ -180,8 +180,8 @@ def key_value_gradient_kernel(
     keys = load_tokens(key, tokens * key_token, exist, HEAD_DIM, BLOCK_D)
     values = load_tokens(value, tokens * value_token, exist, HEAD_DIM, BLOCK_D)
     takes_part = exist
-    if real is not None:
-        takes_part &= tl.load(real + region * key_tokens + tokens, mask=exist, other=0) != 0
+    if valid_mask is not None:
+        takes_part &= tl.load(valid_mask + region * key_tokens + tokens, mask=exist, other=0) != 0
 
     grad_keys = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)
     grad_values = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)

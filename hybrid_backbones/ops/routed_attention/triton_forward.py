@@ -13,7 +13,7 @@ def forward_kernel(
     key,
     value,
     routes,
-    real,
+    valid_mask,
     out,
     tops,
     totals,
@@ -57,8 +57,8 @@ def forward_kernel(
         values = load_tokens(
             value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
         )
-        if real is not None:
-            inside &= tl.load(real + region * key_tokens + token, mask=inside, other=0) != 0
+        if valid_mask is not None:
+            inside &= tl.load(valid_mask + region * key_tokens + token, mask=inside, other=0) != 0
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, 1))
         weights = tl.exp2(logits - new_top[:, None])

@@ -29,7 +29,9 @@ class _Windows(NamedTuple):
 
     rows: Tensor  # (n, N) row of the map at each place
     outside: Tensor | None  # (n, N) which places are no position of the map; None for none
-    apart: Tensor | None  # (n, 1, N, N) which two are not in one part of the map; None for none
+    cross_region_mask: (
+        Tensor | None
+    )  # (n, 1, N, N) which two are not in one part of the map; None for none
 
 
 class _Chunk(NamedTuple):
@@ -37,7 +39,7 @@ class _Chunk(NamedTuple):
 
     sources: Tensor  # (B·p·N,) rows to read
     targets: Tensor  # (B·p·N,) rows to write
-    apart: Tensor | None  # (p, 1, N, N)
+    cross_region_mask: Tensor | None  # (p, 1, N, N)
     lengths: tuple[int, int]  # B·p and N
 
 
@@ -91,7 +93,11 @@ def _differentiate(
 
 def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
     """Add to the bias what keeps apart the regions of windows: ``(p or 1, h, N, N)``."""
-    return bias[None] if chunk.apart is None else bias.masked_fill(chunk.apart, float("-inf"))
+    return (
+        bias[None]
+        if chunk.cross_region_mask is None
+        else bias.masked_fill(chunk.cross_region_mask, float("-inf"))
+    )
 
 
 def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
@@ -101,14 +107,14 @@ def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) 
     # three maps and three results, weights and two gradients of these
     values = bias.shape[1] * (6 * x.shape[1] + 3 * len(bias) * bias.shape[2])
     num_windows = max(1, WORKSPACE // (values * max(1, batch)))
-    for rows, outside, apart in _find_windows(*settings, device=x.device):
+    for rows, outside, cross_region_mask in _find_windows(*settings, device=x.device):
         for start in range(0, len(rows), num_windows):
             part = slice(start, start + num_windows)
             sources = targets = rows[part] + first  # (B, p, N)
             if outside is not None:
                 targets = sources.masked_fill(outside[part], len(x))
             lengths = targets.shape[0] * targets.shape[1], targets.shape[2]
-            mask = None if apart is None else apart[part]
+            mask = None if cross_region_mask is None else cross_region_mask[part]
             yield _Chunk(sources.flatten(), targets.flatten(), mask, lengths)
 
 

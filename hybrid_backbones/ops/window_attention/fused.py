@@ -15,12 +15,12 @@ def shifted_window_attention_fused(
         cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
         for x in (query, key, value)
     )  # (B, n, h, N, d)
-    apart = separated_positions(*size, window_size, shift, device=query.device)
-    if apart is None:
+    cross_region_mask = separated_positions(*size, window_size, shift, device=query.device)
+    if cross_region_mask is None:
         batch = (0, 1)  # one bias for all windows: these join the batch
     else:
         batch = (1, 2)  # one bias each: they join the heads
-        bias = bias.masked_fill(apart, float("-inf")).flatten(0, 1)  # (n·h, N, N)
+        bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (n·h, N, N)
     lengths = [query.shape[dim] for dim in batch]
     out = F.scaled_dot_product_attention(
         *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]

@@ -1,0 +1,178 @@
+"""Measure operators and backbones, one row of a table after the other."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import cycle
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from ..training.compilation import require_compiler
+from . import subjects
+from .probes import count_macs, extra_memory, run_alone, time_call
+from .settings import Settings
+from .tables import compare
+
+# copies are timed so often, between so many bytes that no cache holds them
+COPY_REPEATS, COPY_BYTES = 20, 2**28
+
+
+def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
+    """Measure an operator: times in milliseconds, memory in MiB, times as multiples of a copy."""
+    torch.set_num_threads(settings.threads)
+    function, inputs = make(settings)
+    weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+
+    def train(*inputs):
+        out = function(*inputs)
+        torch.autograd.grad(out, [*inputs, *weights], torch.ones_like(out))
+
+    inputs = [x.requires_grad_() for x in inputs]
+    # a corner of the map loads kernels and starts threads, and leaves the allocator small
+    train(*(x.detach()[..., :16, :16].clone().requires_grad_() for x in inputs))
+    step, infer = partial(train, *inputs), torch.no_grad()(partial(function, *inputs))
+    memory = extra_memory(step, device=settings.device)
+    forward, train_step = (time_call(call, **settings.clock) for call in (infer, step))
+    moved = sum(x.nbytes for x in [*inputs, *weights, infer()])
+    copy = _time_copy(moved, settings)
+    return dict(
+        moved_mib=moved / 2**20,
+        copy_ms=copy,
+        forward_ms=forward,
+        forward_copies=forward["median"] / copy["min"],
+        forward_backward_ms=train_step,
+        forward_backward_copies=train_step["median"] / copy["min"],
+        extra_memory_mib=memory,
+    )
+
+
+def _time_copy(moved: int, settings: Settings) -> dict:
+    """Time the floor of what moves so many bytes: a copy, which reads half and writes half."""
+    size = max(moved // 2, 1)
+    pairs = [
+        [torch.zeros(size, dtype=torch.uint8, device=settings.device) for _ in range(2)]
+        for _ in range(-(-COPY_BYTES // (2 * size)))
+    ]
+    turn = cycle(pairs)
+
+    def copy():
+        source, target = next(turn)
+        target.copy_(source)
+
+    return time_call(copy, **settings.clock | dict(repeats=COPY_REPEATS))
+
+
+def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled: bool) -> dict:
+    """Measure a backbone: parameters, products for one image, inference, a step of training."""
+    torch.set_num_threads(settings.threads)
+    model = make().eval().to(**settings.kind)
+    images = torch.randn(settings.batch, 3, *settings.size, **settings.kind)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    with torch.no_grad():
+        model(images[..., :64, :64])  # loads kernels, and leaves the allocator small
+    if compiled:
+        model.compile()
+
+    def train():
+        sum(out.mean() for out in _as_tuple(model(images))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model.train()
+    # on a CPU what the compiler takes cannot be told from what the model does
+    known = not compiled or settings.device == "cuda"
+    memory = extra_memory(train, device=settings.device) if known else None
+    step = time_call(train, **settings.clock)
+    model.eval()
+    forward = time_call(torch.no_grad()(partial(model, images)), **settings.clock)
+    return dict(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(make().eval(), (1, 3, *settings.size)),
+        forward_ms=forward,
+        images_per_s=1e3 * settings.batch / forward["median"],
+        train_ms=step,
+        train_memory_mib=memory,
+    )
+
+
+def _as_tuple(outs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return (outs,) if isinstance(outs, Tensor) else outs
+
+
+def measure_alone(measure: Callable[..., dict], *args) -> dict:
+    """Measure in a process of its own; what goes wrong there is the row's `error`."""
+    try:
+        return run_alone(_attempt, measure, *args)
+    except RuntimeError as error:  # the process died
+        return dict(error=str(error))
+
+
+def _attempt(measure: Callable[..., dict], *args) -> dict:
+    try:
+        return measure(*args)
+    except Exception as error:  # a row that fails must not cost the others
+        return dict(error=str(error).partition("\n")[0] or type(error).__name__)
+
+
+def benchmark_operators(
+    settings: Settings, only: Iterable[str] = (), scales: Iterable[int] = (1,)
+) -> list[dict]:
+    """Measure the implementations of the operators named in `only`, or of all.
+
+    Args:
+        settings: its size is that of the smallest map.
+        only: keys of `subjects.OPERATORS`.
+        scales: factors of the sides of the map, each of which has its rows.
+    """
+    jobs = [
+        (operator, implementation, make, scale)
+        for operator in only or subjects.OPERATORS
+        for implementation, make in subjects.OPERATORS[operator].items()
+        for scale in scales
+        if settings.device == "cuda" or implementation not in subjects.CUDA_ONLY
+    ]
+    rows = []
+    for operator, implementation, make, scale in follow(jobs):
+        height, width = (scale * side for side in settings.size)
+        figures = measure_alone(measure_operator, make, replace(settings, size=(height, width)))
+        names = dict(operator=operator, implementation=implementation, size=f"{height}×{width}")
+        rows.append(names | figures)
+    references = {
+        (row["operator"], row["size"]): row for row in rows if row["implementation"] == "reference"
+    }
+    for row in rows:
+        row["ratio"] = compare(references.get((row["operator"], row["size"]), {}), row)
+    return rows
+
+
+def benchmark_backbones(
+    settings: Settings, only: Iterable[str] = (), compiled: bool = False
+) -> list[dict]:
+    """Measure the backbones named in `only`, or all.
+
+    Args:
+        settings: of all rows.
+        only: keys of `subjects.BACKBONES`.
+        compiled: measure each compiled, too.
+
+    Raises:
+        ValueError: where PyTorch cannot compile, if asked to.
+    """
+    modes = {"eager": False}
+    if compiled:
+        require_compiler(settings.device)
+        modes["compiled"] = True
+    jobs = [(name, *mode) for name in only or subjects.BACKBONES for mode in modes.items()]
+    return [
+        dict(backbone=name, mode=mode)
+        | measure_alone(measure_backbone, subjects.BACKBONES[name], settings, flag)
+        for name, mode, flag in follow(jobs)
+    ]
+
+
+def follow(jobs: list) -> Iterable:
+    """Yield the jobs, and show on the terminal how far they are."""
+    return track(jobs, "measuring", console=Console(stderr=True), transient=True)

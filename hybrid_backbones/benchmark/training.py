@@ -1,0 +1,126 @@
+"""Measure one step of training of a whole detector or segmentor, on random pictures."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from ..training.mixed_precision import train_in_mixed_precision
+from .measure import follow, measure_alone
+from .probes import extra_memory, time_call
+from .settings import Settings
+from .tables import compare
+
+NUM_OBJECTS = 8  # in each picture, about as many as in those of COCO
+NUM_CLASSES = dict(mmdet=80, mmseg=150)
+
+
+def baseline_of(config: Path) -> Path:
+    """Return the config beside this one with the same method and a plain ResNet-50."""
+    parts = config.stem.split("_")
+    names = ["_".join([*parts[:length], "r50.py"]) for length in range(1, len(parts) + 1)]
+    paths = [config.with_name(name) for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict]:
+    """Measure the models of configs, each after its baseline, with which it is compared.
+
+    Raises:
+        ValueError: for a config that is not there or whose model is no detector or segmentor that
+            learns from pictures alone, and for one that has no baseline.
+    """
+    baselines = {config: baseline_of(config) for config in configs}
+    jobs = list(dict.fromkeys(path for pair in baselines.items() for path in reversed(pair)))
+    for path in (*baselines, *baselines.values()):
+        _validate(path)
+    rows = {
+        path: dict(config=path.stem) | measure_alone(measure_training, path, settings)
+        for path in follow(jobs)
+    }
+    for path, row in rows.items():
+        row["ratio"] = compare(rows[baselines.get(path, path)], row)
+    return list(rows.values())
+
+
+def _validate(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"there is no config {path} (each is compared with <method>_r50.py)")
+    cfg = Config.fromfile(path)
+    known = cfg.get("default_scope") in NUM_CLASSES and "model" in cfg
+    if not known or "sketch_encoder" in cfg.model:
+        raise ValueError(
+            f"expected a config of a detector or segmentor that learns from pictures, got {path}"
+        )
+
+
+def measure_training(path: Path, settings: Settings) -> dict:
+    """Measure a step as `tools/train.py` makes it; memory includes weights and optimizer."""
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.init_cfg = None  # no weights are fetched
+    if "size" in cfg.model.data_preprocessor:  # to which smaller images would be padded
+        cfg.model.data_preprocessor.size = settings.size
+    steps = []
+
+    def build_and_step():
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model.init_weights()
+        model.to(settings.device).train()
+        data = random_batch(cfg.default_scope, settings)
+        wrapper = _build_optim_wrapper(model, cfg, settings)
+        steps.append(partial(model.train_step, data, wrapper))
+        steps[0]()
+
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        memory = extra_memory(build_and_step, device=settings.device)
+        time = time_call(steps[0], **settings.clock)
+    return dict(
+        train_ms=time,
+        train_images_per_s=1e3 * settings.batch / time["median"],
+        train_memory_mib=memory,
+    )
+
+
+def _build_optim_wrapper(model: BaseModel, cfg: Config, settings: Settings) -> OptimWrapper:
+    wrapper = cfg.optim_wrapper
+    if settings.dtype != "float32":
+        wrapper = train_in_mixed_precision(wrapper, settings.device, settings.dtype)
+    return build_optim_wrapper(model, wrapper)
+
+
+def random_batch(scope: str, settings: Settings) -> dict:
+    """Make pictures of noise with boxes, masks and classes at random, the same at each call."""
+    batch = demo_mm_inputs(
+        settings.batch,
+        (3, *settings.size),
+        num_items=[NUM_OBJECTS] * settings.batch,
+        num_classes=NUM_CLASSES[scope],
+        with_mask=True,
+    )
+    if scope == "mmdet":
+        return batch
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(
+        NUM_CLASSES[scope], (settings.batch, 1, *settings.size), generator=generator
+    )
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=label),
+            metainfo=dict(img_shape=settings.size, ori_shape=settings.size),
+        )
+        for label in labels
+    ]
+    return pseudo_collate(
+        [dict(inputs=x, data_samples=s) for x, s in zip(batch["inputs"], samples, strict=True)]
+    )

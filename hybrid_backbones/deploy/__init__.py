@@ -1,0 +1,1 @@
+"""Deployment: trained models in a form that computes the same in fewer operations."""

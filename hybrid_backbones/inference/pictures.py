@@ -1,0 +1,121 @@
+"""The images that demos read, and the pictures that they write: names, sizes, endings."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmengine.logging import print_log
+
+from ..training.requirements import require_writable_file
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# pixels: text can be read on a picture that is so wide; one that is longer is scaled down
+MIN_WIDTH, MIN_HEIGHT, MAX_SIDE = 512, 64, 4096
+MAX_LISTED = 5
+
+
+def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict[Path, Path]:
+    """Say which picture is written for which image.
+
+    Args:
+        image: file of an image, or a folder, of which each file is one.
+        out: picture to write, or folder for pictures of a folder; by default ``prediction.png`` or
+            ``predictions``. Pictures that are there are overwritten.
+        others: further files that are read.
+
+    Raises:
+        ValueError: there is no image, or what `out` names cannot be written.
+    """
+    image = Path(image)
+    if image.is_dir():
+        out = Path(out or "predictions")
+        images = sorted(path for path in image.iterdir() if path.is_file())
+        if not images:
+            raise ValueError(f"no file in the folder {image}: expected images")
+        if out.suffix.lower() in ENDINGS:
+            raise ValueError(f"{image} is a folder: expected a folder as --out, too, got {out}")
+        if out.resolve() == image.resolve():
+            raise ValueError(f"--out {out} is the folder of the images: choose another one")
+        # an image keeps its ending, since another one may have the same name without it
+        outs = {
+            path: out / (path.name if path.suffix == ".png" else f"{path.name}.png")
+            for path in images
+        }
+    elif image.is_file():
+        outs = {image: Path(out or "prediction.png")}
+    else:
+        raise ValueError(f"no image at {image}: expected an image or a folder of images")
+    inputs = {Path(path).resolve() for path in (*outs, *others)}
+    for path in outs.values():
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"--out must end with one of {', '.join(ENDINGS)}, got {path}")
+        if path.resolve() in inputs:
+            raise ValueError(f"--out {path} would overwrite what is read: choose another file")
+    require_writable_file(next(iter(outs.values())))
+    return outs
+
+
+def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
+    """Load images one after the other, and pass over files that are none.
+
+    Args:
+        load: loading transform of a pipeline.
+        images: files.
+
+    Yields:
+        the file, and the item with ``img``.
+
+    Raises:
+        ValueError: not one of the files could be loaded.
+    """
+    errors, num_loaded = {}, 0
+    for image in images:
+        try:
+            item = load(dict(img_path=str(image), img_id=0))
+        except ValueError as error:
+            errors[image.name] = error
+            continue
+        num_loaded += 1
+        yield image, item
+    if errors and not num_loaded:
+        raise next(iter(errors.values()))
+    if errors:
+        names = [*list(errors)[:MAX_LISTED], *["..."] * (len(errors) > MAX_LISTED)]
+        print_log(
+            f"passed over {len(errors)} files that cannot be loaded: {', '.join(names)}",
+            level=logging.WARNING,
+        )
+
+
+def pixels_of(item: dict) -> np.ndarray:
+    """Return a copy of the image of an item as RGB, uint8."""
+    return item["img"][..., ::-1].clip(0, 255).astype(np.uint8)
+
+
+def picture_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size at which an image is drawn: a multiple if it is small, less if too large."""
+    factor = -(-MIN_WIDTH // width)
+    if factor * max(height, width) > MAX_SIDE:
+        factor = MAX_SIDE / max(height, width)
+        factor = int(factor) if factor >= 1 else factor
+    return max(round(factor * height), 1), max(round(factor * width), 1)
+
+
+def resize(pixels: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
+    """Resize an image or a mask, and pad what is too small for text with a value, bottom right."""
+    height, width = size
+    shrinks = height * width < pixels.shape[0] * pixels.shape[1]
+    method = "area" if shrinks and pixels.ndim == 3 else "nearest"
+    padded = np.full(
+        (max(height, MIN_HEIGHT), max(width, MIN_WIDTH), *pixels.shape[2:]), fill, pixels.dtype
+    )
+    padded[:height, :width] = mmcv.imresize(pixels, (width, height), interpolation=method)
+    return padded
+
+
+def write(pixels: np.ndarray, out: Path) -> None:
+    """Write an RGB picture into a file of one of `ENDINGS`."""
+    mmcv.imwrite(pixels[..., ::-1], str(out))
+    print_log(f"saved to {out}")

@@ -1,0 +1,281 @@
+"""Swin with detection tokens (RAM), to each of whose stages a sketch is told.
+
+Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, on the backbone of Song et al., "ViDT:
+An Efficient and Effective Fully Transformer-based Object Detector", ICLR 2022,
+https://arxiv.org/abs/2110.03921. The one idea of RAM, the Reconfigured Attention Module: learned
+tokens, one for each object that may be found, go through the layers of a Swin Transformer beside
+its patches, with the same weights; in the last stage they attend to all patches, and leave it as
+the decoder's queries.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..backbones import HierarchicalBackbone
+from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
+from ..backbones.base import drop_path_rates, make_stage, read_arch
+from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
+from ..ops.relative_position import relative_position_bias, relative_position_index
+from ..ops.window_attention import shifted_window_attention
+from .fusion import StageFusion, sine_positions, split_heads
+from .guidance import GuidedFeatures, run_guided
+
+
+class Detecting(NamedTuple):
+    """What the blocks hand on."""
+
+    map: Tensor  # (B, C, H, W), the patches
+    tokens: Tensor  # (B, N, C), the detection tokens
+    positions: Tensor  # (1, N, 256), of the detection tokens
+    padding: Tensor  # (B, H', W') of the images, True where they were extended
+
+
+def padded_positions(padding: Tensor, channels: int) -> Tensor:
+    """Encode the cells of maps relative to the part that is no padding, which spans 0 to 2π.
+
+    Args:
+        padding: ``(B, H, W)``, True for padding.
+        channels: C, a multiple of 4.
+
+    Returns:
+        ``(B, H·W, C)``.
+    """
+    valid_mask = (~padding).float()
+    rows, columns = valid_mask.cumsum(1), valid_mask.cumsum(2)
+    rows = rows / (rows[:, -1:] + 1e-6) * 2 * torch.pi
+    columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * torch.pi
+    return sine_positions(rows.flatten(1), columns.flatten(1), channels)
+
+
+class ReconfiguredAttention(nn.Module):
+    """Relate patches within windows, and detection tokens to each other, with the same weights.
+
+    What completes the windows takes part in them, as published.
+
+    Args:
+        embed_dims: channels of both.
+        num_heads: h, a divisor of embed_dims.
+        window_size: side of the windows, in positions.
+        shift: of the windows, from 0 to below window_size.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1) ** 2, num_heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        index = relative_position_index((window_size, window_size))
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def relate_patches(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to tokens ``(B, H·W, C)``."""
+        height, width = x.shape[2:]
+        x = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
+        query, key, value = self.qkv(x).permute(0, 3, 1, 2).chunk(3, 1)
+        table, index = self.relative_position_bias_table, self.relative_position_index
+        bias = relative_position_bias(table, index).to(query.dtype)
+        out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
+        return self.proj(to_tokens(out[:, :, :height, :width]))
+
+    def relate_tokens(
+        self, tokens: Tensor, patches: Tensor | None = None, padding: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens ``(B, N, C)``, which know their positions, to the same shape.
+
+        Args:
+            tokens: attend to each other,
+            patches: ``(B, M, C)`` with positions, and to these where given,
+            padding: ``(B, M)``, except where this is True.
+        """
+        query, key, value = self.qkv(tokens).chunk(3, 2)
+        mask = None
+        if patches is not None:
+            weight, bias = (x[tokens.shape[2] :] for x in (self.qkv.weight, self.qkv.bias))
+            pair = F.linear(patches, weight, bias).chunk(2, 2)
+            key, value = (torch.cat(x, 1) for x in zip((key, value), pair, strict=True))
+            mask = F.pad(~padding, (tokens.shape[1], 0), value=True)[:, None, None]
+        query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class DetectingBlock(nn.Module):
+    """Relate patches and detection tokens, then mix channels; each added to its input.
+
+    Args:
+        embed_dims: channels of both.
+        pos_dims: channels of the positions of the tokens.
+        drop_path: rate of stochastic depth.
+        looks: whether the tokens attend to the patches.
+        **kwargs: settings of :class:`ReconfiguredAttention`.
+    """
+
+    def __init__(self, embed_dims: int, pos_dims: int, drop_path: float, looks: bool, **kwargs):
+        super().__init__()
+        self.looks = looks
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.attn = ReconfiguredAttention(embed_dims, **kwargs)
+        self.norm2 = nn.LayerNorm(embed_dims)
+        self.mlp = Mlp(embed_dims, 4 * embed_dims)
+        self.det_pos_linear = nn.Linear(pos_dims, embed_dims)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Detecting) -> Detecting:
+        """Return the same shapes."""
+        size, num_patches = x.map.shape[2:], x.map[0, 0].numel()
+        both = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
+        patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
+        tokens = tokens + self.det_pos_linear(x.positions)
+        seen = self._place(patches, size, x.padding) if self.looks else ()
+        windows = to_maps(patches, size)
+        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, *seen)]
+        both = both + self.drop_path(torch.cat(related, 1))
+        both = both + self.drop_path(self.mlp(self.norm2(both)))
+        patches, tokens = both.tensor_split([num_patches], 1)
+        return x._replace(map=to_maps(patches, size), tokens=tokens)
+
+    def _place(self, patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
+        padding = F.interpolate(padding[:, None].float(), size)[:, 0] > 0
+        return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
+
+
+class TokenMerging(PatchMerging):
+    """Join each 2×2 patches and project them; do the same with four copies of each token.
+
+    Args:
+        embed_dims: channels of both.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, embed_dims: int, out_channels: int):
+        super().__init__(embed_dims)
+        self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
+
+    def forward(self, x: Detecting) -> Detecting:
+        """Map ``(B, C, H, W)`` and ``(B, N, C)`` to half the sides, rounding up, and new widths."""
+        tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
+        return x._replace(map=super().forward(x.map), tokens=tokens)
+
+
+@MODELS.register_module()
+class SwinRAM(HierarchicalBackbone):
+    """Compute maps and object queries from images and sketches.
+
+    Args:
+        arch: a key of ACmix-Swin's `VARIANTS`, which are Swin's, or a dict with the keys of a row.
+        num_queries: N, the number of detection tokens.
+        sketch_dims: channels of the sketches, of the positions of the tokens and of the last map.
+        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
+            None takes that of `arch`.
+        fusion_dims: channels between the linear layers of the fusions with the sketch.
+        dropout: rate within these.
+        window_size: side of the windows, in positions of a stage's map.
+        **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
+    """
+
+    # of https://github.com/vcl-iisc/locformer-SGOL, and of Swin's classifiers
+    rename_rules = (
+        (r"^patch_embed\.", "stem."),
+        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+        (r"^layers\.3\.downsample\.", "last_merging."),
+        (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
+        (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
+        (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
+        (r"^norm\.", "final_norm."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
+    )
+    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
+    # what a classifier has not
+    fresh_entries = (r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m")
+    # what the published network owns and does not use
+    unused_entries = (
+        r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
+        r"^fusions\.\d\.fusion\.norm1\.",
+        r"^(stages\.\d\.downsample|last_merging)\.(expansion|norm2)\.",
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        *,
+        num_queries: int = 100,
+        sketch_dims: int = 256,
+        drop_path_rate: float | None = None,
+        fusion_dims: int = 1024,
+        dropout: float = 0.4,
+        window_size: int = 7,
+        **kwargs,
+    ):
+        super().__init__(out_indices=(1, 2, 3), **kwargs)
+        sizes = read_arch(arch, VARIANTS)
+        if drop_path_rate is None:
+            drop_path_rate = sizes["drop_path_rate"]
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            return DetectingBlock(
+                self.channels[stage],
+                sketch_dims,
+                rate,
+                looks=stage == 3,
+                num_heads=sizes["num_heads"][stage],
+                window_size=window_size,
+                shift=window_size // 2 if index % 2 else 0,
+            )
+
+        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
+        self.token_dims, self.position_dims = self.channels[3], sketch_dims
+        self.det_token = nn.Parameter(torch.empty(1, num_queries, self.channels[0]))
+        self.det_pos_embed = nn.Parameter(torch.empty(1, num_queries, sketch_dims))
+        self.stem = WholePatchEmbed(3, self.channels[0], 4, LayerNorm2d)
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
+            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
+            downsample = TokenMerging(*self.channels[i - 1 : i + 1]) if i else None
+            self.stages.append(make_stage(blocks, downsample))
+        self.last_merging = TokenMerging(self.channels[3], sketch_dims)
+        for module in self.modules():
+            # as in Swin: linear layers anew, convolutions and norms as PyTorch does
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.det_token, std=0.02)
+        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+        self.fusions = nn.ModuleList(
+            StageFusion(channels, sketch_dims, hidden_dims=fusion_dims, dropout=dropout)
+            for channels in self.channels
+        )
+        self.train()
+
+    def forward(self, images: Tensor, padding: Tensor, sketch: Tensor) -> GuidedFeatures:
+        """Compute the features of images.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            padding: ``(B, H, W)``, True where an image was extended.
+            sketch: ``(B, S, C, H', W')``.
+        """
+        tokens = self.det_token.expand(len(images), -1, -1)
+        x = Detecting(self.stem(images), tokens, self.det_pos_embed, padding)
+        outs = list(run_guided(self, self.fusions, x, sketch))
+        maps = [out.map for out in (*outs[1:], self.last_merging(outs[3]))]
+        return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)
+
+    def is_droppable(self, entry: str) -> bool:
+        """Tell whether a published entry, renamed, belongs to a part that is not used."""
+        unused = any(re.search(pattern, entry) for pattern in self.unused_entries)
+        return unused or super().is_droppable(entry)

@@ -1,0 +1,247 @@
+"""Draw what a detector finds of a sketch in an image, and where the sketch attends."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import TRANSFORMS
+from mmengine.structures import BaseDataElement
+from mmengine.visualization.utils import img_from_canvas
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..datasets.pictures import decode_picture
+from ..inference.demo import build_pipeline, build_trained
+from ..inference.pictures import load_each, pixels_of, plan, write
+from ..training.launch import require_device
+from ..training.requirements import require_keys, require_score
+from .fusion import StageFusion
+from .quickdraw import CANVAS, DrawingFile, Strokes
+
+# height of the sketch and of the image in a picture, in inches
+PANEL = 4
+
+# FILE.ndjson or FILE.ndjson:INDEX
+DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
+
+
+def read_drawing(name: str) -> Strokes:
+    """Read a drawing of a QuickDraw file.
+
+    Args:
+        name: FILE.ndjson for its first drawing, or FILE.ndjson:INDEX, counted from 0.
+
+    Raises:
+        ValueError: there is no such drawing.
+    """
+    path, index = DRAWING.fullmatch(name).groups(default="0")
+    file = DrawingFile(path, recognized_only=False)
+    if not (index.isdecimal() and int(index) < len(file)):
+        raise ValueError(
+            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index!r}"
+        )
+    return file[int(index)]
+
+
+def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
+    """Read a drawn picture, dark on light or light on dark, as white strokes on black.
+
+    The picture is scaled into a square and its strokes brightened to white.
+
+    Returns:
+        uint8 (size, size).
+
+    Raises:
+        ValueError: the file is missing, shows nothing, or :func:`decode_picture` refuses it.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"cannot read the sketch {path} ({error}): expected a picture, FILE.ndjson or "
+            "FILE.ndjson:INDEX"
+        ) from error
+    picture = decode_picture(content, f"the sketch {path}").convert("RGBA")
+    # transparent paper is white
+    paper = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(paper, picture).convert("L")
+    if np.median(picture) > 127:
+        picture = ImageOps.invert(picture)
+    pixels = np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BOX), dtype=float)
+    if np.ptp(pixels) < 32:
+        raise ValueError(f"the sketch {path} is an empty picture: choose one with strokes")
+    return (255 * (pixels - pixels.min()) / np.ptp(pixels)).astype(np.uint8)
+
+
+def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
+    """Read a picture or a drawing as the config's test data shows it, uint8 (1, size, size)."""
+    (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
+    if DRAWING.fullmatch(sketch):
+        return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
+    return read_picture(sketch, render.get("size", CANVAS))[None]
+
+
+def where_sketch_attends(weights: Tensor, ink: Tensor) -> Tensor:
+    """Read the attention of image to sketch the other way: from where cells of strokes are seen.
+
+    Args:
+        weights: of :meth:`StageFusion.attention`, ``(S, H, W, H', W')``.
+        ink: how much of each cell is stroke, ``(S, H', W')``.
+
+    Returns:
+        ``(H, W)``, 0 to 1.
+    """
+    shares = weights / weights.sum((1, 2), keepdim=True)  # each cell's, over the image
+    found = (shares * ink[:, None, None]).sum((0, 3, 4))
+    return (found - found.min()) / (found.max() - found.min()).clamp(min=1e-12)
+
+
+@torch.no_grad()
+def predict(
+    cfg: Config, images: Iterable[Path], sketches: np.ndarray, checkpoint: str | Path, device: str
+) -> Iterator[tuple[Path, np.ndarray, BaseDataElement, np.ndarray]]:
+    """Build the model of a config, load a checkpoint of it and run it on images with a sketch.
+
+    Yields:
+        the file, the image as RGB, (H, W, 3), the prediction, and the map of where the sketch
+        attends, the mean of all stages, over the image as the model saw it.
+    """
+    model = build_trained(cfg, checkpoint, device)
+    attended = []
+    for module in model.modules():
+        if isinstance(module, StageFusion):
+            module.register_forward_hook(
+                lambda fusion, inputs, _: attended.append(fusion.attention(*inputs)[0])
+            )
+    load, pipeline = build_pipeline(cfg, "RenderSketch")
+    ink = torch.tensor(sketches, dtype=torch.float32, device=device)
+    for image, item in load_each(load, images):
+        pixels = pixels_of(item)
+        prediction = model.test_step(pseudo_collate([pipeline(item | dict(sketches=sketches))]))[0]
+        found = mean_map(attended, ink, prediction.img_shape)
+        attended.clear()
+        yield image, pixels, prediction.cpu(), found
+
+
+def mean_map(attended: list[Tensor], ink: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return the mean of where sketches attend in all stages, (H, W).
+
+    Args:
+        attended: of :meth:`StageFusion.attention`, of each stage; the first has stride 4.
+        ink: how much of each pixel is stroke, (S, H', W').
+        size: of the image without padding.
+    """
+    padded = [4 * side for side in attended[0].shape[1:3]]
+    maps = [
+        F.interpolate(
+            where_sketch_attends(weights, F.adaptive_avg_pool2d(ink, weights.shape[3:]))[
+                None, None
+            ],
+            padded,
+            mode="bilinear",
+        )[0, 0]
+        for weights in attended
+    ]
+    height, width = size
+    return torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
+
+
+def draw(
+    pixels: np.ndarray,
+    sketch: np.ndarray,
+    prediction: BaseDataElement,
+    attended: np.ndarray,
+    score_thr: float,
+) -> np.ndarray:
+    """Draw sketch, boxes with scores, and the map of where the sketch attends, side by side.
+
+    Args:
+        pixels: the image, (H, W, 3).
+        sketch: (H, W), as the model saw it.
+        prediction: boxes and scores.
+        attended: map over the image.
+        score_thr: boxes of a lower score are not drawn.
+
+    Returns:
+        the picture, RGB, uint8.
+    """
+    height, width = pixels.shape[:2]
+    # of a panel; what is longer is drawn smaller within it
+    ratio = min(max(width / height, 0.5), 3)
+    unit = max(height, width / ratio)
+    figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
+    panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
+    panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
+    extent = (0, width, height, 0)  # boxes count from the corner of the first pixel
+    panels[1].imshow(pixels, extent=extent)
+    panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
+    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=extent)
+    objects = prediction.pred_instances
+    objects = objects[objects.scores >= score_thr]
+    for (x1, y1, x2, y2), score in zip(
+        objects.bboxes.tolist(), objects.scores.tolist(), strict=True
+    ):
+        panels[1].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
+        # above the box, or where that would leave the image, within it
+        panels[1].text(
+            max(min(x1, width - unit / 10), 0),
+            y1,
+            f"{score:.2f}",
+            color="white",
+            fontsize=8,
+            va="bottom" if y1 > unit / 15 else "top",
+            bbox=dict(facecolor="red", edgecolor="none", pad=1),
+        )
+    found = f"{len(objects)} found, scores from {score_thr:g}"
+    for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
+        panel.set_title(title, fontsize=10)
+        panel.axis("off")
+    return img_from_canvas(FigureCanvasAgg(figure))
+
+
+def sketch_demo(
+    cfg: Config,
+    image: str | Path,
+    sketch: str,
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    score_thr: float = 0.3,
+) -> list[Path]:
+    """Find what a sketch shows in an image, or in each image of a folder, and draw it.
+
+    Args:
+        cfg: config of the model.
+        image: file or folder.
+        sketch: a picture, FILE.ndjson, or FILE.ndjson:INDEX.
+        checkpoint: of the model.
+        out: picture to write, or folder for those of a folder.
+        device: where to run.
+        score_thr: boxes of a lower score are not drawn.
+
+    Returns:
+        the pictures that were written.
+
+    Raises:
+        ValueError: where a file is missing, broken, does not fit or cannot be written.
+    """
+    require_keys(cfg, "default_scope", "model", "test_dataloader")
+    if cfg.test_dataloader.dataset.type != "SketchCocoDataset":
+        raise ValueError("expected a config that searches by sketch; see tools/image_demo.py")
+    require_device(device)
+    require_score(score_thr)
+    outs = plan(image, out, sketch, checkpoint)
+    sketches, written = read_sketch(cfg, sketch), []
+    for path, pixels, *found in predict(cfg, outs, sketches, checkpoint, device):
+        write(draw(pixels, sketches[0], *found, score_thr), outs[path])
+        written.append(outs[path])
+    return written

@@ -1,0 +1,278 @@
+"""LocFormer: find each instance, in a photograph, of the object that somebody drew.
+
+Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. A sketch guides the backbone, whose
+maps and tokens go straight into the decoder of Deformable DETR; the head scores what this finds.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from mmcv.ops import MultiScaleDeformableAttention
+from mmdet.models.detectors import DeformableDETR
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.layers import DeformableDetrTransformerDecoder
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from torch import Tensor, nn
+
+from ..layers import to_tokens
+from .backbone import SwinRAM
+from .fusion import SketchMixer
+from .guidance import GuidedFeatures
+from .head import at_least_float32
+
+
+def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Tensor:
+    """Tell, from the `img_shape` of each sample, where images ``(B, 3, H, W)`` were extended.
+
+    Returns:
+        ``(B, H, W)``, True for padding.
+    """
+    batch, _, height, width = images.shape
+    sizes = [(height, width)] * batch
+    if data_samples is not None:
+        sizes = [sample.metainfo.get("img_shape", sizes[0])[:2] for sample in data_samples]
+    sizes = torch.tensor(sizes, device=images.device)[:, :, None]  # (B, 2, 1)
+    below = torch.arange(height, device=images.device) >= sizes[:, 0]  # (B, H)
+    right = torch.arange(width, device=images.device) >= sizes[:, 1]  # (B, W)
+    return below[:, :, None] | right[:, None]
+
+
+def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
+    """Make of maps ``(B, C, H_l, W_l)`` what the decoder takes, masks of their padding included."""
+    sizes = [x.shape[2:] for x in maps]
+    masks = [F.interpolate(padding[:, None].float(), size)[:, 0] > 0 for size in sizes]
+    shapes = torch.tensor(sizes, device=padding.device)
+    return dict(
+        value=torch.cat([to_tokens(x) for x in maps], 1),
+        key_padding_mask=torch.cat([mask.flatten(1) for mask in masks], 1),
+        spatial_shapes=shapes,
+        level_start_index=F.pad(shapes.prod(1).cumsum(0)[:-1], (1, 0)),
+        valid_ratios=torch.stack([DeformableDETR.get_valid_ratio(mask) for mask in masks], 1),
+    )
+
+
+def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> tuple:
+    """Repeat one image for several queries, or one query for several images.
+
+    Raises:
+        ValueError: where the two differ and neither is one.
+    """
+    numbers = {len(images), len(sketch)}
+    if len(numbers) > 1 and 1 not in numbers:
+        raise ValueError(
+            "images and queries must be equally many, or one of either, "
+            f"got {len(images)} images and {len(sketch)} queries"
+        )
+    number = max(numbers)
+    if data_samples is not None and len(data_samples) < number:
+        data_samples = [data_samples[0].new() for _ in range(number)]
+    return images.expand(number, -1, -1, -1), sketch.expand(number, -1, -1, -1, -1), data_samples
+
+
+class TokenProjection(nn.Sequential):
+    """Narrow tokens, and normalise groups of channels over all of them.
+
+    Initialised as the neck is. Learned tokens begin so close to each other that a random bias,
+    which they share, would outweigh them, and the normalisation would keep it: all queries would
+    begin near one reference point.
+
+    Args:
+        in_channels: channels of the tokens.
+        out_channels: those of the result, a multiple of 32.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(32, out_channels))
+        nn.init.xavier_uniform_(self[0].weight)
+        nn.init.zeros_(self[0].bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""
+        return to_tokens(super().forward(tokens.transpose(1, 2)[..., None]))
+
+
+@MODELS.register_module()
+class LocFormer(BaseDetector):
+    """Find what sketches show.
+
+    A query is one sketch or several of one category. There may be one for each image, one for all
+    images, or several for one image.
+
+    Args:
+        backbone: config of one that takes images, padding and sketches, and returns
+            :class:`GuidedFeatures`: ``SwinRAM``, or ``SketchGuided`` around another backbone.
+        sketch_encoder: config of what turns sketches into maps.
+        neck: config of what narrows the backbone's four maps.
+        decoder: settings of mmdet's DeformableDetrTransformerDecoder.
+        bbox_head: config of the head, with one level more than the decoder has layers.
+        mix_sketches: let the sketches of a query make one for the head by a
+            :class:`SketchMixer`, with the dropout of the head; else their mean does.
+        train_cfg: as in mmdet, for the head.
+        test_cfg: as in mmdet, for the head.
+        data_preprocessor: config of a ``SketchDetDataPreprocessor``.
+        init_cfg: as in :class:`mmengine.model.BaseModule`.
+    """
+
+    # of https://github.com/vcl-iisc/locformer-SGOL
+    rename_rules = (
+        (r"^transformer\.(?=decoder\.layers\.|reference_points\.)", ""),
+        (r"^(decoder\.layers\.\d\.)norm2\.", r"\1norms.0."),
+        (r"^(decoder\.layers\.\d\.)norm1\.", r"\1norms.1."),
+        (r"^(decoder\.layers\.\d\.)norm3\.", r"\1norms.2."),
+        (r"^(decoder\.layers\.\d\.)linear1\.", r"\1ffn.layers.0.0."),
+        (r"^(decoder\.layers\.\d\.)linear2\.", r"\1ffn.layers.1."),
+        (r"^(decoder\.layers\.\d\.self_attn\.)(?=in_|out_)", r"\1attn."),
+        (r"^class_embed_v2\.", "bbox_head.cls_branches."),
+        (r"^bbox_embed\.(\d)\.layers\.0\.", r"bbox_head.reg_branches.\1.0."),
+        (r"^bbox_embed\.(\d)\.layers\.1\.", r"bbox_head.reg_branches.\1.2."),
+        (r"^bbox_embed\.(\d)\.layers\.2\.", r"bbox_head.reg_branches.\1.4."),
+        (r"^trans\.", "bbox_head.sketch_branches."),
+        (r"^query_fusion\.", "bbox_head.object_fusions."),
+        (r"^query_fusion_sketch\.", "bbox_head.sketch_fusions."),
+        (r"^multi_sketch_fusion\.", "sketch_mixer.fusion."),
+        (r"^sketch_embedding\.", "sketch_encoder.trunk."),
+        (r"^gp_norm\.", "sketch_encoder.norm."),
+        (r"^sketch_proj\.", "sketch_encoder.proj."),
+        (r"^input_proj\.(\d)\.0\.", r"neck.convs.\1.conv."),
+        (r"^input_proj\.(\d)\.1\.", r"neck.convs.\1.gn."),
+        (r"^tgt_proj\.", "token_proj."),
+        (r"^query_pos_proj\.", "position_proj."),
+        *SwinRAM.rename_rules,
+        # rules see names without this prefix
+        (r"^(?=(stem|stages|fusions|last_merging|last_downsample|body)\.)", "backbone."),
+        (r"^(?=(det|query)_(token|pos))", "backbone."),
+    )
+    computed_entries = SwinRAM.computed_entries
+    fresh_entries = classifier_parts = ()
+    # what the published network owns and does not use; the box heads are also there by another name
+    unused_entries = (
+        r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
+        r"^(sketch_proj_query|pos_proj)\.",
+        r"^bbox_head\.\w+_fusions\.[012]\.",
+        r"^(bbox_head\.\w+_fusions\.\d|sketch_mixer\.fusion)\.(self_attn_sk|norm[12])\.",
+        *SwinRAM.unused_entries,
+    )
+
+    def __init__(
+        self,
+        backbone: dict,
+        sketch_encoder: dict,
+        neck: dict,
+        decoder: dict,
+        bbox_head: dict,
+        *,
+        mix_sketches: bool = False,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.sketch_encoder = MODELS.build(sketch_encoder)
+        self.neck = MODELS.build(neck)
+        self.decoder = DeformableDetrTransformerDecoder(**decoder)
+        self.bbox_head = MODELS.build(dict(bbox_head, train_cfg=train_cfg, test_cfg=test_cfg))
+        levels = self.decoder.num_layers + 1
+        if self.bbox_head.num_pred_layer != levels:
+            raise ValueError(
+                f"the head must have {levels} levels for {self.decoder.num_layers} decoder layers, "
+                f"got {self.bbox_head.num_pred_layer}"
+            )
+        dims = self.decoder.embed_dims
+        self.token_proj = TokenProjection(self.backbone.token_dims, dims)
+        self.position_proj = TokenProjection(self.backbone.position_dims, dims)
+        self.reference_points = nn.Linear(dims, 2)
+        self.sketch_mixer = None
+        if mix_sketches:
+            self.sketch_mixer = SketchMixer(dims, dropout=self.bbox_head.dropout)
+
+    def init_weights(self) -> None:
+        """Initialise the decoder as Deformable DETR does, the other parts as they say."""
+        super().init_weights()
+        for parameter in self.decoder.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.decoder.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.init_weights()
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        sketches: Tensor,
+        data_samples: list[DetDataSample] | None = None,
+        mode: str = "tensor",
+    ) -> dict[str, Tensor] | list[DetDataSample] | tuple[Tensor, Tensor]:
+        """Compute losses, predictions or the head's tensors.
+
+        Args:
+            inputs: images ``(B, 3, H, W)``.
+            sketches: ``(B, S, 3, H', W')``; S sketches for each query.
+            data_samples: with the `img_shape` of each image; without any, no image is padded.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """
+        if mode not in ("loss", "predict", "tensor"):
+            raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+        if sketches.ndim != 5:
+            raise ValueError(
+                "sketches must be (batch, number, 3, height, width), "
+                f"got the shape {tuple(sketches.shape)}"
+            )
+        sketch = self.sketch_encoder(sketches)
+        inputs, sketch, data_samples = match_batches(inputs, sketch, data_samples)
+        features = self.decode(*self.extract_feat(inputs, sketch, data_samples), sketch)
+        if mode == "loss":
+            return self.bbox_head.loss(*features, data_samples=data_samples)
+        if mode == "predict":
+            results = self.bbox_head.predict(*features, data_samples=data_samples)
+            return self.add_pred_to_datasample(data_samples, results)
+        return self.bbox_head(*features)
+
+    def extract_feat(
+        self, images: Tensor, sketch: Tensor, data_samples: list[DetDataSample] | None = None
+    ) -> tuple[GuidedFeatures, Tensor]:
+        """Return the backbone's features, the maps narrowed, and the padding of the images."""
+        padding = find_padding(images, data_samples)
+        features = self.backbone(images, padding, sketch)
+        return features._replace(maps=self.neck(features.maps)), padding
+
+    def decode(
+        self, features: GuidedFeatures, padding: Tensor, sketch: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Find objects, and return what the head takes."""
+        query, places = self.token_proj(features.tokens), self.position_proj(features.positions)
+        places = places.expand_as(query)
+        centres = at_least_float32(self.reference_points(places)).sigmoid()
+        # the boxes of the tokens, before the first layer
+        reference = self.bbox_head.boxes(0, query, centres).detach()
+        states, references = self.decoder(
+            query=query,
+            query_pos=places,
+            reference_points=reference,
+            reg_branches=self.bbox_head.reg_branches[1:],
+            **pyramid(features.maps, padding),
+        )
+        mix = self.sketch_mixer or (lambda sketches: sketches.mean(1))
+        return [query, *states], [centres, reference, *references[:-1]], places, mix(sketch)
+
+    def is_droppable(self, entry: str) -> bool:
+        """Tell whether a published entry, renamed, belongs to a part that is not used."""
+        entry = entry.removeprefix("backbone.")
+        return any(re.search(pattern, entry) for pattern in self.unused_entries)
+
+    def loss(self, *args, **kwargs) -> dict[str, Tensor]:
+        """Compute the losses, as :meth:`forward` does."""
+        return self(*args, **kwargs, mode="loss")
+
+    def predict(self, *args, **kwargs) -> list[DetDataSample]:
+        """Find objects, as :meth:`forward` does."""
+        return self(*args, **kwargs, mode="predict")
+
+    def _forward(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        return self(*args, **kwargs)

@@ -1,0 +1,132 @@
+"""The mini preset of search by sketch: shapes asked for by wobbly drawings of their outlines.
+
+Detectors of DETR's kind want many steps, and there are minutes. So the networks are small here, of
+the same code; what only slows a short training is left out (dropout, stochastic depth, queries that
+a few shapes do not need); and sketches are small, with lines that survive it.
+"""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..mini.shapes import CLASSES
+from .shape_sketches import draw_shape_sketches
+
+BATCH_SIZE, LEARNING_RATE = 8, 4e-4
+NUM_EPOCHS, NUM_WARMUP = 24, 2
+# of Deformable DETR's recipe; boxes, corrected by every layer, swing at the rate of the others
+SLOW = dict(sampling_offsets=0.1, reference_points=0.1, reg_branches=0.3)
+# side of a sketch in pixels
+SKETCH_SIZE = 64
+NUM_QUERIES = 30
+NUM_LAYERS = 3
+# channels of the sketch, of the queries and in the fusions; of the maps of each stage
+DIMS = 128
+CHANNELS = (32, 64, 128, 256)
+ARCHS = dict(
+    SwinRAM=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16), drop_path_rate=0.0),
+    UniFormer=dict(
+        embed_dims=CHANNELS, depths=(2, 2, 2, 2), head_dims=32, conv_stem=False, layer_scale=False
+    ),
+)
+
+
+def sketch_detection(cfg: Config, root: Path) -> dict:
+    """Return the settings of a mini run that replace those of a config that searches by sketch.
+
+    Args:
+        cfg: the config; its model shrinks in place.
+        root: folder of the mini set; the sketches are drawn into it where they are not there yet.
+    """
+    sketch_root = draw_shape_sketches(root)
+    _shrink(cfg.model)
+    load = [
+        dict(type="LoadImageStrict"),
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="RenderSketch", size=SKETCH_SIZE, line_width=3, antialias=True, fit=True),
+    ]
+    train = [
+        dict(type="SeedSample"),
+        *load,
+        dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
+        dict(type="PackSketchInputs"),
+    ]
+    val = [
+        *load,
+        dict(type="Resize", scale_factor=1.0, keep_ratio=True),
+        dict(type="PackSketchInputs"),
+    ]
+
+    def dataset(split: str, pipeline: list) -> dict:
+        asked = cfg[f"{split}_dataloader"].dataset
+        return dict(
+            type="SketchCocoDataset",
+            data_root=str(root / "coco"),
+            ann_file=f"annotations/instances_{split}2017.json",
+            data_prefix=dict(img=f"{split}2017/"),
+            sketch_root=str(sketch_root),
+            metainfo=dict(classes=CLASSES),
+            test_mode=split == "val",
+            pipeline=pipeline,
+            **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
+        )
+
+    cfg.default_hooks.checkpoint.interval = NUM_EPOCHS // 4
+    # counted in epochs, of which open-world data has shorter ones, and stepped every iteration
+    smoothly = dict(by_epoch=True, convert_to_iter_based=True)
+    return dict(
+        train_dataloader=dict(
+            batch_size=BATCH_SIZE,
+            num_workers=0,
+            sampler=dict(type="SeededSampler", shuffle=True),
+            dataset=dataset("train", train),
+        ),
+        val_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            dataset=dataset("val", val),
+        ),
+        val_evaluator=dict(
+            cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
+        ),
+        train_cfg=dict(
+            type="EpochBasedTrainLoop", max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS // 4
+        ),
+        optim_wrapper=dict(
+            type="OptimWrapper",
+            optimizer=dict(type="AdamW", lr=LEARNING_RATE, weight_decay=1e-4),
+            paramwise_cfg=dict(custom_keys={k: dict(lr_mult=v) for k, v in SLOW.items()}),
+            clip_grad=dict(max_norm=1.0),
+        ),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.05, end=NUM_WARMUP, **smoothly),
+            dict(type="CosineAnnealingLR", begin=NUM_WARMUP, end=NUM_EPOCHS, **smoothly),
+        ],
+    )
+
+
+def _shrink(model: dict) -> None:
+    """Make a small network of LocFormer's, and leave dropout out."""
+    backbone, trunk = model.backbone, model.sketch_encoder.trunk
+    backbone.update(num_queries=NUM_QUERIES, fusion_dims=DIMS, dropout=0.0)
+    backbone["sketch_dims" if backbone.type == "SwinRAM" else "embed_dims"] = DIMS
+    body = backbone.get("backbone", backbone)
+    body.drop_path_rate = 0.0
+    if body.type in ARCHS:
+        body.arch = ARCHS[body.type]
+        model.neck.in_channels = [*CHANNELS[1:], DIMS]
+    trunk.update(depth=18, base_channels=CHANNELS[0])
+    model.sketch_encoder.update(in_channels=8 * CHANNELS[0], out_channels=DIMS)
+    model.neck.out_channels = DIMS
+    layer = model.decoder.layer_cfg
+    for settings in layer.values():
+        settings.embed_dims = DIMS
+    layer.self_attn_cfg.dropout = layer.cross_attn_cfg.dropout = layer.ffn_cfg.ffn_drop = 0.0
+    layer.ffn_cfg.feedforward_channels = 4 * DIMS
+    model.decoder.num_layers = NUM_LAYERS
+    # the last level refines
+    model.bbox_head.update(
+        embed_dims=DIMS, num_levels=NUM_LAYERS + 1, first_refined=NUM_LAYERS, dropout=0.0
+    )
+    model.test_cfg.max_per_img = NUM_QUERIES

@@ -1,0 +1,1 @@
+"""The embedded mini set, and the preset that runs any config on it."""

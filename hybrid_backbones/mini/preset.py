@@ -1,0 +1,222 @@
+"""The mini preset: any config of the repository on the embedded set, in minutes on two CPU cores.
+
+The network's code is the config's. The preset replaces the data, the number of classes, the image
+size and the schedule, and drops ImageNet weights, which a first run cannot have.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import get_object_from_string
+
+from .shapes import CLASSES, PALETTE, SCENES, SINGLES, draw_mini
+
+# what only makes sense with pre-trained weights or in a long training
+FROM_SCRATCH = dict(
+    init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False, drop_path_rate=0.0
+)
+# half of COCO's anchors, since the shapes are smaller than its objects, and fewer proposals
+DETECTION = dict(
+    num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
+)
+# anchors and RoIs of one picture that the losses see: each RoI costs as much as a small picture
+NUM_SAMPLES = 32
+NUM_SCENES = SCENES[0][2]
+NUM_SINGLES = SINGLES[0][1] * len(CLASSES)
+# pixels; the head costs as much per pixel as the backbone, and steps count more than pixels
+SEGMENTATION_CROP = (96, 96)
+
+
+def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
+    """Turn a config into its mini run, in place; draw the set where it is not there yet.
+
+    Args:
+        cfg: a config whose `default_scope` is mmdet, mmseg or mmpretrain.
+        root: folder of the embedded set.
+
+    Raises:
+        ValueError: for another scope.
+    """
+    presets = {"mmdet": _detection, "mmseg": _segmentation, "mmpretrain": _classification}
+    scope = cfg.get("default_scope")
+    if scope not in presets:
+        raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
+    for settings in dicts(cfg.model):
+        settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
+    # an average over 10,000 steps would stay where a run of some hundreds begins
+    cfg.default_hooks.pop("ema", None)
+    # a config may name a preset of its own, as that of a search by sketch does
+    own = cfg.get("mini_preset")
+    preset = get_object_from_string(own) if own else presets[scope]
+    for key, value in preset(cfg, draw_mini(root)).items():
+        cfg[key] = value
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.default_hooks.logger.interval = 10
+    cfg.default_hooks.visualization.interval = 10
+
+
+def _detection(cfg: Config, root: Path) -> dict:
+    with_mask = "segm" in cfg.val_evaluator.metric
+    # dense heads cost less per step, and need more of them
+    epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
+    for settings in dicts(cfg.model):
+        settings.update({k: v for k, v in DETECTION.items() if k in settings})
+        if settings.get("type") == "RandomSampler":
+            settings.num = NUM_SAMPLES
+    load = [
+        dict(type="LoadImageStrict"),
+        dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask),
+    ]
+    meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    train = [
+        dict(type="SeedSample"),
+        *load,
+        dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
+        dict(type="PackDetInputs"),
+    ]
+    val = [
+        *load,
+        dict(type="Resize", scale_factor=1.0, keep_ratio=True),
+        dict(type="PackDetInputs", meta_keys=meta_keys),
+    ]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="CheckedCocoDataset",
+            data_root=str(root / "coco"),
+            ann_file=f"annotations/instances_{split}2017.json",
+            data_prefix=dict(img=f"{split}2017/"),
+            metainfo=dict(classes=CLASSES, palette=list(PALETTE[1:])),
+            test_mode=split == "val",
+        )
+
+    return dict(
+        train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
+        val_dataloader=_val_loader(dataset("val"), val, 1),
+        val_evaluator=dict(
+            cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
+        ),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=val_interval),
+        **_one_cycle(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
+    )
+
+
+def _segmentation(cfg: Config, root: Path) -> dict:
+    classes = ("background", *CLASSES)
+    for settings in dicts(cfg.model):
+        if "num_classes" in settings:
+            settings.num_classes = len(classes)
+    cfg.model.data_preprocessor.size = SEGMENTATION_CROP
+    load = [
+        dict(type="LoadImageStrict"),
+        dict(type="LoadAnnotationsStrict"),
+    ]
+    train = [
+        dict(type="SeedSample"),
+        *load,
+        # not a crop of background alone
+        dict(type="RandomCrop", crop_size=SEGMENTATION_CROP, cat_max_ratio=0.9),
+        dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
+        dict(type="PackSegInputs"),
+    ]
+    val = [*load, dict(type="PackSegInputs")]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="CheckedSegDataset",
+            data_root=str(root / "ade"),
+            data_prefix=dict(img_path=f"images/{split}", seg_map_path=f"annotations/{split}"),
+            img_suffix=".png",
+            seg_map_suffix=".png",
+            reduce_zero_label=True,
+            metainfo=dict(classes=classes, palette=list(PALETTE)),
+        )
+
+    num_iters = 180
+    cfg.default_hooks.checkpoint.interval = num_iters // 3
+    return dict(
+        train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
+        val_dataloader=_val_loader(dataset("validation"), val, 1),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
+        **_one_cycle(lr=5e-4, num_iters=num_iters),
+    )
+
+
+def _classification(cfg: Config, root: Path) -> dict:
+    for settings in (*dicts(cfg.model), cfg.data_preprocessor):
+        if "num_classes" in settings:
+            settings.num_classes = len(CLASSES)
+    cfg.model.head.topk = (1,)
+    # no mixing of pictures
+    cfg.model.train_cfg = None
+    epochs, batch_size = 8, 16
+    train = [
+        dict(type="SeedSample"),
+        dict(type="LoadImageStrict"),
+        dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+        dict(type="RandomFlip", prob=0.5, direction="vertical"),
+        dict(type="PackInputs"),
+    ]
+    val = [dict(type="LoadImageStrict"), dict(type="PackInputs")]
+
+    def dataset(split: str) -> dict:
+        return dict(
+            type="CustomDataset",
+            data_root=str(root / "imagenet"),
+            data_prefix=split,
+            metainfo=dict(classes=CLASSES),
+        )
+
+    return dict(
+        train_dataloader=_train_loader(dataset("train"), train, batch_size, "SeededSampler"),
+        val_dataloader=_val_loader(dataset("val"), val, 20),
+        val_evaluator=dict(type="Accuracy", topk=(1,)),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=4),
+        **_one_cycle(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
+    )
+
+
+def dicts(settings) -> Iterator[ConfigDict]:
+    """Walk through all dicts inside of dicts and lists."""
+    if isinstance(settings, dict):
+        yield settings
+        settings = settings.values()
+    if not isinstance(settings, str):
+        for value in settings if hasattr(settings, "__iter__") else ():
+            yield from dicts(value)
+
+
+def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
+    return dict(
+        batch_size=batch_size,
+        # decoding such pictures takes less than handing them over would
+        num_workers=0,
+        drop_last=True,
+        sampler=dict(type=sampler, shuffle=True),
+        dataset=dict(dataset, pipeline=pipeline),
+    )
+
+
+def _val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        dataset=dict(dataset, pipeline=pipeline),
+    )
+
+
+def _one_cycle(lr: float, num_iters: int) -> dict:
+    warmup = num_iters // 10
+    return dict(
+        optim_wrapper=dict(
+            type="OptimWrapper",
+            optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05),
+            clip_grad=dict(max_norm=10.0),
+        ),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.05, by_epoch=False, end=warmup),
+            dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=num_iters),
+        ],
+    )

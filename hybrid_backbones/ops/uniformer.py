@@ -1,0 +1,128 @@
+"""Relation aggregators: UniFormer's token mixing, local in high and global in low resolution.
+
+Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
+https://arxiv.org/abs/2201.09450. The one idea: both kinds of mixing are ``mix(value(x))`` followed
+by a projection, with an affinity that is a learned table of relative offsets where neighbours are
+alike (a depthwise convolution), and the likeness of tokens where far ones matter (attention).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import PointwiseConv2d
+from .windows import join_windows, partition_windows, valid_positions
+
+
+def count_heads(embed_dims: int, head_dims: int) -> int:
+    """Return the number of heads of `head_dims` channels.
+
+    Raises:
+        ValueError: where these do not make up `embed_dims`.
+    """
+    if head_dims < 1 or embed_dims % head_dims:
+        raise ValueError(f"head_dims must divide embed_dims, got {head_dims=}, {embed_dims=}")
+    return embed_dims // head_dims
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split ``(B, N, 3C)``, query, key, value in turn, into three ``(B, h, N, d)``."""
+    query, key, value = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+    """Relate all tokens by their likeness.
+
+    For each head, ``out = softmax(query · keyᵀ / √d) · value``.
+
+    Args:
+        qkv: ``(B, N, 3C)``, query, key, value in turn, each head-major.
+        num_heads: h, a divisor of C.
+        mask: boolean ``(B, 1, 1, N)``; False hides a key. None hides none.
+
+    Returns:
+        ``(B, N, C)``, head-major.
+    """
+    query, key, value = split_heads(qkv, num_heads)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, h, N, d)
+    return out.transpose(1, 2).flatten(2)
+
+
+class LocalRelationAggregator(nn.Module):
+    """Relate each position to its neighbours by an affinity of the offset alone::
+
+        out = conv2(attn(conv1(x))),   attn a depthwise K×K convolution
+
+    Entries are named as in UniFormer's blocks, https://github.com/Sense-X/UniFormer.
+
+    Args:
+        embed_dims: channels of x and of the result.
+        kernel_size: K, odd.
+
+    Raises:
+        ValueError: for an even or non-positive K.
+    """
+
+    def __init__(self, embed_dims: int, kernel_size: int = 5):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        self.conv1 = PointwiseConv2d(embed_dims, embed_dims)
+        self.attn = nn.Conv2d(
+            embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims
+        )
+        self.conv2 = PointwiseConv2d(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return self.conv2(self.attn(self.conv1(x)))
+
+
+class GlobalRelationAggregator(nn.Module):
+    """Relate all positions of a map, or of each of its windows, by multi-head self-attention::
+
+        out = proj(multi_head_attention(qkv(x)))
+
+    Windows start at the upper left. A map whose sides are no multiples of the window is extended by
+    zeros at the right and the bottom; as published, these take part in the attention (their keys
+    and values are the bias of `qkv`) unless `mask_padding` hides them.
+
+    Args:
+        embed_dims: channels of x and of the result.
+        head_dims: d, a divisor of embed_dims.
+        window_size: side of the windows, in positions; None relates all positions.
+        mask_padding: hide what extends the map.
+
+    Raises:
+        ValueError: for settings other than these.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        head_dims: int,
+        *,
+        window_size: int | None = None,
+        mask_padding: bool = False,
+    ):
+        super().__init__()
+        if window_size is not None and window_size < 1:
+            raise ValueError(f"window_size must be positive or None, got {window_size=}")
+        self.num_heads = count_heads(embed_dims, head_dims)
+        self.window_size = window_size
+        self.mask_padding = mask_padding
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        batch, _, *size = x.shape
+        window = size if self.window_size is None else (self.window_size, self.window_size)
+        windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, n, N, C)
+        valid_mask = valid_positions(size, window, x.device) if self.mask_padding else None
+        mask = (
+            None if valid_mask is None else valid_mask.repeat(batch, 1)[:, None, None]
+        )  # (B·n, 1, 1, N)
+        out = multi_head_attention(self.qkv(windows).flatten(0, 1), self.num_heads, mask)
+        out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)  # (B, H, W, C)
+        return self.proj(out).permute(0, 3, 1, 2)

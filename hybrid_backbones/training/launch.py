@@ -1,0 +1,280 @@
+"""From the command line to a run: config, checks, runner.
+
+Everything that a user can get wrong is looked at here before the training starts, and reported in
+one line.
+"""
+
+import os
+import traceback
+from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from ..checkpoints import load_trained, read_checkpoint, require_resumable
+from ..mini.preset import apply_mini, dicts
+from .cfg_options import CfgOptions, apply_cfg_options
+from .checks import require_batches, require_data, require_length
+from .compilation import compile_backbone, require_compiler
+from .errors import one_line_errors, stop_on_sigterm
+from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
+from .progress import ProgressHook
+from .requirements import require_keys
+from .resume import adopt_settings, checkpoint_to_resume, progress
+from .saving import (
+    LoadFromHook,
+    advice_for_a_full_disk,
+    find_last_checkpoint,
+    remove_drafts,
+    require_elsewhere,
+)
+from .work_dir import is_first_process, locked, put_aside, require_writable
+
+__all__ = ["one_line_errors"]
+
+# how each framework's picture hook is told where to put the pictures of a test
+SHOW_DIR_KEYS = dict(
+    mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
+)
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that change a config."""
+    parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        help="settings of the config to override, as key=value",
+    )
+    parser.add_argument(
+        "--dangerously-run-code-in-checkpoints",
+        dest="run_code",
+        action="store_true",
+        help="run programs hidden in checkpoints; never for a file that you have from others",
+    )
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Add the flags that training and testing share, with OpenMMLab's names."""
+    add_config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="job launcher",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the backbone, for each shape of images"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def read_config(args: Namespace) -> Config:
+    """Read the config of the command line, with the mini preset and its overrides.
+
+    Raises:
+        ValueError: where there is no such config, or it cannot be read or changed so.
+    """
+    if not Path(args.config).is_file():
+        raise ValueError(
+            f"no config at {args.config}: check the path, see configs/ for those we have"
+        )
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:  # a config is a program, which can fail in every way
+        raise ValueError(f"cannot read the config {args.config}: {_where(error)}") from error
+    require_keys(cfg, "default_scope", "model")
+    if args.mini:
+        apply_mini(cfg)
+    if args.cfg_options:
+        apply_cfg_options(cfg, args.cfg_options)
+    return cfg
+
+
+def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...]) -> Config:
+    """Read the config of the command line, and check what a run takes from it.
+
+    Args:
+        args: the parsed command line.
+        needs: keys that the config must set.
+        loaders: keys of data loaders, whose data must be there where the config sets them.
+
+    Raises:
+        ValueError: where the config, its data or the work dir cannot be used.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = read_config(args)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem + ("_mini" if args.mini else "")
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
+    require_keys(cfg, *needs)
+    for loader in loaders:
+        if cfg.get(loader) is not None:
+            require_data(cfg, cfg[loader].dataset)
+    require_writable(Path(cfg.work_dir))
+    if args.launcher != "none" and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
+    return cfg
+
+
+def train(args: Namespace) -> None:
+    """Train as the command line says.
+
+    Raises:
+        ValueError: for what a user can mend.
+        KeyboardInterrupt: where the user or SIGTERM stops it; says what was kept.
+    """
+    needs = ("train_dataloader", "train_cfg", "optim_wrapper")
+    cfg = prepare_run(args, needs, ("train_dataloader", "val_dataloader"))
+    stop_on_sigterm()
+    try:
+        with locked(Path(cfg.work_dir)) if is_first_process(args.launcher) else nullcontext():
+            _train(args, cfg)
+    except KeyboardInterrupt as stop:
+        last = find_last_checkpoint(cfg.work_dir)
+        kept = f"go on from {last} with --resume" if last else "there is no checkpoint yet"
+        raise type(stop)(kept) from stop
+
+
+def _train(args: Namespace, cfg: Config) -> None:
+    """Train in a work dir that is ours."""
+    require_length(cfg.train_cfg)
+    if args.compile:
+        require_compiler(_device())
+    if args.amp:
+        dtype = DEFAULTS[_device()] if args.amp == "auto" else DTYPES[args.amp]
+        cfg.optim_wrapper = train_in_mixed_precision(cfg.optim_wrapper, _device(), dtype)
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        cfg.auto_scale_lr.enable = True
+    differences, checkpoint = [], None
+    if args.resume:
+        path = checkpoint_to_resume(args.resume, cfg.work_dir)
+        checkpoint = read_checkpoint(path)
+        unit, done, whole = progress(cfg, checkpoint)
+        if done >= whole:
+            print_log(
+                f"already finished: {path} is of {unit} {done} of {whole}. Evaluate it with "
+                f"tools/test.py, or raise train_cfg.max_{unit}s to train on"
+            )
+            return
+        differences = adopt_settings(cfg, checkpoint)
+        cfg.resume, cfg.load_from = True, str(path)
+    else:
+        cfg.resume = False
+        if cfg.get("load_from"):
+            require_elsewhere(cfg.load_from, cfg.work_dir)
+        if is_first_process(args.launcher):
+            put_aside(Path(cfg.work_dir))
+    if is_first_process(args.launcher):
+        remove_drafts(cfg.work_dir)
+    runner = Runner.from_cfg(cfg)
+    if checkpoint is not None:
+        require_resumable(runner.model, checkpoint)
+        del checkpoint
+    elif cfg.get("load_from"):
+        runner.register_hook(LoadFromHook(cfg.load_from))
+    for line in differences:
+        print_log(line, logger="current")
+    require_batches(runner.train_loop.dataloader)
+    if args.compile:
+        compile_backbone(runner.model)
+    try:
+        with advice_for_a_full_disk(cfg.work_dir):
+            runner.train()
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
+
+
+def test(args: Namespace) -> dict:
+    """Evaluate a checkpoint as the command line says, and return the metrics.
+
+    Raises:
+        ValueError: for what a user can mend.
+    """
+    needs = ("test_dataloader", "test_cfg", "test_evaluator")
+    cfg = prepare_run(args, needs, ("test_dataloader",))
+    if args.compile:
+        require_compiler(_device())
+    cfg.resume, cfg.load_from = False, None
+    # a checkpoint's `state_dict` is the average already; the plain weights are its `ema_state_dict`
+    cfg.get("default_hooks", {}).pop("ema", None)
+    if args.show_dir:
+        _show_in(cfg, str(Path(args.show_dir).absolute()))
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out must end with .pkl or .pickle, got {args.out}")
+    if args.out:
+        # mmdet's own compresses masks
+        dump = "DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
+        cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
+    runner = Runner.from_cfg(cfg)
+    load_trained(runner.model, args.checkpoint)
+    if args.compile:
+        compile_backbone(runner.model.eval())
+    return runner.test()
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        ValueError: where there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
+    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise ValueError(
+            f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
+            "--device cpu"
+        )
+    return device
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _where(error: Exception) -> str:
+    """Say what is wrong with a config, and in which line where it was run so far."""
+    calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
+    place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
+    reason = error.__cause__ or error
+    return f"{type(reason).__name__}: {reason}{place}"
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Start gloo processes here, since mmengine would ask for a GPU of each."""
+    if cfg.launcher != "pytorch":
+        raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
+    torch.distributed.init_process_group("gloo")
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+    )
+    # synchronised normalisation exists for GPUs only
+    cfg.pop("sync_bn", None)
+    for settings in dicts(cfg.model):
+        if settings.get("type") == "SyncBN":
+            settings.type = "BN"
+    print_log("no GPU: processes talk through gloo, and normalise each for itself")
+
+
+def _show_in(cfg: Config, folder: str) -> None:
+    hook = cfg.default_hooks.visualization
+    switch, key = SHOW_DIR_KEYS[cfg.default_scope]
+    hook[switch], hook.interval = True, 1
+    if key:
+        hook[key] = folder
+    else:
+        cfg.visualizer.save_dir = folder

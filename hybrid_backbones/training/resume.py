@@ -1,0 +1,162 @@
+"""Going on with an interrupted training: from which checkpoint, and by whose settings.
+
+mmengine restores the optimiser and the schedulers with all their settings, and takes the rest from
+the config. So a setting that was changed in between may have no effect; each is named here.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .saving import find_last_checkpoint
+
+# what a checkpoint brings along: the config's settings are replaced by those it was trained with
+RESTORED = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg", "optim_wrapper.constructor")
+RESTORED += ("param_scheduler", "auto_scale_lr", "randomness.seed")
+# what decides about the result of a training
+COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
+# parts of it that change nothing but the speed
+SPEED = tuple(
+    f"train_dataloader.{name}"
+    for name in ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
+)
+
+
+def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
+    """Return the path that `--resume` names, or the last checkpoint of the work dir for 'auto'.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    path = find_last_checkpoint(work_dir) if resume == "auto" else Path(resume)
+    if path is None:
+        raise ValueError(
+            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start anew, or "
+            "name a checkpoint behind it"
+        )
+    if not path.is_file():
+        raise ValueError(f"--resume: no checkpoint at {path}; check the path")
+    return path
+
+
+def progress(cfg: Config, checkpoint: Mapping) -> tuple[str, int, int]:
+    """Return in what the config's training is counted, what the checkpoint has, and the whole.
+
+    Raises:
+        ValueError: where no training has saved the checkpoint.
+    """
+    unit = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
+    meta = checkpoint.get("meta") or {}
+    if unit not in meta or "message_hub" not in checkpoint:
+        raise ValueError(
+            "--resume: the checkpoint does not say how far its training came; to begin a training "
+            "from its weights, set load_from in the config"
+        )
+    return unit, meta[unit], cfg.train_cfg[f"max_{unit}s"]
+
+
+def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
+    """Give a config the settings that a checkpoint brings along, and say what differs.
+
+    Args:
+        cfg: of the training that goes on; changed in place.
+        checkpoint: all that its file holds.
+
+    Returns:
+        a line for each setting that differs, which says whose value is used.
+
+    Raises:
+        ValueError: where the optimiser is of another type, since its state cannot be used.
+    """
+    meta = checkpoint.get("meta") or {}
+    if "cfg" not in meta:
+        return ["the checkpoint does not say with which settings it was trained"]
+    old, new = read_settings(meta["cfg"]), read_settings(cfg.pretty_text)
+    # a random seed is not in the config
+    old.setdefault("randomness", {})["seed"] = meta.get("seed")
+    kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"--resume: the checkpoint has the state of {kinds[0]}, with which the config's "
+            f"{kinds[1]} cannot go on. Set optim_wrapper.optimizer.type={kinds[0]}, or leave "
+            "--resume out and set load_from to begin anew from its weights"
+        )
+    lines = []
+    flat_old, flat_new = (dict(_flatten(settings)) for settings in (old, new))
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        values = [_show(flat.get(key)) for flat in (flat_old, flat_new)]
+        if values[0] != values[1] and _is_among(key, COMPARED) and not _is_among(key, SPEED):
+            used = "the checkpoint's" if _is_among(key, RESTORED) else "the config's"
+            lines.append(
+                f"--resume: {key} is {values[0]} in the checkpoint and {values[1]} in the config; "
+                f"{used} is used"
+            )
+    for key in RESTORED:
+        _replace(cfg, key, _find(old, key))
+    return lines
+
+
+def read_settings(text: str) -> dict[str, Any]:
+    """Read the text of a config, without running it as mmengine would."""
+    assignments = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: _value(node.value) for node in assignments}
+
+
+def _value(node: ast.expr) -> Any:
+    """Return the value of an expression that mmengine has written."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict":
+        named = {word.arg: _value(word.value) for word in node.keywords}
+        return dict(*map(_value, node.args), **named)
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {ast.literal_eval(key): _value(value) for key, value in pairs}
+    if isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(item) for item in node.elts)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # a name, such as inf
+        return ast.unparse(node)
+
+
+def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting with its dotted key."""
+    if isinstance(settings, dict):
+        items = settings.items()
+    elif isinstance(settings, list | tuple):
+        items = enumerate(settings)
+    else:
+        items = ()
+    if not items:
+        yield key, settings
+    for name, value in items:
+        yield from _flatten(value, f"{key}.{name}" if key else str(name))
+
+
+def _is_among(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _find(settings: Mapping, key: str) -> Any:
+    """Return the setting of a dotted key, or None."""
+    for name in key.split("."):
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else repr(value)
+
+
+def _replace(cfg: Config, key: str, value: Any) -> None:
+    """Set a dotted key, or remove it for None."""
+    section, _, name = key.rpartition(".")
+    owner = cfg[section] if section else cfg
+    if value is not None:
+        owner[name] = value
+    elif name in owner:
+        owner.pop(name)

@@ -1,0 +1,65 @@
+"""The model zoo is the code's: counts, published figures, and the page that shows both."""
+
+import pytest
+
+from hybrid_backbones.benchmark.zoo import (
+    GROUPS,
+    REASONS,
+    VERIFIED,
+    Row,
+    measure_config,
+    read_published,
+    write_zoo,
+)
+
+
+@pytest.fixture(scope="module")
+def rows(repository):
+    return [measure_config(path) for path in sorted((repository / "configs").glob("*.py"))]
+
+
+def test_the_page_is_up_to_date(rows, repository):
+    page = (repository / "docs" / "model_zoo.md").read_text()
+    assert page == write_zoo(rows), "run `python tools/model_zoo.py` and commit the page"
+
+
+def test_counts_agree_with_the_published_ones_or_the_page_says_why(rows):
+    assert {row.config for row in rows if row.deviations} == REASONS.keys()
+    assert sum(row.published_macs is not None for row in rows) > 40
+
+
+def test_every_config_is_on_the_page(rows):
+    page = write_zoo(rows)
+    assert all(page.count(f"| `{row.config}` |") == 1 for row in rows)
+    prefixes = {row.config.split("_")[0] for row in rows} - {"cascade"}
+    assert set(GROUPS) == prefixes | {"cascade_maskrcnn"}
+
+
+def test_what_is_called_verified_has_golden_files(repository):
+    stems = [stem for stems in VERIFIED.values() for stem in stems]
+    assert all((repository / f"tests/golden/{stem}.json").is_file() for stem in stems)
+
+
+@pytest.mark.parametrize(
+    ("ours", "published", "deviations"),
+    [
+        ((10.0, 2.0), ("10.1", "2.03"), {}),
+        ((21.5451, 2.0), ("22", None), {}),
+        ((10.0, 2.0), ("9.0", None), {"parameters": 10 / 9}),
+    ],
+    ids=["within", "rounded", "beyond"],
+)
+def test_two_percent_are_tolerated(ours, published, deviations):
+    row = Row("x", "ResNet", 50, (1, 1), ours[0], published[0], ours[1], published[1], "")
+    assert row.deviations == pytest.approx(deviations)
+
+
+def test_published_results_are_read_over_several_lines(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text(
+        '"""X.\n\nPublished: 1 with 2M parameters\n           and more\nNote:      no\n"""'
+    )
+    assert read_published(path) == "1 with 2M parameters and more"
+    path.write_text('"""X."""')
+    with pytest.raises(ValueError, match="Published"):
+        read_published(path)

@@ -1,0 +1,149 @@
+"""Operators whose gradient is written by hand, under the transforms of `torch.func`."""
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
+
+from hybrid_backbones.ops import (
+    BiLevelRoutingAttention,
+    local_attention,
+    pixel_shift_attention,
+    routed_attention,
+    shifted_window_attention,
+)
+from hybrid_backbones.ops.swiftformer import unit_vectors
+
+ROUTES = torch.tensor([[[0, 2], [1, 2], [2, 0]]])
+REAL = torch.tensor([[True, True, False], [False, True, True], [True, True, True]])
+
+MAP = (1, 2, 3, 4)
+OPERATORS = {
+    "local": (lambda *x: local_attention(*x, 3, backend="tiled"), [(1, 1, 2, 3, 4)] * 3),
+    "routed": (
+        lambda *x: routed_attention(*x, ROUTES, 1, valid_mask=REAL, backend="chunked"),
+        [(1, 3, 2, 2), (1, 3, 3, 2), (1, 3, 3, 2)],
+    ),
+    "pixel shift": (lambda *x: pixel_shift_attention(*x, backend="shifted"), [MAP] * 3),
+    "windows": (lambda *x: shifted_window_attention(*x, 2, 1), [MAP, MAP, MAP, (1, 4, 4)]),
+    "unit vectors": (lambda x: unit_vectors(x, 2), [(1, 3, 4)]),
+}
+each_operator = pytest.mark.parametrize(
+    ("operator", "shapes"), OPERATORS.values(), ids=list(OPERATORS)
+)
+
+EXACT = dict(rtol=1e-10, atol=1e-12)
+
+
+def make(shapes, *samples):
+    return [torch.randn(*samples, *shape, dtype=torch.float64) for shape in shapes]
+
+
+def everything(inputs):
+    return tuple(range(len(inputs)))
+
+
+def gradients(function, inputs):
+    """Differentiate by autograd."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(function(*inputs), inputs)
+
+
+def squared(operator):
+    return lambda *x: operator(*x).square().sum()
+
+
+@each_operator
+def test_grad_is_that_of_autograd(operator, shapes):
+    loss, inputs = squared(operator), make(shapes)
+    actual = grad(loss, everything(inputs))(*inputs)
+    torch.testing.assert_close(actual, gradients(loss, inputs), **EXACT)
+
+
+@each_operator
+def test_vjp_is_the_pull_back_of_autograd(operator, shapes):
+    inputs = make(shapes)
+    out, pull = vjp(operator, *inputs)
+    vector = torch.randn_like(out)
+    expected = gradients(lambda *x: (operator(*x) * vector).sum(), inputs)
+    torch.testing.assert_close(pull(vector), expected, **EXACT)
+
+
+@each_operator
+def test_vmap_is_one_sample_after_another(operator, shapes):
+    inputs = make(shapes, 3)
+    expected = torch.stack([operator(*sample) for sample in zip(*inputs, strict=True)])
+    torch.testing.assert_close(vmap(operator)(*inputs), expected, **EXACT)
+
+
+@each_operator
+def test_what_all_samples_share_is_mapped_over_none(operator, shapes):
+    first, *shared = [make(shapes, 3)[0], *make(shapes)[1:]]
+    actual = vmap(operator, (0, *[None] * len(shared)))(first, *shared)
+    expected = torch.stack([operator(x, *shared) for x in first])
+    torch.testing.assert_close(actual, expected, **EXACT)
+
+
+@each_operator
+def test_each_sample_has_its_gradient(operator, shapes):
+    loss, inputs = squared(operator), make(shapes, 3)
+    actual = vmap(grad(loss, everything(inputs)))(*inputs)
+    samples = [gradients(loss, sample) for sample in zip(*inputs, strict=True)]
+    expected = tuple(torch.stack(x) for x in zip(*samples, strict=True))
+    torch.testing.assert_close(actual, expected, **EXACT)
+
+
+@each_operator
+def test_the_jacobian_is_that_of_autograd(operator, shapes):
+    inputs = make(shapes)
+    expected = torch.autograd.functional.jacobian(operator, tuple(inputs))
+    torch.testing.assert_close(jacrev(operator, everything(inputs))(*inputs), expected, **EXACT)
+
+
+@each_operator
+def test_gradients_of_gradients_are_their_derivatives(operator, shapes):
+    inputs = [x.requires_grad_() for x in make(shapes)]
+    assert torch.autograd.gradgradcheck(operator, inputs)
+
+
+@each_operator
+def test_grad_of_grad_is_that_of_autograd(operator, shapes):
+    inputs = make(shapes)
+
+    def twice(differentiate):
+        return lambda *x: sum(g.square().sum() for g in differentiate(squared(operator), x))
+
+    nested = grad(twice(lambda f, x: grad(f, everything(x))(*x)), everything(inputs))(*inputs)
+    by_autograd = twice(lambda f, x: torch.autograd.grad(f(*x), x, create_graph=True))
+    torch.testing.assert_close(nested, gradients(by_autograd, inputs), **EXACT)
+
+
+@each_operator
+def test_what_was_transformed_leaves_no_trace_in_later_calls(operator, shapes):
+    inputs = make(shapes)
+    first = operator(*inputs)
+    vmap(grad(squared(operator)))(*make(shapes, 2))
+    torch.testing.assert_close(operator(*inputs), first, rtol=0, atol=0)
+    assert gradients(squared(operator), inputs)[0].isfinite().all()
+
+
+@each_operator
+def test_forward_mode_says_that_it_is_missing(operator, shapes):
+    inputs = tuple(make(shapes))
+    with pytest.raises(NotImplementedError, match=r"jvp function for custom autograd\.Function"):
+        jvp(operator, inputs, inputs)
+
+
+def test_each_image_has_its_gradient_of_the_weights_of_a_module():
+    module = BiLevelRoutingAttention(4, 2, 2, 2).double()
+    weights = dict(module.named_parameters())
+    images = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+
+    def loss(weights, image):
+        return functional_call(module, weights, image[None]).square().sum()
+
+    actual = vmap(grad(loss), (None, 0))(weights, images)
+    for i, image in enumerate(images):
+        module.zero_grad()
+        module(image[None]).square().sum().backward()
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(actual[name][i], parameter.grad, **EXACT)

@@ -1,0 +1,173 @@
+"""What `--resume` goes on with: which checkpoint, whose settings, and what cannot be combined."""
+
+import re
+from copy import deepcopy
+
+import pytest
+from mmengine.config import Config
+from tool_runs import run_warm, train
+
+from hybrid_backbones.checkpoints import read_checkpoint
+from hybrid_backbones.training.resume import adopt_settings, progress, read_settings
+
+pytestmark = pytest.mark.upstream
+
+SETTINGS = dict(
+    model=dict(type="Net", depth=26, head=dict(type="Head", loss_weight=1.0)),
+    optim_wrapper=dict(
+        type="OptimWrapper",
+        optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999)),
+        clip_grad=dict(max_norm=1.0),
+    ),
+    param_scheduler=[dict(type="LinearLR", end=5), dict(type="CosineAnnealingLR", T_max=20)],
+    train_dataloader=dict(batch_size=16, num_workers=2, dataset=dict(type="Set", pipeline=[])),
+    train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=20),
+    randomness=dict(seed=0),
+)
+
+
+def checkpoint_of(settings, seed=0):
+    return dict(meta=dict(cfg=Config(settings).pretty_text, seed=seed, epoch=5), message_hub={})
+
+
+def changed(**options):
+    cfg = Config(deepcopy(SETTINGS))
+    cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
+    return cfg
+
+
+def test_the_text_of_a_config_is_read_as_mmengine_would():
+    cfg = Config(
+        dict(
+            a=dict(b=[1, (2.5, None)], empty={}, none=[]),
+            names={"0": "zero", "a b": dict(c=True)},
+            note="it's",
+        )
+    )
+    read = read_settings(cfg.pretty_text)
+    assert read == cfg.to_dict()
+
+
+def test_no_code_of_a_checkpoints_config_is_run(tmp_path):
+    text = f"a = open({str(tmp_path / 'made')!r}, 'w')\nb = __import__('os').getcwd()\n"
+    read_settings(text)
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_same_settings_have_no_differences():
+    cfg = changed()
+    before = cfg.to_dict()
+    assert adopt_settings(cfg, checkpoint_of(SETTINGS)) == []
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (dict(optim_wrapper__optimizer__lr=0.5), r"\.lr is 0\.001 .*and 0\.5 .*checkpoint's"),
+        (dict(optim_wrapper__optimizer__eps=0.5), r"\.eps is not set .*0\.5 .*checkpoint's"),
+        (dict(param_scheduler__1__T_max=9), r"param_scheduler\.1\.T_max is 20 .* 9 .*checkpoint's"),
+        (dict(randomness__seed=7), r"randomness\.seed is 0 .*and 7 in .*the checkpoint's is used"),
+        (dict(train_dataloader__batch_size=4), r"batch_size is 16 .*and 4 in .*config's is used"),
+        (dict(train_cfg__max_epochs=30), r"max_epochs is 20 .*and 30 in .*the config's is used"),
+        (dict(model__head__loss_weight=2.0), r"loss_weight is 1\.0 .*2\.0 in .*config's is used"),
+        (dict(optim_wrapper__type="AmpOptimWrapper"), r"'OptimWrapper' .*'AmpOpt.*config's"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_difference_says_whose_value_is_used_and_it_is(options, line):
+    cfg = changed(**options)
+    (said,) = adopt_settings(cfg, checkpoint_of(SETTINGS))
+    assert re.search(line, said), said
+    # what the run will save as its settings is what it was trained with
+    used = changed() if "the checkpoint's is used" in said else changed(**options)
+    assert cfg.to_dict() == used.to_dict()
+
+
+def test_the_speed_of_loading_is_no_difference():
+    cfg = changed(train_dataloader__num_workers=8, train_dataloader__pin_memory=True)
+    assert adopt_settings(cfg, checkpoint_of(SETTINGS)) == []
+
+
+def test_a_random_seed_is_that_of_the_checkpoint():
+    cfg = changed(randomness__seed=None)
+    settings = cfg.to_dict()
+    (said,) = adopt_settings(cfg, checkpoint_of(settings, seed=1234))
+    assert "randomness.seed is 1234 in the checkpoint and not set in the config" in said
+    assert cfg.randomness.seed == 1234
+
+
+def test_another_optimiser_is_refused():
+    with pytest.raises(ValueError, match=r"state of AdamW.*SGD cannot go on.*load_from"):
+        adopt_settings(changed(optim_wrapper__optimizer__type="SGD"), checkpoint_of(SETTINGS))
+
+
+def test_progress_is_counted_as_the_loop_counts():
+    assert progress(changed(), checkpoint_of(SETTINGS)) == ("epoch", 5, 20)
+    cfg = Config(dict(train_cfg=dict(by_epoch=False, max_iters=100)))
+    checkpoint = dict(meta=dict(epoch=0, iter=40), message_hub={})
+    assert progress(cfg, checkpoint) == ("iter", 40, 100)
+
+
+OPTIONS = ["train_dataloader.dataset.indices=32", "train_dataloader.batch_size=4"]
+OPTIONS += ["default_hooks.visualization.enable=False", "val_dataloader.dataset.indices=4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work dir of a training over one epoch, without a validation."""
+    work_dir = tmp_path_factory.mktemp("trained")
+    none = [f"{key}=None" for key in ("val_dataloader", "val_cfg", "val_evaluator")]
+    code, _, err = run_warm(
+        *train(work_dir, options=["train_cfg.max_epochs=1", *OPTIONS[:3], *none])
+    )
+    assert code == 0, err
+    return work_dir
+
+
+def test_a_training_without_validation_trains(trained):
+    assert (trained / "epoch_1.pth").is_file()
+    assert not list(trained.glob("*/vis_data/vis_image"))
+
+
+def test_a_finished_training_says_so_and_changes_nothing(trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    code, out, _ = run_warm(*train(trained, "--resume", options=["train_cfg.max_epochs=1"]))
+    assert code == 0
+    assert re.search(r"already finished: .*epoch_1\.pth is of epoch 1 of 1.*max_epochs", out)
+    after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    assert {p: t for p, t in after.items() if p.name != ".lock"} == {
+        p: t for p, t in before.items() if p.name != ".lock"
+    }
+
+
+def test_a_resumed_training_uses_what_it_says(trained, tmp_path):
+    options = ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", *OPTIONS]
+    changes = ["optim_wrapper.optimizer.lr=0.5", "train_dataloader.batch_size=8"]
+    code, out, err = run_warm(
+        *train(tmp_path, "--resume", trained / "epoch_1.pth", options=[*options, *changes])
+    )
+    assert code == 0, err
+    assert re.search(r"optimizer\.lr is 0\.001 in .*0\.5 in .*the checkpoint's is used", out)
+    assert re.search(r"batch_size is 4 in .*8 in .*the config's is used", out)
+    one, two = (read_checkpoint(p) for p in (trained / "epoch_1.pth", tmp_path / "epoch_2.pth"))
+    rates = [c["optimizer"]["param_groups"][0]["initial_lr"] for c in (one, two)]
+    assert rates == [1e-3, 1e-3]
+    assert two["meta"]["iter"] - one["meta"]["iter"] == 32 // 8
+    assert "lr=0.001" in two["meta"]["cfg"]
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("optim_wrapper.optimizer.type=Adam", r"state of AdamW, .*Adam cannot go on"),
+        ("model.backbone.depth=38", r"does not fit.*missing"),
+    ],
+    ids=["optimiser", "network"],
+)
+def test_what_cannot_go_on_is_refused_in_one_line(trained, tmp_path, option, line):
+    options = ["train_cfg.max_epochs=2", *OPTIONS, option]
+    code, _, err = run_warm(*train(tmp_path, "--resume", trained / "epoch_1.pth", options=options))
+    assert code == 1
+    assert re.search(f"error: .*{line}", err.strip().splitlines()[-1])
+    assert "Traceback" not in err
