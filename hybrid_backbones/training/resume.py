@@ -155,6 +155,8 @@ def _show(value: Any) -> str:
 def _replace(cfg: Config, key: str, value: Any) -> None:
     """Set a dotted key, or remove it for None."""
     section, _, name = key.rpartition(".")
+    if section and section not in cfg:
+        cfg[section] = {}
     owner = cfg[section] if section else cfg
     if value is not None:
         owner[name] = value
