@@ -10,6 +10,6 @@ from pathlib import Path
 argparse.ArgumentParser(description="Examine the installation.").parse_args()
 # by its path: the doctor must run where `import hybrid_backbones` fails
 runpy.run_path(
-    str(Path(__file__).resolve().parents[1] / "hybrid_backbones/engine/doctor.py"),
+    str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"),
     run_name="__main__",
 )

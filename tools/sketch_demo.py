@@ -9,7 +9,7 @@ Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.pn
 import argparse
 
 from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.locformer.demo import sketch_demo
+from hybrid_backbones.inference.sketch import sketch_demo
 from hybrid_backbones.training import launch
 
 

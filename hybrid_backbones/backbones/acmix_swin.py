@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
 from ..ops.acmix_swin import ACmixWindow
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 
 class WholePatchEmbed(PatchEmbed):
@@ -139,8 +139,8 @@ class ACmixSwin(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
             downsample = PatchMerging(self.channels[i - 1]) if i else None
-            self.stages.append(make_stage(blocks, downsample))
-        self._add_norms(out_norm, LayerNorm2d, LayerNorm2d)
+            self.stages.append(self.make_stage(i, blocks, downsample))
+        self.add_norms(out_norm, LayerNorm2d, LayerNorm2d)
         for module in self.modules():
             # as published: linear layers anew, convolutions and norms as PyTorch does
             if isinstance(module, nn.Linear):

@@ -47,19 +47,40 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
-def make_stage(blocks: Iterable[nn.Module], downsample: nn.Module | None = None) -> nn.Sequential:
-    """Chain blocks, named 0, 1, ..., behind their downsampling, named `downsample`."""
-    parts = OrderedDict() if downsample is None else OrderedDict(downsample=downsample)
-    parts.update((str(j), block) for j, block in enumerate(blocks))
-    return nn.Sequential(parts)
+class Stage(nn.Sequential):
+    """Run the downsampling of a stage, named `downsample`, then its blocks, named 0, 1, ...
+
+    Args:
+        parts: modules by name, in the order in which they run.
+        recomputed: names of the parts that run again in the backward pass of a training step
+            instead of keeping what they computed.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module], recomputed: Iterable[str] = ()):
+        super().__init__(OrderedDict(parts))
+        self.recomputed = frozenset(recomputed)
+
+    def forward(self, x: Any, before_blocks: Callable[[Any], Any] | None = None) -> Any:
+        """Map the output of the previous stage to that of this one.
+
+        Args:
+            x: a map ``(B, C, H, W)``, or what the blocks of the network exchange.
+            before_blocks: applied to the input of the first block.
+        """
+        recomputes = self.training and torch.is_grad_enabled()
+        for name, part in self.named_children():
+            if name == "0" and before_blocks is not None:
+                x = before_blocks(x)
+            x = _recompute(part, x) if recomputes and name in self.recomputed else part(x)
+        return x
 
 
 class HierarchicalBackbone(BaseModule):
     """Compute four maps of decreasing resolution: stem, then four stages.
 
-    A subclass provides `stem`, `stages` (four sequences of blocks, each beginning with its
-    downsampling) and `channels`, calls `_add_norms` where outputs are normalised, and ends its
-    constructor with ``self.train()``, which freezes what is to be frozen.
+    A subclass provides `stem`, `stages` (four, made by `make_stage`) and `channels`, calls
+    `add_norms` where outputs are normalised, and ends its constructor with ``self.train()``, which
+    applies `frozen_stages`. A forward hook on a stage sees its output before the norm.
 
     Args:
         out_indices: stages whose maps are returned, ascending, from 0 to 3.
@@ -115,7 +136,17 @@ class HierarchicalBackbone(BaseModule):
         # by the number of their stage
         self.norms = nn.ModuleDict()
 
-    def _add_norms(
+    def make_stage(
+        self, index: int, blocks: Iterable[nn.Module], downsample: nn.Module | None = None
+    ) -> Stage:
+        """Make the stage of this index from its blocks and its downsampling."""
+        parts = {} if downsample is None else dict(downsample=downsample)
+        parts |= {str(j): block for j, block in enumerate(blocks)}
+        if isinstance(self.with_cp, bool):
+            return Stage(parts, parts if self.with_cp else ())
+        return Stage(parts, map(str, range(self.with_cp[index])))
+
+    def add_norms(
         self,
         out_norm: str,
         make_each: Callable[[int], nn.Module],
@@ -150,31 +181,27 @@ class HierarchicalBackbone(BaseModule):
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
         if self.channels_last and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        outs = enumerate(self.run_stages(self.stem(x)))
+        return tuple(self.normalise(i, out) for i, out in outs if i in self.out_indices)
+
+    def run_stages(
+        self, x: Any, before_blocks: Sequence[Callable[[Any], Any]] | None = None
+    ) -> list[Any]:
+        """Return the output of each stage, not normalised.
+
+        Args:
+            x: the output of the stem.
+            before_blocks: for each stage, a function of the input of its first block, such as a
+                fusion with other features, whose result replaces this input.
+        """
         outs = []
         for i, stage in enumerate(self.stages):
-            for name, block in stage.named_children():
-                x = self._run(block, x, self._recomputes(i, name))
-            if i in self.out_indices:
-                outs.append(self._normalise(i, x))
-        return tuple(outs)
+            x = stage(x) if before_blocks is None else stage(x, before_blocks[i])
+            outs.append(x)
+        return outs
 
-    def _recomputes(self, stage: int, name: str) -> bool:
-        if isinstance(self.with_cp, bool):
-            return self.with_cp
-        return name.isdigit() and int(name) < self.with_cp[stage]
-
-    def _run(self, block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-        if not (recompute and self.training and torch.is_grad_enabled()):
-            return block(x)
-        return checkpoint(
-            block,
-            x,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _keep_running_statistics(block)),
-        )
-
-    def _normalise(self, stage: int, x: Tensor) -> Tensor:
+    def normalise(self, stage: int, x: Any) -> Any:
+        """Apply the norm of an output, if there is one, to the output of a stage."""
         if str(stage) in self.norms:
             return self.norms[str(stage)](x)
         return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
@@ -212,6 +239,16 @@ class HierarchicalBackbone(BaseModule):
 
     def _stem_modules(self) -> list[nn.Module]:
         return [self.stem]
+
+
+def _recompute(part: nn.Module, x: Any) -> Any:
+    """Run a part of a stage without keeping what it computes for the backward pass."""
+    return checkpoint(
+        part,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _keep_running_statistics(part)),
+    )
 
 
 @contextmanager

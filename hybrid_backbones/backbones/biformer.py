@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import DropPath, LayerNorm2d, Mlp, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 # regions that a region attends to in the first three stages
 TOPKS = (1, 4, 16)
@@ -197,8 +197,8 @@ class BiFormer(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             blocks = [make_block(i, rate) for rate in rates]
             downsample = make_downsample(*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(make_stage(blocks, downsample))
-        self._add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
+            self.stages.append(self.make_stage(i, blocks, downsample))
+        self.add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
         for module in self.modules():
             # as published; convolutions keep PyTorch's initialisation
             if isinstance(module, nn.Linear):

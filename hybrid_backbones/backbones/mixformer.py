@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
 from ..ops.mixformer import AnyBatchNorm2d, MixingAttention
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 
 class MixFormerStem(PatchEmbed):
@@ -165,7 +165,9 @@ class MixFormer(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             channels, num_heads = self.channels[i], sizes["num_heads"][i]
             blocks = [MixFormerBlock(channels, num_heads, rate, mask_padding) for rate in rates]
-            self.stages.append(make_stage(blocks, PatchMerging(channels // 2) if i else None))
-        self._add_norms(out_norm, LayerNorm2d, LayerNorm2d)
+            self.stages.append(
+                self.make_stage(i, blocks, PatchMerging(channels // 2) if i else None)
+            )
+        self.add_norms(out_norm, LayerNorm2d, LayerNorm2d)
         init_weights_as_published(self)
         self.train()

@@ -60,8 +60,9 @@ class HybridResNet(HierarchicalBackbone):
         resnet = ResNet(block_type, list(num_blocks))
         self.conv1, self.bn1 = resnet.conv1, resnet.bn1
         self.relu, self.maxpool = resnet.relu, resnet.maxpool
-        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
-        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        for i in range(4):
+            name = f"layer{i + 1}"
+            self.add_module(name, self.make_stage(i, getattr(resnet, name)))
         for stage, indices in zip(self.stages, hybrid_blocks, strict=True):
             for index in indices:
                 _fill_slots(stage[index], make_operator)

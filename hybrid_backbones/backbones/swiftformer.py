@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, Mlp, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.swiftformer import EfficientAdditiveAttention
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 MLP_RATIO = 4
 
@@ -169,8 +169,8 @@ class SwiftFormer(HierarchicalBackbone):
             blocks = [ConvEncoder(channels, MLP_RATIO * channels) for _ in rates[:-1]]
             blocks.append(SwiftFormerEncoder(channels, rates[-1], first_release))
             downsample = conv_bn(self.channels[i - 1], channels) if i else None
-            self.stages.append(make_stage(blocks, downsample))
-        self._add_norms(out_norm, nn.BatchNorm2d, nn.BatchNorm2d)
+            self.stages.append(self.make_stage(i, blocks, downsample))
+        self.add_norms(out_norm, nn.BatchNorm2d, nn.BatchNorm2d)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.uniformer import GlobalRelationAggregator, LocalRelationAggregator
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 ATTENTIONS = ("global", "hybrid", "windows")
 # of the blocks and of the dense outputs; the patch embeddings keep PyTorch's 1e-5, as published
@@ -183,7 +183,7 @@ class UniFormer(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
             downsample = make_downsample(*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(make_stage(blocks, downsample))
-        self._add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
+            self.stages.append(self.make_stage(i, blocks, downsample))
+        self.add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
         init_linear_layers(self)
         self.train()

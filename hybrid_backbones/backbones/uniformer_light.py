@@ -25,7 +25,7 @@ from ..ops.token_pruning import (
     update_score,
 )
 from ..ops.uniformer import count_heads, split_heads
-from .base import HierarchicalBackbone, drop_path_rates, make_stage, read_arch
+from .base import HierarchicalBackbone, drop_path_rates, read_arch
 from .uniformer import (
     STAGE_RULES,
     BlockNorm,
@@ -240,8 +240,8 @@ class UniFormerLight(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
             downsample = downsamples[i](*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(make_stage(blocks, downsample))
-        self._add_norms(out_norm, BlockNorm, PairedNorm)
+            self.stages.append(self.make_stage(i, blocks, downsample))
+        self.add_norms(out_norm, BlockNorm, PairedNorm)
         init_linear_layers(self)
         self.train()
 
@@ -260,7 +260,7 @@ class UniFormerLight(HierarchicalBackbone):
     def _has_pair(self) -> bool:
         return hasattr(self, "final_norm")
 
-    def _normalise(self, stage: int, x: Tensor | Evolving) -> Tensor | tuple[Tensor, Tensor]:
+    def normalise(self, stage: int, x: Tensor | Evolving) -> Tensor | tuple[Tensor, Tensor]:
         if stage < 2 or (stage == 3 and self._has_pair):
-            return super()._normalise(stage, x)
-        return super()._normalise(stage, x.map)
+            return super().normalise(stage, x)
+        return super().normalise(stage, x.map)

@@ -235,8 +235,8 @@ results are those of the publications.
 Parameters are those of the whole model. FLOPs are products (multiply-accumulates) of convolutions,
 linear layers and attention in the whole model for one image, {NUM_BOX_ROIS} boxes and
 {NUM_MASK_ROIS} masks, without what normalisation, activations and resizing cost. Features: ✓ where
-those of the published implementation are equal to ours within 1e-4 (`tests/test_golden.py`); other
-sizes are built by the same code from the published tables.
+those of the published implementation are equal to ours within 1e-4
+(`tests/backbones/test_golden.py`); other sizes are built by the same code from the published tables.
 
 **SwiftFormer has two attentions.** Its first release (March to July 2023, and the port in
 transformers) computes another form than the present code, whose weights replaced the first under

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
-from ..backbones.base import drop_path_rates, make_stage, read_arch
+from ..backbones.base import drop_path_rates, read_arch
 from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
 from ..ops.window_attention import shifted_window_attention
 from .fusion import StageFusion, sine_positions, split_heads
-from .guidance import GuidedFeatures, run_guided
+from .guidance import GuidedFeatures, fusions_with
 
 
 class Detecting(NamedTuple):
@@ -245,7 +245,7 @@ class SwinRAM(HierarchicalBackbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
             downsample = TokenMerging(*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(make_stage(blocks, downsample))
+            self.stages.append(self.make_stage(i, blocks, downsample))
         self.last_merging = TokenMerging(self.channels[3], sketch_dims)
         for module in self.modules():
             # as in Swin: linear layers anew, convolutions and norms as PyTorch does
@@ -271,7 +271,7 @@ class SwinRAM(HierarchicalBackbone):
         """
         tokens = self.det_token.expand(len(images), -1, -1)
         x = Detecting(self.stem(images), tokens, self.det_pos_embed, padding)
-        outs = list(run_guided(self, self.fusions, x, sketch))
+        outs = self.run_stages(x, fusions_with(self.fusions, sketch))
         maps = [out.map for out in (*outs[1:], self.last_merging(outs[3]))]
         return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)
 

@@ -1,4 +1,4 @@
-"""Sketch guidance: any backbone with a sketch told to each of its stages, for one kind of decoder.
+"""Sketch guidance: sketch features are fused into each stage of any backbone.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
 Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, guides a Swin Transformer, which is in
@@ -6,7 +6,8 @@ Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, guides a Swin Trans
 paper.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import gcd
 from typing import NamedTuple
 
@@ -27,28 +28,25 @@ class GuidedFeatures(NamedTuple):
     positions: Tensor  # (1, N, C'), where they are
 
 
-def run_guided(
-    backbone: HierarchicalBackbone, fusions: nn.ModuleList, x: Tensor | tuple, sketch: Tensor
-) -> Iterator[Tensor | tuple]:
-    """Run the stages of a backbone, each with its fusion in front of its first block, named 0.
+def fusions_with(
+    fusions: Iterable[StageFusion], sketch: Tensor
+) -> list[Callable[[Tensor | tuple], Tensor | tuple]]:
+    """Return for each stage what fuses the sketch into the input of its first block.
 
     Args:
-        backbone: whose stages run; their downsampling comes before the fusion.
-        fusions: a :class:`StageFusion` for each stage.
-        x: a map ``(B, C, H, W)``, or what has one as its field `map`.
+        fusions: one for each stage.
         sketch: ``(B, S, C', H', W')``.
 
-    Yields:
-        what comes out of each stage.
+    Returns:
+        functions of a map ``(B, C, H, W)``, or of a named tuple that has one as its field `map`.
     """
-    for i, stage in enumerate(backbone.stages):
-        for name, block in stage.named_children():
-            if name == "0" and isinstance(x, Tensor):
-                x = fusions[i](x, sketch)
-            elif name == "0":
-                x = x._replace(map=fusions[i](x.map, sketch))
-            x = backbone._run(block, x, backbone._recomputes(i, name))
-        yield x
+    return [partial(_fuse, fusion, sketch) for fusion in fusions]
+
+
+def _fuse(fusion: StageFusion, sketch: Tensor, x: Tensor | tuple) -> Tensor | tuple:
+    if isinstance(x, Tensor):
+        return fusion(x, sketch)
+    return x._replace(map=fusion(x.map, sketch))
 
 
 @torch.no_grad()
@@ -70,7 +68,7 @@ def entry_widths(backbone: HierarchicalBackbone) -> list[int]:
 
 @MODELS.register_module()
 class SketchGuided(BaseModule):
-    """Guide any :class:`HierarchicalBackbone` by a sketch, and ask with learned queries.
+    """Fuse sketch features into each stage of a backbone, and provide learned queries.
 
     In front of each stage, positions of the image attend to the sketch. The maps of the last three
     stages are completed by one of stride 64, a 3×3 convolution of the last.
@@ -127,8 +125,9 @@ class SketchGuided(BaseModule):
 
         The padding plays no part in it, as in other detectors: the decoder masks it.
         """
-        outs = list(run_guided(self.body, self.fusions, self.body.stem(images), sketch))
-        maps = [self.body._normalise(i, outs[i]) for i in (1, 2, 3)]
+        fusions = fusions_with(self.fusions, sketch)
+        outs = self.body.run_stages(self.body.stem(images), fusions)
+        maps = [self.body.normalise(i, outs[i]) for i in (1, 2, 3)]
         maps.append(self.last_downsample(maps[-1]))
         tokens = self.query_tokens.expand(len(images), -1, -1)
         return GuidedFeatures(tuple(maps), tokens, self.query_positions)

@@ -9,7 +9,8 @@ Shapes are written in one alphabet throughout the package:
 
 from .acmix import ACmix
 from .acmix_swin import ACmixWindow
-from .biformer import BiLevelRoutingAttention
+from .biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
+from .lepe_attention import AttentionLePE
 from .local_attention import local_attention
 from .mixformer import MixingAttention
 from .pixel_shift_attention import pixel_shift_attention
@@ -22,7 +23,9 @@ from .xvolution import MergedXVolution, XVolution
 __all__ = [
     "ACmix",
     "ACmixWindow",
+    "AttentionLePE",
     "BiLevelRoutingAttention",
+    "BiLevelRoutingAttention2d",
     "EfficientAdditiveAttention",
     "GlobalRelationAggregator",
     "LocalRelationAggregator",

@@ -1,7 +1,7 @@
 """Backbones keep their laws on random sizes, batches, layouts and dtypes, for a bounded time.
 
-``HB_FUZZ_SECONDS=600 HB_FUZZ_SEED=$RANDOM python -m pytest tests/test_fuzz.py`` looks for longer,
-elsewhere. A failure prints its seed and its case; ``check(Case(...))`` repeats that case alone.
+``HB_FUZZ_SECONDS=600 HB_FUZZ_SEED=$RANDOM python -m pytest tests/backbones/test_fuzz.py`` looks for
+longer, elsewhere. A failure prints its seed and its case; ``check(Case(...))`` repeats it alone.
 """
 
 import copy

@@ -10,13 +10,12 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 
+from hybrid_backbones.inference.sketch import predict, sketch_demo
 from hybrid_backbones.locformer.demo import (
     draw,
-    predict,
     read_drawing,
     read_picture,
     read_sketch,
-    sketch_demo,
     where_sketch_attends,
 )
 from hybrid_backbones.locformer.quickdraw import DrawingFile, render_drawing

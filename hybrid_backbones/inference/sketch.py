@@ -1,0 +1,84 @@
+"""Search images for what a sketch shows, and draw the result."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import BaseDataElement
+
+from ..locformer.demo import draw, mean_map, read_sketch
+from ..locformer.fusion import StageFusion
+from ..training.launch import require_device
+from ..training.requirements import require_keys, require_score
+from .demo import build_pipeline, build_trained
+from .pictures import load_each, pixels_of, plan, write
+
+
+@torch.no_grad()
+def predict(
+    cfg: Config, images: Iterable[Path], sketches: np.ndarray, checkpoint: str | Path, device: str
+) -> Iterator[tuple[Path, np.ndarray, BaseDataElement, np.ndarray]]:
+    """Build the model of a config, load a checkpoint of it and run it on images with a sketch.
+
+    Yields:
+        the file, the image as RGB, (H, W, 3), the prediction, and the map of where the sketch
+        attends, the mean of all stages, over the image as the model saw it.
+    """
+    model = build_trained(cfg, checkpoint, device)
+    attended = []
+    for module in model.modules():
+        if isinstance(module, StageFusion):
+            module.register_forward_hook(
+                lambda fusion, inputs, _: attended.append(fusion.attention(*inputs)[0])
+            )
+    load, pipeline = build_pipeline(cfg, "RenderSketch")
+    ink = torch.tensor(sketches, dtype=torch.float32, device=device)
+    for image, item in load_each(load, images):
+        pixels = pixels_of(item)
+        prediction = model.test_step(pseudo_collate([pipeline(item | dict(sketches=sketches))]))[0]
+        found = mean_map(attended, ink, prediction.img_shape)
+        attended.clear()
+        yield image, pixels, prediction.cpu(), found
+
+
+def sketch_demo(
+    cfg: Config,
+    image: str | Path,
+    sketch: str,
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    score_thr: float = 0.3,
+) -> list[Path]:
+    """Find what a sketch shows in an image, or in each image of a folder, and draw it.
+
+    Args:
+        cfg: config of the model.
+        image: file or folder.
+        sketch: a picture, FILE.ndjson, or FILE.ndjson:INDEX.
+        checkpoint: of the model.
+        out: picture to write, or folder for those of a folder.
+        device: where to run.
+        score_thr: boxes of a lower score are not drawn.
+
+    Returns:
+        the pictures that were written.
+
+    Raises:
+        ValueError: where a file is missing, broken, does not fit or cannot be written.
+    """
+    require_keys(cfg, "default_scope", "model", "test_dataloader")
+    if cfg.test_dataloader.dataset.type != "SketchCocoDataset":
+        raise ValueError("expected a config that searches by sketch; see tools/image_demo.py")
+    require_device(device)
+    require_score(score_thr)
+    outs = plan(image, out, sketch, checkpoint)
+    sketches, written = read_sketch(cfg, sketch), []
+    for path, pixels, *found in predict(cfg, outs, sketches, checkpoint, device):
+        write(draw(pixels, sketches[0], *found, score_thr), outs[path])
+        written.append(outs[path])
+    return written
