@@ -236,7 +236,7 @@ Parameters are those of the whole model. FLOPs are products (multiply-accumulate
 linear layers and attention in the whole model for one image, {NUM_BOX_ROIS} boxes and
 {NUM_MASK_ROIS} masks, without what normalisation, activations and resizing cost. Features: ✓ where
 those of the published implementation are equal to ours within 1e-4
-(`tests/backbones/test_golden.py`); other sizes are built by the same code from the published tables.
+(`tests/backbones/test_golden.py`); other sizes are built by the same code from published tables.
 
 **SwiftFormer has two attentions.** Its first release (March to July 2023, and the port in
 transformers) computes another form than the present code, whose weights replaced the first under
