@@ -103,6 +103,20 @@ def test_a_training_step_leaves_frozen_parts_alone(network, settings, frozen_sta
 
 
 @each_backbone
+def test_a_forward_hook_on_each_stage_sees_its_output(network, settings):
+    model = build(network, settings, out_indices=(0, 1, 2, 3)).eval()
+    name = "layer{}" if hasattr(model, "layer1") else "stages.{}"
+    first, seen = int(hasattr(model, "layer1")), {}
+    for i in range(4):
+        stage = model.get_submodule(name.format(i + first))
+        stage.register_forward_hook(lambda _, inputs, out, i=i: seen.update({i: out}))
+    outs = model(make_images())
+    assert list(seen) == [0, 1, 2, 3]
+    expected = tuple(model.normalise(i, seen[i]) for i in range(4))
+    torch.testing.assert_close(outs, expected, rtol=0, atol=0)
+
+
+@each_backbone
 def test_norm_eval_keeps_statistics_but_trains_the_rest(network, settings):
     model = build(network, settings, norm_eval=True).train()
     before = copy.deepcopy(dict(model.named_buffers()))
