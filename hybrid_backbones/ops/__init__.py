@@ -5,6 +5,10 @@ Shapes are written in one alphabet throughout the package:
 ``B`` batch, ``C`` channels, ``H W`` height and width of a map, ``H' W'`` the same after a stride,
 ``N`` tokens, ``n`` windows or tokens of one region, ``M`` tokens that are attended to, ``h`` heads,
 ``d`` channels of one head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``S`` sketches.
+
+Operators with a gradient of their own can be differentiated twice, and `torch.func` transforms
+them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another. They
+have no forward-mode derivatives: ``jvp`` and ``jacfwd`` raise PyTorch's NotImplementedError.
 """
 
 from .acmix import ACmix

@@ -234,6 +234,15 @@ def test_routes_are_the_regions_of_the_largest_mean_products():
     assert route_regions(query, key, 2).tolist() == [[[2, 0], [1, 3]]]
 
 
+def test_half_precision_tells_apart_regions_whose_products_it_does_not_hold():
+    # query · key is 64 · 60 · 60 for the best region, three times what half precision holds
+    query = torch.full((1, 1, 2, 64), 60.0)
+    key = torch.linspace(30, 60, 5)[None, :, None, None].expand(1, 5, 2, 64)
+    expected = [4, 3, 2]
+    assert route_regions(query, key, 3)[0, 0].tolist() == expected
+    assert route_regions(query.half(), key.half(), 3)[0, 0].tolist() == expected
+
+
 def test_routes_are_those_of_the_real_tokens():
     valid_mask = torch.tensor([[True, True], [False, True], [True, False], [True, True]])
     # the mean keys are 1, 1, 3, 0

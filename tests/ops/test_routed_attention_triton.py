@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from helpers import output_and_gradients, places
+from local_attention_cases import MAGNITUDES, assert_each_within_budget, make_exact_logits_
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
 from hybrid_backbones.benchmark.probes import run_alone
@@ -72,6 +73,15 @@ def assert_within_budget(actual, reference, exact, dtype):
         assert ours.dtype == dtype
         budget = 2 * (theirs - truth).norm() + torch.finfo(dtype).eps * truth.norm()
         assert (ours - truth).norm() <= budget  # false for NaN
+
+
+@places
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_at_any_logit_kernels_err_at_most_twice_as_much_as_the_reference(magnitude, device):
+    tensors, routes = make_regions(batch=1, num_heads=4, head_dim=4, device=device)
+    make_exact_logits_(*tensors[:2], magnitude)
+    reference = attend(routes, 4, backend="reference")
+    assert_each_within_budget(attend(routes, 4), reference, tensors)
 
 
 @places

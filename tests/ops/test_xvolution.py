@@ -228,3 +228,28 @@ def test_it_learns_a_product_of_two_pixels_that_a_convolution_cannot():
     assert learn(layer) > 0.99
     # a linear function of the bits is right in three of the four cases at best
     assert learn(convolution) < 0.76
+
+
+@pytest.mark.parametrize("magnitude", [1, 100])
+@each_attention
+@half_dtypes
+def test_half_precision_trains_at_any_magnitude_of_the_input(dtype, attention, magnitude):
+    module = XVolution(16, 16, attention=attention)
+    with torch.no_grad():
+        # small logits, whose rounding softmax does not enlarge; the normalisation takes it away
+        for projection in (module.query, module.key):
+            projection.weight.div_(magnitude if attention == "global" else 1)
+    exact = copy.deepcopy(module).double()
+    x = magnitude * torch.randn(2, 16, 9, 7)
+    signs = torch.randint(2, x.shape) * 2.0 - 1
+    with torch.autocast("cpu", dtype):
+        out = module(x)
+    assert out.dtype == dtype
+    out.backward(signs.to(dtype))
+    expected = exact(x.double())
+    expected.backward(signs.double())
+    bound = 10 * torch.finfo(dtype).eps
+    assert relative_error(out.double(), expected) < bound  # false for NaN
+    weights = dict(exact.named_parameters())
+    for name, weight in module.named_parameters():
+        assert relative_error(weight.grad.double(), weights[name].grad) < bound, name

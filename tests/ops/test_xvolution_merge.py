@@ -110,3 +110,16 @@ def test_a_model_is_merged_as_a_whole_or_not_at_all():
     with pytest.raises(ValueError, match="cannot be merged"):
         merge_xvolutions(model)
     assert isinstance(model[0], XVolution)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_merged_it_computes_large_inputs_in_half_precision(dtype):
+    module, x = XVolution(16, 16), 100 * torch.randn(2, 16, 9, 7)
+    module.conv_bn.momentum = module.attention_bn.momentum = 1
+    module(x)  # statistics of attention of the third power
+    merged = module.eval().merge()
+    expected = copy.deepcopy(module).double()(x.double())
+    with torch.autocast("cpu", dtype):
+        actual = merged(x)
+    error = (actual.double() - expected).norm() / expected.norm()
+    assert error < 3 * torch.finfo(dtype).eps  # false for NaN
