@@ -4,18 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from hybrid_backbones.locformer.fusion import CrossFusion, SketchMixer, StageFusion
 from hybrid_backbones.ops import (
     ACmix,
     ACmixWindow,
     BiLevelRoutingAttention,
-    CrossFusion,
     EfficientAdditiveAttention,
     GlobalRelationAggregator,
     LocalRelationAggregator,
     MergedXVolution,
     MixingAttention,
-    SketchMixer,
-    StageFusion,
     XVolution,
     efficient_additive_attention,
     local_attention,

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
 
 from hybrid_backbones.ops import (
     ACmix,
@@ -16,7 +17,6 @@ from hybrid_backbones.ops import (
     XVolution,
 )
 from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
-from hybrid_backbones.ops.routing_attention import BiLevelRoutingAttention2d
 
 MODULES = {
     "acmix": lambda: ACmix(32, 32),
