@@ -1,10 +1,10 @@
-"""Operators on tensors: pure functions first, then the modules that own weights.
+"""Operators: pure functions on tensors, and the `nn.Module` classes that hold their weights.
 
-Shapes are written in one alphabet throughout the package:
+Shape letters used throughout the package:
 
-``B`` batch, ``C`` channels, ``H W`` height and width of a map, ``H' W'`` the same after a stride,
-``N`` tokens, ``n`` windows or tokens of one region, ``M`` tokens that are attended to, ``h`` heads,
-``d`` channels of one head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``S`` sketches.
+``B`` batch, ``C`` channels, ``H W`` height and width of a feature map, ``H' W'`` the same after a
+stride, ``N`` tokens, ``n`` windows or tokens per region, ``M`` key tokens, ``h`` heads, ``d``
+channels per head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``S`` sketches.
 """
 
 from .acmix import ACmix
