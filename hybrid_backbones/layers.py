@@ -112,7 +112,7 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
-# The functions below split and merge dimensions only while the channels are last, in the backward
+# the functions below split and merge dimensions only while the channels are last, in the backward
 # pass too. A view of a permuted map would give a batch of one ambiguous strides, which PyTorch
 # reads as channels-last memory in one place and as contiguous memory in another: its CPU batch
 # normalisation then computes wrong gradients.

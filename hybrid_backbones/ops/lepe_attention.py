@@ -91,8 +91,8 @@ class AttentionLePE2d(_LePEAttention):
         q, k, v = qkv(x)
         out = proj(full_attention(q, k, v) + lepe(v))
 
-    The refactored published form, with 1×1 convolutions as projections and its state dict names.
-    The arguments are those of :class:`AttentionLePE`.
+    The refactored published form, with 1×1 convolutions as projections. State dict names are as
+    published; the arguments are those of :class:`AttentionLePE`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):

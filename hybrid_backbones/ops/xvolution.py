@@ -267,7 +267,7 @@ def merge_xvolutions(model: nn.Module) -> int:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift of batch normalisation in evaluation mode, in float64."""
+    """Return batch normalisation in evaluation mode as ``x · scale + shift``, in float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 
