@@ -1,7 +1,6 @@
-"""Parts that several networks share: stems, patch embedding, channel MLP, tokens of maps.
+"""Layers shared by several networks: stems, patch embedding, channel MLP and layout changes.
 
-Stochastic depth is torchvision's, per sample; normalisation over the channels of a map is
-torchvision's `LayerNorm2d`.
+Stochastic depth (per sample) and layer normalisation of feature maps are torchvision's.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,19 +26,19 @@ __all__ = [
     "to_tokens",
 ]
 
-# of whole residual branches, by sample
+# "row" drops the residual branch of whole samples
 DropPath = partial(StochasticDepth, mode="row")
 PointwiseConv2d = partial(nn.Conv2d, kernel_size=1)
 
 
 class Mlp(nn.Module):
-    """Compute ``fc2(GELU(fc1(x)))`` over the channels of each position.
+    """Two-layer perceptron over the channels of each position, ``fc2(GELU(fc1(x)))``.
 
     Args:
-        embed_dims: channels of x and of the result.
-        hidden_dims: channels in between.
-        linear: makes a layer from two numbers of channels: `nn.Linear` for ``(..., C)``,
-            `PointwiseConv2d` for ``(B, C, H, W)``.
+        embed_dims: number of input and output channels.
+        hidden_dims: number of hidden channels.
+        linear: constructor of a layer from its numbers of input and output channels: `nn.Linear`
+            for ``(..., C)``, `PointwiseConv2d` for ``(B, C, H, W)``.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class Mlp(nn.Module):
         self.fc2 = linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x to a tensor of its shape."""
+        """Map x to a tensor of the same shape."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halve a map, rounding up: 3×3 convolution of stride 2, then batch normalisation."""
+    """Build a 3×3 convolution of stride 2 followed by batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.BatchNorm2d(out_channels)
     )
@@ -67,7 +66,7 @@ def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
 def conv_stem(
     channels: int, activation: type[nn.Module], *, activate_output: bool = False
 ) -> nn.Sequential:
-    """Map images ``(B, 3, H, W)`` to ``(B, channels, H/4, W/4)``, rounding up, by two `conv_bn`."""
+    """Build a stem of two `conv_bn`: ``(B, 3, H, W)`` to ``(B, channels, ⌈H/4⌉, ⌈W/4⌉)``."""
     last = [activation()] if activate_output else []
     return nn.Sequential(
         *conv_bn(3, channels // 2), activation(), *conv_bn(channels // 2, channels), *last
@@ -75,16 +74,16 @@ def conv_stem(
 
 
 class PatchEmbed(nn.Module):
-    """Project patches that do not overlap, then normalise: ``norm(proj(x))``.
+    """Embedding of non-overlapping patches, ``norm(proj(x))``.
 
-    What is left over at the right and the bottom is cut off; a map smaller than one patch is
-    extended by zeros.
+    Incomplete patches at the right and the bottom are cropped; a side smaller than one patch is
+    padded with zeros.
 
     Args:
-        in_channels: channels of x.
-        embed_dims: channels of the result.
-        patch_size: side of a patch, in pixels of x.
-        norm: makes the normalisation from a number of channels.
+        in_channels: number of input channels.
+        embed_dims: number of output channels.
+        patch_size: side of a patch, in input pixels.
+        norm: constructor of the normalisation layer from the number of channels.
     """
 
     def __init__(
@@ -107,33 +106,33 @@ class PatchEmbed(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Extend ``(B, C, H, W)`` by zeros at the right and the bottom, to multiples of `divisor`."""
+    """Zero-pad ``(B, C, H, W)`` at the right and the bottom to multiples of `divisor`."""
     height, width = x.shape[2:]
     below, right = -height % divisor, -width % divisor
     return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
-# The functions below move the channels of a map before they split or join any side. A view of what
-# was moved already gives a batch of one a stride that PyTorch reads as channels-last memory in one
-# place and as contiguous memory in another: its batch normalisation on a CPU then computes wrong
-# gradients. The gradients of these functions are formed in the same order.
+# the functions below split and merge dimensions only while the channels are last, in the backward
+# pass too. A view of a permuted map would give a batch of one ambiguous strides, which PyTorch
+# reads as channels-last memory in one place and as contiguous memory in another: its CPU batch
+# normalisation then computes wrong gradients.
 
 
 def to_tokens(maps: Tensor) -> Tensor:
-    """Turn maps ``(..., C, H, W)`` into tokens ``(..., H·W, C)``."""
+    """Reshape feature maps ``(..., C, H, W)`` to tokens ``(..., H·W, C)``."""
     return maps.movedim(-3, -1).flatten(-3, -2)
 
 
 def to_maps(tokens: Tensor, size: Sequence[int]) -> Tensor:
-    """Turn tokens ``(..., H·W, C)`` into maps ``(..., C, H, W)`` of the given H and W."""
+    """Reshape tokens ``(..., H·W, C)`` to feature maps ``(..., C, H, W)`` of size ``(H, W)``."""
     return tokens.unflatten(-2, size).movedim(-1, -3)
 
 
 def split_groups(maps: Tensor, number: int) -> Tensor:
-    """Turn maps ``(B, h·d, H, W)`` into maps of a number of heads ``(B, h, d, H, W)``."""
+    """Split the channels of ``(B, h·d, H, W)`` into h groups, ``(B, h, d, H, W)``."""
     return maps.permute(0, 2, 3, 1).unflatten(3, (number, -1)).permute(0, 3, 4, 1, 2)
 
 
 def join_groups(maps: Tensor) -> Tensor:
-    """Undo :func:`split_groups`."""
+    """Invert :func:`split_groups`."""
     return maps.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

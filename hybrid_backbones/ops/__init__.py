@@ -1,12 +1,12 @@
-"""Operators on tensors: pure functions first, then the modules that own weights.
+"""Operators: pure functions on tensors, and the `nn.Module` classes that hold their weights.
 
-Shapes are written in one alphabet throughout the package:
+Shape letters used throughout the package:
 
-``B`` batch, ``C`` channels, ``H W`` height and width of a map, ``H' W'`` the same after a stride,
-``N`` tokens, ``n`` windows or tokens of one region, ``M`` tokens that are attended to, ``h`` heads,
-``d`` channels of one head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``S`` sketches.
+``B`` batch, ``C`` channels, ``H W`` height and width of a feature map, ``H' W'`` the same after a
+stride, ``N`` tokens, ``n`` windows or tokens per region, ``M`` key tokens, ``h`` heads, ``d``
+channels per head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``Q`` sketches per query.
 
-Operators with a gradient of their own can be differentiated twice, and `torch.func` transforms
+Operators with a hand-written gradient can be differentiated twice, and `torch.func` transforms
 them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another. They
 have no forward-mode derivatives: ``jvp`` and ``jacfwd`` raise PyTorch's NotImplementedError.
 """

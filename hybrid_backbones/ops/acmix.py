@@ -1,13 +1,13 @@
-"""ACmix: convolution and self-attention from the same three projections.
+"""ACmix: convolution and self-attention that share three projections.
 
 Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 https://arxiv.org/abs/2111.14556. The one idea: a 3×3 convolution and a self-attention layer both
-begin with 1×1 projections; compute these once and let two light branches share them.
+begin with 1×1 projections, so two light branches share one set of them.
 
-Two identities make it lean, both exact. The position term of the query is the same for all of its
-neighbours and cancels in the softmax: attention is plain local attention with ``key - position``.
-And the head-mixing layer followed by the shifting convolution is one grouped convolution, whose
-kernel is the product of the two weights; with few heads that takes no more products.
+Two exact identities reduce the cost. The position term of the query is the same for all its
+neighbours and cancels in the softmax, so the attention is local attention with ``key - position``.
+The head-mixing layer and the shift convolution compose into one grouped convolution, whose kernel
+is the product of the two weights; with few heads this takes no more multiplications.
 """
 
 import torch
@@ -22,10 +22,10 @@ from .size_cache import cached_by_size
 
 @cached_by_size
 def position_map(height: int, width: int, dtype: torch.dtype, *, device: torch.device) -> Tensor:
-    """Make the map of pixel coordinates, each axis from -1 to 1 (an axis of one pixel is -1).
+    """Create a map of pixel coordinates from -1 to 1; the coordinate along a side of 1 is -1.
 
     Returns:
-        ``(1, 2, H, W)``, channels innermost in memory: channel 0 is x, channel 1 is y.
+        Coordinates ``(1, 2, H, W)`` in channels-last memory: channel 0 is x, channel 1 is y.
     """
     xs = torch.linspace(-1, 1, width, device=device, dtype=dtype)
     ys = torch.linspace(-1, 1, height, device=device, dtype=dtype)
@@ -45,28 +45,28 @@ def acmix_attention(
     dilation: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Attend over the K×K neighbours with a relative position term: ACmix's attention branch.
+    """Compute ACmix's attention branch: K×K local attention with a relative position term.
 
     The logit of query p and neighbour n is ``query(p)·(key(n) + position(p) - position(n)) / √d``.
 
     Args:
-        query: ``(B, C, H, W)`` at full resolution, channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        position: ``(1, d, H, W)`` encoded positions, shared by all heads and the batch.
-        num_heads: h, a divisor of C.
-        kernel_size: K, odd.
-        stride: of the queries, in pixels.
-        dilation: of the neighbours, in pixels.
-        backend: as in :func:`local_attention`.
+        query: queries ``(B, C, H, W)`` at full resolution, channels head-major.
+        key: keys ``(B, C, H, W)``.
+        value: values ``(B, C, H, W)``.
+        position: encoded positions ``(1, d, H, W)``, shared by all heads and samples.
+        num_heads: number of attention heads h; must divide C.
+        kernel_size: side K of the neighbourhood, odd.
+        stride: distance between neighbouring queries, in pixels.
+        dilation: distance between the neighbours of a query, in pixels.
+        backend: backend of :func:`local_attention`.
 
     Returns:
-        ``(B, C, ceil(H / stride), ceil(W / stride))``.
+        Attention output ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     if stride > 1:
         query = query[..., ::stride, ::stride]
     query, key, value = (split_groups(x, num_heads) for x in (query, key, value))
-    # query · position(p) is the same for all neighbours n and cancels in the softmax
+    # query · position(p) cancels in the softmax
     out = local_attention(
         query,
         key + (-position)[:, None],
@@ -89,60 +89,60 @@ def acmix_convolution(
     stride: int = 1,
     dilation: int = 1,
 ) -> Tensor:
-    """Mix the heads of query, key and value into Kc² maps, then shift and sum them.
+    """Compute ACmix's convolution branch: mix the 3n head maps into Kc² maps, then shift and sum.
 
-    This is ACmix's convolution branch, a Kc×Kc convolution of zero-padded maps::
+    In total this is a Kc×Kc convolution of zero-padded maps::
 
         qkv = [query, key, value],   3n maps of d channels each,   n = num_heads
         G[t, d] = mixing_bias[t] + Σ_h mixing[t, h] qkv[h, d]
         out[c] = Σ_t kernels[c, t] * G[t, c // n]
 
     Args:
-        qkv: ``(B, 3C, H, W)``, query, key, value in turn, each head-major.
-        mixing: ``(Kc², 3n)``.
-        kernels: ``(C, Kc², Kc, Kc)``.
-        num_heads: n, a divisor of C.
-        mixing_bias: ``(Kc²,)``; None adds none.
-        stride: of the convolution, in pixels.
-        dilation: of the convolution, in pixels.
+        qkv: concatenated queries, keys and values ``(B, 3C, H, W)``, each head-major.
+        mixing: weights that mix the head maps, ``(Kc², 3n)``.
+        kernels: convolution kernels ``(C, Kc², Kc, Kc)``.
+        num_heads: number of heads n; must divide C.
+        mixing_bias: bias of the mixing ``(Kc²,)``, or None.
+        stride: stride of the convolution, in pixels.
+        dilation: dilation of the convolution, in pixels.
 
     Returns:
-        ``(B, C, ceil(H / stride), ceil(W / stride))``.
+        Convolution output ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     num_taps = mixing.shape[0]
     pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3n, d)
     stacked = pixels.transpose(3, 4)
-    # int: a trace has tensors for sizes, which PyTorch 2.6 does not take as padding
+    # int: sizes are tensors under tracing, which PyTorch 2.6 rejects as padding
     padding = int(dilation * (kernels.shape[-1] // 2))
     settings = dict(stride=stride, padding=padding, dilation=dilation)
     if num_heads > 1 + num_taps / 3:
-        # many heads: mixing them first takes fewer products
+        # with many heads, mixing first takes fewer multiplications
         return _convolve(F.linear(stacked, mixing, mixing_bias), kernels, **settings)
-    # few heads: Σ_t over mixing and kernels first, and G is never stored
+    # with few heads, composing the weights first avoids storing G
     composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3n, Kc, Kc)
     out = _convolve(stacked, composed, **settings)
     if mixing_bias is None:
         return out
-    # the bias is part of G, and so ends at the borders: it arrives there through fewer taps
+    # G including its bias is zero-padded, so fewer taps contribute the bias at the borders
     composed = torch.einsum("t,ctyx->cyx", mixing_bias, kernels)[:, None]  # (C, 1, Kc, Kc)
     return out + F.conv2d(qkv.new_ones(1, 1, *qkv.shape[2:]), composed, **settings)
 
 
 def _convolve(stacked: Tensor, weight: Tensor, **settings) -> Tensor:
-    """Convolve ``(B, H, W, d, t)`` in d groups of t channels each."""
+    """Convolve ``(B, H, W, d, t)`` in d groups of t input channels."""
     groups = stacked.shape[3]
     maps = stacked.flatten(3).permute(0, 3, 1, 2)  # (B, d·t, H, W)
     if maps.device.type != "cpu":
-        # on CPUs alone channels that are innermost in memory were measured, and are faster
+        # channels-last memory is measured, and faster, on CPUs only
         maps = maps.contiguous()
     return F.conv2d(maps, weight, groups=groups, **settings)
 
 
 class ShiftConvolution(nn.Module):
-    """Own the kernels of the convolution branch, ``(out_channels, Kc², Kc, Kc)``.
+    """Kernels of ACmix's convolution branch, ``(out_channels, Kc², Kc, Kc)``.
 
-    At initialisation filter t moves its map by one of the Kc² shifts. It is not an `nn.Conv2d`, so
-    a host that re-initialises every convolution by class leaves the shifts as they are.
+    Filter t is initialised to one of the Kc² shifts. The class does not derive from `nn.Conv2d`, so
+    that hosts which re-initialise all convolutions keep the shifts.
     """
 
     def __init__(self, out_channels: int, kernel_size: int):
@@ -153,7 +153,7 @@ class ShiftConvolution(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Make filter t one-hot at ``(t // Kc, t % Kc)``, the same for every output channel."""
+        """Set filter t of every output channel to one-hot at ``(t // Kc, t % Kc)``."""
         taps = self.weight.shape[1]
         shifts = torch.eye(taps).view(self.weight.shape[1:])
         with torch.no_grad():
@@ -162,35 +162,35 @@ class ShiftConvolution(nn.Module):
 
 @MODELS.register_module()
 class ACmix(nn.Module):
-    """Add self-attention and convolution computed from shared projections::
+    """Weighted sum of self-attention and convolution computed from shared projections::
 
         q, k, v = conv1(x), conv2(x), conv3(x)
         out = rate1 · acmix_attention(q, k, v, conv_p(position_map))
             + rate2 · acmix_convolution(q, k, v, fc, dep_conv)
 
-    It takes the place of a convolution: mmdet's and mmseg's ResNets accept
-    ``dcn=dict(type='ACmix')``, mmcv's ``build_conv_layer`` builds it. The output has
+    A drop-in replacement for a convolution: mmdet's and mmseg's ResNets accept
+    ``dcn=dict(type='ACmix')`` and mmcv's ``build_conv_layer`` builds it. The output has
     ``ceil(H / stride)`` rows and ``ceil(W / stride)`` columns for any input size.
 
-    Published at https://github.com/LeapLabTHU/ACmix, whose entry names these are. There the bias of
-    the projections is always on, and dilation, kernel sizes other than 3 and odd sizes under a
-    stride fail; here dilation spreads the neighbours of both branches.
+    State dict names are those of https://github.com/LeapLabTHU/ACmix. There the projections always
+    have a bias, and dilation, kernel sizes other than 3, and odd sizes with a stride fail; here
+    dilation applies to both branches.
 
     Args:
-        in_channels: channels of x.
-        out_channels: channels of the output, a multiple of num_heads.
-        kernel_size: Kc of the convolution branch, odd.
-        stride: of the output, in pixels.
-        padding: must be ``dilation * (kernel_size // 2)``, the one that keeps the size.
-        dilation: of both branches, in pixels.
-        groups: of the projections q, k and v, for the slots of grouped convolutions.
-        bias: whether the projections have one.
-        num_heads: h.
-        attn_kernel_size: K of the attention branch, odd.
+        in_channels: number of input channels.
+        out_channels: number of output channels, a multiple of `num_heads`.
+        kernel_size: kernel side Kc of the convolution branch, odd.
+        stride: stride of both branches, in pixels.
+        padding: must be ``dilation * (kernel_size // 2)``, which keeps the size at stride 1.
+        dilation: dilation of both branches, in pixels.
+        bias: whether the projections have a bias.
+        groups: number of groups of the projections q, k and v, for use as a grouped convolution.
+        num_heads: number of attention heads h.
+        attn_kernel_size: kernel side K of the attention branch, odd.
         attn_backend: backend of :func:`local_attention`.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class ACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
         if x.device.type == "cpu":
-            # projections, tiles of attention and grouped convolution then move whole pixels
+            # makes all channels of a pixel contiguous for every step below
             x = x.contiguous(memory_format=torch.channels_last)
         qkv = self._project(x)
         grid = position_map(*x.shape[2:], self.conv_p.weight.dtype, device=x.device)
@@ -253,15 +253,15 @@ class ACmix(nn.Module):
             backend=self.attn_backend,
             **placement,
         )
-        # of the kernels, because these are smaller than the map
+        # scale the kernels because they are smaller than the feature map
         kernels = self.rate2[:, None, None, None] * self.dep_conv.weight
         mixing = self.fc.weight.flatten(1)  # (Kc², 3h)
         convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **placement)
-        # under autocast the branches are half precision and the rate is not
+        # under autocast the branches are in half precision, the rate is in float32
         return torch.addcmul(convolution, self.rate1.to(attention.dtype), attention)
 
     def _project(self, x: Tensor) -> Tensor:
-        """Map x to queries, keys and values ``(B, 3 · out_channels, H, W)``."""
+        """Project x to concatenated queries, keys and values ``(B, 3 · out_channels, H, W)``."""
         layers = (self.conv1, self.conv2, self.conv3)
         if self.conv1.groups > 1:
             return torch.cat([layer(x) for layer in layers], 1)

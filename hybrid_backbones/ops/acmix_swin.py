@@ -1,9 +1,9 @@
-"""ACmix with the attention of Swin: shifted windows and convolution from the same projections.
+"""ACmix with Swin's attention: shifted windows and convolution that share their projections.
 
 Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 https://arxiv.org/abs/2111.14556; windows: Liu et al., "Swin Transformer", ICCV 2021,
-https://arxiv.org/abs/2103.14030. The one idea is ACmix's: a light convolution branch on the query,
-key and value that the attention needs anyway. Here it ties windows together within one block.
+https://arxiv.org/abs/2103.14030. The one idea is ACmix's: a light convolution branch reuses the
+query, key and value of the attention. Here it also connects the windows within one block.
 """
 
 import torch
@@ -16,26 +16,26 @@ from .window_attention import roll, shifted_window_attention
 
 
 class ACmixWindow(nn.Module):
-    """Add attention in shifted windows and convolution, computed from shared projections::
+    """Weighted sum of shifted-window attention and convolution from shared projections::
 
         q, k, v = qkv(x)
         out = rate1 · proj(shifted_window_attention(q, k, v))
             + rate2 · acmix_convolution(q, k, v, fc, dep_conv)
 
-    As published, the convolution sees the map rolled by the shift: opposite borders of the map are
-    neighbours there, and zeros stand where the windows begin. A map of at most one window in
-    height or width is not shifted.
+    As published, the convolution runs on the map rolled by the shift: it connects opposite borders
+    of the map, and its zero padding lies before row and column `shift`. A map whose height or width
+    is at most one window is not shifted.
 
-    Entries are those of https://github.com/LeapLabTHU/ACmix, folder Swin-Transformer.
+    State dict names are those of https://github.com/LeapLabTHU/ACmix, folder Swin-Transformer.
 
     Args:
-        embed_dims: channels of x and of the result.
-        num_heads: h, a divisor of embed_dims.
+        embed_dims: number of input and output channels.
+        num_heads: number of attention heads h; must divide `embed_dims`.
         window_size: side of the windows, in positions.
-        shift: of the windows, from 0 to below window_size.
+        shift: shift of the windows, in positions, from 0 to ``window_size - 1``.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, shift: int = 0):
@@ -63,7 +63,7 @@ class ACmixWindow(nn.Module):
         self.rate2 = nn.Parameter(torch.full((1,), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         shift = self.shift if min(x.shape[2:]) > self.window_size else 0
         qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3C, H, W)
         bias = relative_position_bias(
@@ -78,6 +78,6 @@ class ACmixWindow(nn.Module):
             self.num_heads,
             mixing_bias=self.fc.bias,
         )
-        # under autocast the branches are half precision and the rates are not
+        # under autocast the branches are in half precision, the rates are in float32
         rate1, rate2 = self.rate1.to(attention.dtype), self.rate2.to(convolution.dtype)
         return rate1 * attention + rate2 * roll(convolution, shift)

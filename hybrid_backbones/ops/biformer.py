@@ -1,11 +1,11 @@
-"""Bi-level routing attention: choose regions first, then attend to the tokens of these.
+"""Bi-level routing attention: select regions first, then attend to their tokens.
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
-https://arxiv.org/abs/2303.08810. The one idea: the mean query and key of a region tell well enough
-which other regions matter to it; token attention then runs over the k best of them only.
+https://arxiv.org/abs/2303.08810. The one idea: mean queries and keys predict which regions are
+relevant to each other, so token-level attention is restricted to the top-k regions.
 
-The number of regions is fixed, not their size: the same weights work with any number, and a larger
-map has larger regions. Regions are in rows from the upper left.
+The number of regions is fixed and their size grows with the map; the weights do not depend on
+either. Regions are numbered row by row from the upper left.
 """
 
 import torch
@@ -17,12 +17,15 @@ from .windows import join_windows, partition_windows, valid_positions
 
 
 def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Average the tokens of each region, ``(B, R, n, C)`` to ``(B, R, C)``.
+    """Average the tokens of each region.
 
     Args:
-        x: ``(B, R, n, C)``.
-        valid_mask: ``(R, n)``, boolean, which tokens count, at least one in each region; None is
-            all.
+        x: tokens ``(B, R, n, C)``.
+        valid_mask: boolean mask ``(R, n)`` of the tokens to average, with at least one per region;
+            None averages all.
+
+    Returns:
+        Mean tokens ``(B, R, C)``.
     """
     if valid_mask is None:
         return x.mean(2)
@@ -35,29 +38,30 @@ def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
 def route_regions(
     query: Tensor, key: Tensor, topk: int, valid_mask: Tensor | None = None
 ) -> Tensor:
-    """Choose the k regions whose mean key has the largest product with a region's mean query::
+    """Select the k regions whose mean keys have the largest products with each mean query::
 
         routes[i] = argtopk_j mean(query[i]) · mean(key[j])
 
-    All heads share the choice, and no gradient passes it. A region need not choose itself.
+    All heads share the routes, the selection has no gradient, and a region may leave itself out.
 
     Args:
-        query: ``(B, R', n, C)``.
-        key: ``(B, R, n, C)``.
-        topk: k, at most R.
-        valid_mask: ``(R, n)``, boolean, which tokens count in the means, with R' = R; None is all.
+        query: queries of the R' routed regions, ``(B, R', n, C)``.
+        key: keys ``(B, R, n, C)``.
+        topk: number k of regions to select, at most R.
+        valid_mask: boolean mask ``(R, n)`` of the tokens to average, which requires R' = R; None
+            averages all.
 
     Returns:
-        ``(B, R', k)``, integers below R, the best first.
+        Region indices ``(B, R', k)``, best first.
     """
-    # as published, the scale comes first; else half precision overflows, and regions are alike
+    # scaling first, as published, avoids an overflow in half precision that would tie the scores
     query = region_means(query, valid_mask) * query.shape[-1] ** -0.5
     scores = query @ region_means(key, valid_mask).transpose(1, 2)  # (B, R', R)
     return scores.topk(topk).indices
 
 
 class _RoutingAttention(nn.Module):
-    """Own the settings and the positional convolution that both published forms share."""
+    """Settings and positional convolution common to both published forms."""
 
     def __init__(
         self,
@@ -96,8 +100,8 @@ class _RoutingAttention(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None = None
     ) -> Tensor:
-        """Route by the means of the valid tokens, and attend to them under `mask_padding`."""
-        # a map of few pixels has fewer regions
+        """Route by the means of valid tokens and attend, with `mask_padding` only to valid keys."""
+        # small maps have fewer regions
         routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
         return routed_attention(
             query,
@@ -111,41 +115,41 @@ class _RoutingAttention(nn.Module):
 
 
 class BiLevelRoutingAttention(_RoutingAttention):
-    """Add attention to the k best of S×S regions and a convolution of the values::
+    """Attention to the top-k of S×S regions plus a depthwise convolution of the values::
 
         q, k, v = qkv(x)
         out = wo(routed_attention(q, k, v, route_regions(q, k, topk)) + lepe(v))
 
-    A map is cut into S×S regions, after zeros at the right and the bottom have extended it to
-    multiples of S. As published, this padding is projected like all else: its queries, keys and
-    values are the biases. They count in the means, can be routed to, take part in the softmax, and
-    reach the last pixels of the map through `lepe`. `mask_padding` keeps them out of all four; the
-    published weights were trained without it.
+    The map is zero-padded at the right and the bottom to multiples of S and partitioned into S×S
+    regions. As published, the padding is projected too, so its queries, keys and values are the
+    biases: they enter the means, the routes and the softmax, and through `lepe` the pixels near the
+    border. `mask_padding` excludes them from all four; the published weights were trained without
+    it.
 
-    Published at https://github.com/rayleizhu/BiFormer, whose entry names these are. There the
-    gradient of the gathered keys needs R times their memory; see :func:`routed_attention`.
+    State dict names are those of https://github.com/rayleizhu/BiFormer. There the gradient of the
+    gathered keys needs R times their memory; see :func:`routed_attention`.
 
     Args:
-        embed_dims: C, channels of x and of the result.
-        num_heads: h, a divisor of C.
-        num_windows: S, regions a side.
-        topk: k, regions that each region attends to, at most S².
-        lepe_kernel_size: of the convolution of the values, odd.
-        mask_padding: attend, route and convolve as if there were no padding.
+        embed_dims: number C of input and output channels.
+        num_heads: number of attention heads h; must divide `embed_dims`.
+        num_windows: number S of regions along each side.
+        topk: number k of regions that each region attends to, at most S².
+        lepe_kernel_size: kernel side of the convolution of the values, odd.
+        mask_padding: whether to exclude padding from routing, attention and convolution.
         attn_backend: backend of :func:`routed_attention`.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, num_windows: int, topk: int, **kwargs):
         super().__init__(embed_dims, num_heads, num_windows, topk, **kwargs)
-        # the published name of the projection is qkv.qkv
+        # the published state dict names the projection qkv.qkv
         self.qkv = nn.ModuleDict(dict(qkv=nn.Linear(embed_dims, 3 * embed_dims)))
         self.wo = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         x = x.permute(0, 2, 3, 1)
         height, width = size = x.shape[1:3]
         window = tuple(-(-side // self.num_windows) for side in size)
@@ -157,19 +161,19 @@ class BiLevelRoutingAttention(_RoutingAttention):
         return self.wo(out).permute(0, 3, 1, 2)
 
     def _attend_to_all(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the attention of regions with real tokens, and `lepe` of the padded map."""
+        """Attend with padding as ordinary tokens; return the output and the padded map's `lepe`."""
         side, (height, width) = self.num_windows, x.shape[1:3]
         padded = side * window[0], side * window[1]
         x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
-        # nobody wants the result of a region that is all padding
+        # regions of padding only are cropped later, so they need no queries
         rows, columns = -(-height // window[0]), -(-width // window[1])
         query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
         lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
         return self._attend(query, key, value), lepe
 
     def _attend_to_real(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the attention of regions with real tokens, and `lepe` of the map."""
+        """Attend without padding; return the output and `lepe` of the unpadded map."""
         size = x.shape[1:3]
         query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
         lepe = self.lepe(join_windows(value, window, size).permute(0, 3, 1, 2))
@@ -177,14 +181,14 @@ class BiLevelRoutingAttention(_RoutingAttention):
 
 
 class BiLevelRoutingAttention2d(_RoutingAttention):
-    """Compute bi-level routing attention by 1×1 convolutions: the refactored published form.
+    """Bi-level routing attention with 1×1 convolutions, the refactored published form.
 
-    It equals :class:`BiLevelRoutingAttention` where S divides both sides of the map. Elsewhere the
-    side of a region is rounded down, and there can be more than S×S of them; the padding follows
-    the projection, so its queries, keys and values are zeros, which count in the softmax (unless
-    `mask_padding`), but neither in the means nor in `lepe`.
+    It equals :class:`BiLevelRoutingAttention` if S divides both sides of the map. Otherwise the
+    region sides are rounded down, so there can be more than S×S regions. Padding follows the
+    projection, so its queries, keys and values are zeros; they enter the softmax (unless
+    `mask_padding`), but neither the means nor `lepe`.
 
-    Arguments as of :class:`BiLevelRoutingAttention`; entry names are the published ones.
+    The arguments are those of :class:`BiLevelRoutingAttention`; state dict names are as published.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, num_windows: int, topk: int, **kwargs):
@@ -193,9 +197,9 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         self.output_linear = nn.Conv2d(embed_dims, embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         size = x.shape[2:]
-        # published without the lower bound, and a map of fewer than S pixels a side fails
+        # published without the lower bound, so sides of fewer than S pixels fail there
         window = tuple(max(side // self.num_windows, 1) for side in size)
         query, key, value = self.qkv_linear(x).chunk(3, 1)
         regions = [partition_windows(y.permute(0, 2, 3, 1), window) for y in (query, key, value)]

@@ -1,8 +1,8 @@
-"""Full attention with a locally-enhancing convolution (LePE), BiFormer's operator for small maps.
+"""Full attention with locally-enhanced positional encoding (LePE), BiFormer's last-stage operator.
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
-https://arxiv.org/abs/2303.08810. The convolution is that of Dong et al., "CSWin Transformer",
-CVPR 2022: positions enter through a depthwise convolution beside the attention.
+https://arxiv.org/abs/2303.08810. The one idea is from Dong et al., "CSWin Transformer", CVPR 2022:
+a depthwise convolution parallel to the attention encodes positions.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from ..layers import PointwiseConv2d, to_maps, to_tokens
 
 
 def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """Attend from each token to all, in each head ``softmax(query · key / √d) value``.
+    """Compute multi-head attention to all tokens, ``softmax(query keyᵀ / √d) value`` per head.
 
     Args:
-        query: ``(B, N, C)``, channels head-major.
-        key: ``(B, N, C)``.
-        value: ``(B, N, C)``.
-        num_heads: h, a divisor of C.
+        query: queries ``(B, N, C)``, channels head-major.
+        key: keys ``(B, M, C)``.
+        value: values ``(B, M, C)``.
+        num_heads: number of attention heads h; must divide C.
 
     Returns:
-        ``(B, N, C)``.
+        Attention output ``(B, N, C)``.
     """
     query, key, value = (
         x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value)
@@ -32,7 +32,7 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) ->
 
 
 class _LePEAttention(nn.Module):
-    """Own the projections and the positional convolution that both published forms share."""
+    """Projections and positional convolution common to both published forms."""
 
     def __init__(
         self,
@@ -60,45 +60,46 @@ class _LePEAttention(nn.Module):
 
 
 class AttentionLePE(_LePEAttention):
-    """Add attention to all tokens and a convolution of the input::
+    """Attention to all tokens plus a depthwise convolution of the input::
 
         out = proj(full_attention(qkv(x)) + lepe(x))
 
-    Published at https://github.com/rayleizhu/BiFormer, whose entry names these are; the convolution
-    is of the input there, not of the values.
+    State dict names are those of https://github.com/rayleizhu/BiFormer, where the convolution also
+    takes the input rather than the values.
 
     Args:
-        embed_dims: C, channels of x and of the result.
-        num_heads: h, a divisor of C.
-        lepe_kernel_size: of the convolution, odd.
+        embed_dims: number C of input and output channels.
+        num_heads: number of attention heads h; must divide `embed_dims`.
+        lepe_kernel_size: kernel side of the convolution, odd.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
         super().__init__(embed_dims, num_heads, linear=nn.Linear, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         out = full_attention(*self.qkv(to_tokens(x)).chunk(3, -1), self.num_heads)
         return to_maps(self.proj(out + to_tokens(self.lepe(x))), x.shape[2:])
 
 
 class AttentionLePE2d(_LePEAttention):
-    """Add attention to all tokens and a convolution of the values, by 1×1 convolutions::
+    """Attention to all tokens plus a depthwise convolution of the values::
 
         q, k, v = qkv(x)
         out = proj(full_attention(q, k, v) + lepe(v))
 
-    The refactored published form, under its entry names. Arguments as of :class:`AttentionLePE`.
+    The refactored published form, with 1×1 convolutions as projections. State dict names are as
+    published; the arguments are those of :class:`AttentionLePE`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
         super().__init__(embed_dims, num_heads, linear=PointwiseConv2d, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         query, key, value = self.qkv(x).chunk(3, 1)
         out = full_attention(*map(to_tokens, (query, key, value)), self.num_heads)
         return self.proj(to_maps(out, x.shape[2:]) + self.lepe(value))

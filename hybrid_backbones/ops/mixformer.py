@@ -1,10 +1,10 @@
-"""Mixing attention: window attention and a depthwise convolution side by side, gating one another.
+"""Mixing attention: parallel window attention and depthwise convolution that gate each other.
 
 Chen et al., "MixFormer: Mixing Features across Windows and Dimensions", CVPR 2022,
-https://arxiv.org/abs/2204.02557. The one idea: attention weights positions but not channels and
-ends at the windows; a depthwise convolution weights channels but not positions and crosses them. So
-both run in parallel, and each gives the other what it lacks: the convolution a gate of each
-channel, the attention a gate of each position.
+https://arxiv.org/abs/2204.02557. The one idea: window attention weights positions but not channels,
+within windows; a depthwise convolution weights channels but not positions, across windows. Both run
+in parallel and complement each other: the convolution gates the channels of the attention, the
+attention gates the positions of the convolution.
 """
 
 import torch
@@ -19,48 +19,49 @@ from .window_attention import shifted_window_attention
 def channel_gated_attention(
     query: Tensor, key: Tensor, value: Tensor, gate: Tensor, bias: Tensor, window_size: int
 ) -> Tensor:
-    """Relate the positions of each window, their values weighted by channel.
+    """Compute window attention over values that are gated per channel.
 
     For each head and window, ``out = softmax(query · keyᵀ / √d + bias) · (sigmoid(gate) ⊙ value)``.
 
     Args:
-        query: ``(B, C, H, W)``, channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        gate: ``(B, C, 1, 1)``, before the sigmoid.
-        bias: ``(h, N, N)`` for the ``N = window_size²`` positions of a window, in rows.
-        window_size: side of the windows, which begin at the upper left; the map's other borders cut
-            them, and what lies outside takes no part.
+        query: queries ``(B, C, H, W)``, channels head-major.
+        key: keys ``(B, C, H, W)``.
+        value: values ``(B, C, H, W)``.
+        gate: channel gate ``(B, C, 1, 1)`` before the sigmoid.
+        bias: relative position bias ``(h, N, N)`` for the ``N = window_size²`` positions of a
+            window, row by row.
+        window_size: side of the windows, in positions. They start at the upper left; windows that
+            exceed the map at the right or the bottom are cropped to it.
 
     Returns:
-        ``(B, C, H, W)``.
+        Attention output ``(B, C, H, W)``.
     """
     return shifted_window_attention(query, key, value * gate.sigmoid(), bias, window_size)
 
 
 def position_gated_map(x: Tensor, gate: Tensor) -> Tensor:
-    """Compute ``sigmoid(gate) ⊙ x``.
+    """Gate a feature map per position, ``sigmoid(gate) ⊙ x``.
 
     Args:
-        x: ``(B, C, H, W)``.
-        gate: ``(B, 1, H, W)``, before the sigmoid.
+        x: feature map ``(B, C, H, W)``.
+        gate: position gate ``(B, 1, H, W)`` before the sigmoid.
 
     Returns:
-        ``(B, C, H, W)``.
+        Gated feature map ``(B, C, H, W)``.
     """
     return x * gate.sigmoid()
 
 
 class AnyBatchNorm2d(nn.BatchNorm2d):
-    """Normalise over batch and positions, by running statistics where that is a single value.
+    """Batch normalisation that uses running statistics if each channel has a single value.
 
-    One value has no variance, and PyTorch refuses to train on it: the mean of a map of one image,
-    as on a GPU with one image a step. The published framework passes such values on unchanged; then
-    weight and bias would get no gradient, which distributed training does not take.
+    A single value has no variance, and PyTorch raises an error in training, e.g. for pooled
+    features with one image per GPU. The published framework returns such values unchanged; then
+    weight and bias would get no gradient, which distributed training does not support.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
@@ -69,7 +70,7 @@ class AnyBatchNorm2d(nn.BatchNorm2d):
 
 
 def _interaction(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
-    """Make what turns the map of one branch into the gate of the other."""
+    """Build the layers that compute the gate of one branch from the features of the other."""
     return nn.Sequential(
         PointwiseConv2d(in_channels, hidden_channels),
         AnyBatchNorm2d(hidden_channels),
@@ -79,31 +80,30 @@ def _interaction(in_channels: int, hidden_channels: int, out_channels: int) -> n
 
 
 class MixingAttention(nn.Module):
-    """Mix window attention and a depthwise convolution::
+    """Fusion of window attention and a depthwise convolution that gate each other::
 
         a, u = LN(proj_attn(x)), GELU(BN(dwconv(LN(proj_cnn(x)))))
         o = channel_gated_attention(*qkv(a), gate=channel_interaction(mean(u)))
         n = BN(position_gated_map(projection(u), gate=spatial_interaction(o)))
         out = proj([LN(o), n])
 
-    The windows tile the map from the upper left, and zeros at the right and the bottom complete the
-    last ones. As published, this padding is projected like all else: it takes part in the softmax,
-    in the convolution, in the mean and in batch statistics. With `mask_padding` only the windows
-    are padded, and there the softmax leaves it out; all else sees the map alone, whose border is
-    that of the convolution. Where the windows fit, there is no difference. The published weights
-    were trained without it.
+    The windows tile the map from the upper left; the map is zero-padded at the right and the bottom
+    to whole windows. As published, the padding is projected too and enters the softmax, the
+    convolution, the mean and the batch statistics. `mask_padding` excludes it from all four, which
+    makes no difference if the windows tile the map exactly. The published weights were trained
+    without it.
 
-    Published in https://github.com/PaddlePaddle/PaddleClas, whose entry names these are.
+    State dict names are those of https://github.com/PaddlePaddle/PaddleClas.
 
     Args:
-        embed_dims: C, channels of x and of the result, even and at least 16.
-        num_heads: h, a divisor of embed_dims / 2.
+        embed_dims: number C of input and output channels, even and at least 16.
+        num_heads: number of attention heads h; must divide ``embed_dims / 2``.
         window_size: side of the windows, in positions.
-        kernel_size: of the depthwise convolution, odd.
-        mask_padding: attend, convolve and gate as if there were no padding.
+        kernel_size: kernel side of the depthwise convolution, odd.
+        mask_padding: whether to exclude padding from attention, convolution and gates.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class MixingAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         height, width = x.shape[2:]
         if not self.mask_padding:
             x = pad_to_multiple(x, self.window_size)
@@ -171,7 +171,7 @@ class MixingAttention(nn.Module):
         return out.permute(0, 3, 1, 2)
 
     def _attend(self, tokens: Tensor, gate: Tensor) -> Tensor:
-        """Map tokens ``(B, H, W, C / 2)`` to a map ``(B, C / 2, H, W)``."""
+        """Compute gated attention of tokens ``(B, H, W, C / 2)`` as a map ``(B, C / 2, H, W)``."""
         query, key, value = self.qkv(tokens).permute(0, 3, 1, 2).chunk(3, 1)
         bias = relative_position_bias(
             self.relative_position_bias_table, self.relative_position_index

@@ -1,9 +1,9 @@
-"""Functions with a gradient of their own: how they take part in autograd and in `torch.func`.
+"""Functions with custom gradients that support autograd and `torch.func`.
 
-Two plain functions are enough, one for the result and one for the gradients. Of a call nothing is
-kept but its inputs, and `torch.func` transforms it as it does an operator of PyTorch: ``grad``,
-``vjp``, ``jacrev``, and ``vmap`` around any of these, which computes one slice after another.
-Forward-mode derivatives (``jvp``, ``jacfwd``, ``hessian``) there are none: PyTorch says so.
+They are defined by two plain functions, one for the result and one for the gradients. Only the
+inputs are saved for the backward pass. `torch.func` supports ``grad``, ``vjp`` and ``jacrev``, and
+``vmap`` around any of these, which computes the slices one by one. Forward-mode derivatives
+(``jvp``, ``jacfwd``, ``hessian``) are not supported: PyTorch raises `NotImplementedError`.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,21 @@ from torch import Tensor
 
 
 def with_gradient(function: Callable, gradient: Callable, *inputs: Any) -> Tensor:
-    """Compute ``function(*inputs)``, to be differentiated by `gradient`.
+    """Compute ``function(*inputs)`` with a backward pass given by `gradient`.
 
-    Both compute in the dtype of their inputs, under autocast too. A saved trace takes no functions
-    of Python, so that `torch.jit.trace` records what `function` does.
+    Both compute in the dtype of their inputs, also under autocast. `torch.jit.trace` cannot
+    serialise Python autograd functions, so it records the operations of `function`.
 
     Args:
-        function: maps the inputs to a tensor that is no view of them.
-        gradient: maps the gradient of the result and the inputs to a tuple of gradients, one for
-            each of the first inputs; the others have none. It is differentiated by autograd.
-        inputs: tensors, and anything but collections of tensors.
+        function: function from the inputs to a tensor that is not a view of them.
+        gradient: function from the gradient of the result and the inputs to a tuple of gradients of
+            the first inputs; the remaining inputs get none. Autograd differentiates it for second
+            derivatives.
+        inputs: arguments of `function`, at least one of them a tensor; collections of tensors are
+            not supported.
+
+    Returns:
+        Result of `function`.
     """
     if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not _has_gradient(inputs)):
         return _call(function, *inputs)
@@ -39,7 +44,7 @@ def _call(function: Callable, *inputs: Any) -> Any:
 
 
 class _Transformable(torch.autograd.Function):
-    """Keep all inputs, and let `vmap` compute one slice after another."""
+    """Autograd function that saves all inputs and computes the slices of `vmap` one by one."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -70,7 +75,7 @@ class _Function(_Transformable):
     @staticmethod
     def backward(ctx, grad):
         _, gradient, *inputs = _inputs(ctx)
-        # what is compiled has no second derivatives
+        # compiled code has no second derivatives
         compute = _call if torch.compiler.is_compiling() else _Gradient.apply
         grads = compute(gradient, grad, *inputs)
         return None, None, *grads, *[None] * (len(inputs) - len(grads))

@@ -1,4 +1,4 @@
-"""Relative position bias of window attention: a learned number for each offset and head.
+"""Relative position bias of window attention: a learned scalar per offset and head.
 
 Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030.
 """
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def relative_position_index(window: tuple[int, int]) -> Tensor:
-    """Number the offsets between all pairs of positions of a window of h rows and w columns.
+    """Return the table indices for all pairs of positions of a window of h rows and w columns.
 
     Returns:
-        ``(h·w, h·w)``: at ``[i, j]``, with dy rows and dx columns from j to i,
-        ``(dy + h - 1) * (2w - 1) + dx + w - 1``.
+        Indices ``(h·w, h·w)``: ``(dy + h - 1) * (2w - 1) + dx + w - 1`` at ``[i, j]``, with dy rows
+        and dx columns from j to i.
     """
     height, width = window
     rows = torch.arange(height).repeat_interleave(width)
@@ -23,13 +23,13 @@ def relative_position_index(window: tuple[int, int]) -> Tensor:
 
 
 def relative_position_bias(table: Tensor, index: Tensor) -> Tensor:
-    """Look up what is added to the logits.
+    """Look up the relative position bias of the logits.
 
     Args:
-        table: ``((2h - 1)·(2w - 1), heads)``.
-        index: ``(N, N)``, of :func:`relative_position_index`.
+        table: learned bias ``((2h - 1)·(2w - 1), heads)``.
+        index: table indices ``(N, N)`` from :func:`relative_position_index`, with ``N = h·w``.
 
     Returns:
-        ``(heads, N, N)``.
+        Relative position bias ``(heads, N, N)``.
     """
     return table[index].permute(2, 0, 1)

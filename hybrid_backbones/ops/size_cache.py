@@ -1,4 +1,4 @@
-"""Tables that depend on sizes alone, such as masks and indices: made once, then kept."""
+"""Cache for tensors that depend on sizes only, such as masks and indices."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -6,24 +6,27 @@ from typing import Any
 
 import torch
 
-# of the tables of one kind: stages of a few sizes of images, also where training varies these
+# entries per function: enough for all stages at several image sizes, as in multi-scale training
 MAX_TABLES = 32
 
 
 def cached_by_size(make: Callable) -> Callable:
-    """Keep what ``make(*sizes, device=...)`` returns for the last `MAX_TABLES` sizes and devices.
+    """Cache the results of ``make(*sizes, device=...)`` for the last `MAX_TABLES` arguments.
 
-    All callers share one result and must not write to it. It serves inference and training alike,
-    whichever asked first. While a call is traced or captured (``torch.compile``, export, fake
-    tensors, CUDA graphs) tables are made anew, because what belongs to a trace must not outlive it.
+    All callers share one result, in training and inference mode, and must not modify it. The cache
+    is bypassed while a call is traced or captured (``torch.compile``, export, fake tensors, CUDA
+    graphs), because tensors of a trace must not outlive it.
 
     Args:
-        make: a function of hashable arguments that returns tensors on `device`.
+        make: function of hashable arguments that returns tensors on `device`.
+
+    Returns:
+        Cached function with the signature ``(*sizes, device)``.
     """
 
     @lru_cache(MAX_TABLES)
     def keep(stream: Any, device: torch.device, *sizes: Any) -> Any:
-        # tensors of inference mode could not be saved for a backward pass
+        # inference-mode tensors cannot be saved for a backward pass
         with torch.inference_mode(False):
             return make(*sizes, device=device)
 
@@ -31,7 +34,7 @@ def cached_by_size(make: Callable) -> Callable:
     def look_up(*sizes: Any, device: torch.device) -> Any:
         if is_traced(device):
             return make(*sizes, device=device)
-        # another stream might read a table before this one has written it
+        # keyed by stream: another one might read the result before this one has written it
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         return keep(stream, device, *sizes)
 
@@ -39,11 +42,11 @@ def cached_by_size(make: Callable) -> Callable:
 
 
 def is_traced(device: torch.device) -> bool:
-    """Tell whether calls are traced or captured now, rather than computed."""
+    """Return whether calls on `device` are being traced or captured."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or (device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-        # the mode that stands for a trace decides what a new tensor is
+        # tracing modes such as FakeTensorMode change the type of new tensors
         or type(torch.empty(0)) is not torch.Tensor
     )

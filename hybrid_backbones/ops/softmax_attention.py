@@ -1,8 +1,8 @@
-"""The gradients of softmax attention, as exact for large logits as for small ones.
+"""Softmax attention weights and gradients that stay accurate for large logits.
 
-Kernels of PyTorch keep of each softmax the logarithm of its sum, and compute weights in the
-backward pass as ``exp(logit - logarithm)``. A logarithm near 7000 is rounded by 2e-4, one near 8e6
-by 0.5, and weights by as much. Here the softmax is computed anew.
+PyTorch's kernels save the log-sum-exp of each softmax and recompute the weights in the backward
+pass as ``exp(logit - logsumexp)``. Rounding errors of the log-sum-exp, 2e-4 near 7000 and 0.5 near
+8e6, are relative errors of the weights. Here the backward pass recomputes the softmax.
 """
 
 import torch
@@ -10,18 +10,19 @@ from torch import Tensor
 
 
 def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Compute ``softmax(scale · query keyᵀ + bias)``.
+    """Compute the attention weights ``softmax(scale · query keyᵀ + bias)``.
 
-    The scale comes first: so products overflow only where logits do.
+    The queries are scaled first, so that products overflow only if the logits do.
 
     Args:
-        query: ``(n, h, N, d)``.
-        key: ``(n, h, M, d)``.
-        bias: ``(p, h or 1, N or 1, M)`` with p a divisor of n, repeated along n; None is zero.
-        scale: of the logits.
+        query: queries ``(n, h, N, d)``.
+        key: keys ``(n, h, M, d)``.
+        bias: bias of the logits ``(p, h or 1, N or 1, M)``, repeated along n, which p must divide;
+            None is zero.
+        scale: scale of the logits.
 
     Returns:
-        ``(n, h, N, M)``.
+        Attention weights ``(n, h, N, M)``.
     """
     logits = query * scale @ key.mT
     if bias is not None:
@@ -32,9 +33,9 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
 def attention_gradients(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key, value and the logits.
+    """Compute the gradients of query, key, value and the logits.
 
-    With P the weights, S the logits and s the scale::
+    With P the weights, O the output, S the logits and s the scale::
 
         dV = Pᵀ dO
         dS = P ∘ (dO Vᵀ - rowsum(P ∘ dO Vᵀ))
@@ -42,14 +43,17 @@ def attention_gradients(
         dK = s·dSᵀ Q
 
     Args:
-        grad: ``(n, h, N, d)``, that of the output.
-        query, key, bias, scale: as for :func:`attention_weights`.
-        value: ``(n, h, M, d)``.
+        grad: gradient of the output ``(n, h, N, d)``.
+        query, key, bias, scale: arguments of :func:`attention_weights`.
+        value: values ``(n, h, M, d)``.
+
+    Returns:
+        Gradients of the shapes of query, key and value, and of the logits ``(n, h, N, M)``.
     """
     weights = attention_weights(query, key, bias, scale)
     grad_weights = grad @ value.mT
     grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    # channels in rows: a CPU takes four times as long for a result of few columns
+    # transposed products, because results with few columns take four times as long on a CPU
     grad_query = (key.mT @ grad_logits.mT).mT * scale
     grad_key = (query.mT @ grad_logits).mT * scale
     grad_value = (grad.mT @ weights).mT

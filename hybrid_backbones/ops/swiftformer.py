@@ -1,9 +1,9 @@
-"""Efficient additive attention: one global query meets all keys, at a cost linear in the tokens.
+"""Efficient additive attention: one global query for all keys, at linear cost in the tokens.
 
 Shaker et al., "SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile
-Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. The one idea: sum the queries to
-a single one, and multiply each key by it, channel by channel; there are no values, and no two
-tokens are compared.
+Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. The one idea: reduce the
+queries to a single global query and multiply it with each key, channel by channel; there are no
+values and no pairwise interactions between tokens.
 """
 
 import torch
@@ -12,37 +12,37 @@ from torch import Tensor, nn
 from ..layers import to_maps, to_tokens
 from .size_cache import is_traced
 
-# as published: below this length a vector is not stretched to length one
+# as published: shorter vectors are divided by this instead of their norm
 EPS = 1e-12
 
 
 def unit_vectors(x: Tensor, dim: int) -> Tensor:
-    """Compute ``x / ‖x‖``, at least in float32.
+    """Normalise vectors to unit length, ``x / max(‖x‖, EPS)``, in at least float32.
 
     Args:
-        x: of any shape.
-        dim: along which the length is taken.
+        x: tensor of any shape.
+        dim: dimension of the vectors.
 
     Returns:
-        the shape of x, of length one along `dim`; shorter where x is below `EPS`.
+        Unit vectors of the shape of x.
     """
-    # a trace that is saved takes no functions of Python
+    # `torch.jit.trace` cannot serialise Python autograd functions
     normalize = _normalize if is_traced(x.device) else _UnitVectors.apply
     unit, _ = normalize(x, dim)
     return unit
 
 
 def _normalize(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    # a length in half precision may overflow, and `EPS` is zero there
+    # in half precision the norm may overflow and `EPS` is zero
     dtype = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min(EPS)
     return x / length, length
 
 
 class _UnitVectors(torch.autograd.Function):
-    """Divide by the length, and return both.
+    """Normalisation to unit length that returns the unit vectors and their norms.
 
-    The gradient needs these two and not x::
+    The backward pass needs these two and not x::
 
         dx = (du - u (u · du - ‖x‖ d‖x‖)) / ‖x‖
     """
@@ -60,7 +60,7 @@ class _UnitVectors(torch.autograd.Function):
     def backward(ctx, grad: Tensor, grad_length: Tensor):
         unit, length = ctx.saved_tensors
         along = (unit * grad).sum(ctx.dim, keepdim=True) - length * grad_length
-        along = along * (length > EPS)  # below, the length is a constant
+        along = along * (length > EPS)  # a clamped norm is constant
         return torch.addcmul(grad, unit, along, value=-1).div_(length).to(ctx.dtype), None
 
 
@@ -69,59 +69,59 @@ def efficient_additive_attention(
 ) -> Tensor:
     """Multiply each key by the global query, a weighted sum of all queries::
 
-        a = query · weight        (one number a token)
+        a = query · weight        (one score per token)
         g = Σ_n a_n query_n / ‖a‖
         out_n = g ⊙ key_n
 
-    The length of `weight` cancels. In the first release every token has the same weight::
+    The norm of `weight` cancels. In the first release all tokens have the same weight::
 
         g = Σ_n query_n
 
-    The length of g grows with the number of tokens, like its root, or in proportion to it in the
-    first release.
+    The norm of g grows with the square root of the number of tokens, in the first release linearly.
 
     Args:
-        query: ``(B, N, C)``, of length one along C.
-        key: ``(B, N, C)``, of length one along C.
-        weight: ``(C, 1)``; in the first release it has no effect, and a gradient of zero.
-        first_release: compute the form of the first release.
+        query: queries ``(B, N, C)``, unit vectors along C.
+        key: keys ``(B, N, C)``, unit vectors along C.
+        weight: scoring vector ``(C, 1)``; without effect and with zero gradient in the first
+            release.
+        first_release: whether to compute the form of the first release.
 
     Returns:
-        ``(B, N, C)``.
+        Keys multiplied by the global query, ``(B, N, C)``.
     """
-    # sums over tokens are taken in float32, which products with `scores` are in
+    # tokens are summed in at least float32, the dtype of `scores`
     if first_release:
         dtype = torch.promote_types(query.dtype, torch.float32)
         global_query = query.sum(1, keepdim=True, dtype=dtype) + 0 * weight.T  # (B, 1, C)
     else:
-        # published with a factor d**-0.5, which cancels here too
+        # the published factor d**-0.5 cancels in the normalisation
         scores = unit_vectors(query @ weight, dim=1)  # (B, N, 1)
         global_query = (scores * query).sum(1, keepdim=True)  # (B, 1, C)
     return (global_query * key).to(key.dtype)
 
 
 class EfficientAdditiveAttention(nn.Module):
-    """Relate the positions of a map by efficient additive attention::
+    """Efficient additive attention over the positions of a feature map::
 
         q, k = to_query(x) / ‖to_query(x)‖, to_key(x) / ‖to_key(x)‖
         out = final(Proj(efficient_additive_attention(q, k, w_g)) + q)
 
-    Published at https://github.com/Amshaker/SwiftFormer, whose entry names these are.
+    State dict names are those of https://github.com/Amshaker/SwiftFormer.
 
-    .. warning:: Both forms have entries of the same names and shapes, so that weights of the one
-       load into the other without an error, and give wrong results. Files that the authors linked
-       from 2023-03-26 to 2023-07-26 need ``first_release=True``, the form that Hugging Face's
-       transformers computes; files linked since then need the current form, as timm's do.
+    .. warning:: Both forms have the same state dict names and shapes, so weights of one load into
+       the other without an error and give wrong results. Checkpoints that the authors linked from
+       2023-03-26 to 2023-07-26 need ``first_release=True``, the form that Hugging Face's
+       transformers computes; later checkpoints and timm's need the current form.
 
     Args:
-        embed_dims: channels of x.
-        token_dims: channels of the output; as many as of x where it is None.
-        num_heads: widens queries and keys to ``num_heads * token_dims`` channels, and no more: as
-            published, they are not split into heads.
-        first_release: compute the form of the first release.
+        embed_dims: number of input channels.
+        token_dims: number of output channels; None means `embed_dims`.
+        num_heads: width factor of queries and keys, which have ``num_heads * token_dims`` channels;
+            as published, they are not split into heads.
+        first_release: whether to compute the form of the first release.
 
     Raises:
-        ValueError: for numbers below one.
+        ValueError: if `embed_dims`, `token_dims` or `num_heads` is below 1.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Token pruning: spend attention on the tokens that matter, and move the others together.
+"""Token pruning: attend with informative tokens and update the others through a representative.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
 https://arxiv.org/abs/2201.09450, section on light networks, after Xu et al., "Evo-ViT", AAAI 2022,
-https://arxiv.org/abs/2108.01390. The one idea: the attention of a class token scores the tokens;
-those with high scores are computed one by one, and one representative stands for the others.
+https://arxiv.org/abs/2108.01390. The one idea: the attention of the class token scores the tokens;
+those with high scores are kept, and one representative token replaces the others.
 """
 
 import torch
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def class_token_score(query: Tensor, key: Tensor) -> Tensor:
-    """Score tokens by the attention that the class token, the first, pays them.
+    """Score tokens by the attention weights of the class token, which is the first token.
 
-    The mean over heads of ``softmax(query[0] · keyᵀ / √d)[1:]``. At least float32: scores decide
-    which tokens are kept, and those near the cut are close together.
+    The score is the mean over heads of ``softmax(query[0] · keyᵀ / √d)[1:]``, in at least float32,
+    because scores near the pruning threshold differ little.
 
     Args:
-        query: ``(B, h, 1 + N, d)``.
-        key: ``(B, h, 1 + N, d)``.
+        query: queries ``(B, h, 1 + N, d)``.
+        key: keys ``(B, h, 1 + N, d)``.
 
     Returns:
-        ``(B, N)``.
+        Scores ``(B, N)``.
     """
     logits = query[:, :, :1] @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, h, 1, 1 + N)
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -30,23 +30,23 @@ def class_token_score(query: Tensor, key: Tensor) -> Tensor:
 
 
 def update_score(old: Tensor, new: Tensor, trade_off: float) -> Tensor:
-    """Blend ``(1 - trade_off) · old + trade_off · new`` for the first tokens, those in `new`.
+    """Update the scores of the first M tokens to ``(1 - trade_off) · old + trade_off · new``.
 
     Args:
-        old: ``(B, N)``.
-        new: ``(B, M)``, M not above N.
-        trade_off: from 0 to 1.
+        old: scores of all tokens ``(B, N)``.
+        new: new scores of the first tokens ``(B, M)``, with M ≤ N.
+        trade_off: weight of the new scores, from 0 to 1.
 
     Returns:
-        ``(B, N)``.
+        Updated scores ``(B, N)``.
     """
     kept, dropped = old.split([new.shape[1], old.shape[1] - new.shape[1]], 1)
     return torch.cat([(1 - trade_off) * kept + trade_off * new, dropped], 1)
 
 
 def num_kept_tokens(num_tokens: int, keep_ratio: float) -> int:
-    """Return how many tokens are kept: ``int(num_tokens · keep_ratio)``, at least one."""
-    # as published but for a single token, which would be dropped, with nothing to represent
+    """Return the number of tokens to keep, ``int(num_tokens · keep_ratio)``, but at least one."""
+    # the lower bound of one is ours: as published, a single token would be pruned
     return max(1, int(num_tokens * keep_ratio))
 
 
@@ -56,43 +56,42 @@ def order_by_score(score: Tensor) -> Tensor:
 
 
 def invert_order(order: Tensor) -> Tensor:
-    """Return the order ``(B, N)`` that undoes one."""
+    """Return the inverse ``(B, N)`` of permutations ``(B, N)``."""
     return order.argsort(1)
 
 
 def apply_order(x: Tensor, order: Tensor) -> Tensor:
-    """Take what belongs to tokens, ``(B, N)`` or ``(B, N, C)``, in an order ``(B, N)``."""
+    """Permute scores ``(B, N)`` or tokens ``(B, N, C)`` by indices ``(B, N)``."""
     return x.take_along_dim(order if x.ndim == 2 else order[..., None], 1)
 
 
 def representative_token(tokens: Tensor, score: Tensor) -> Tensor:
-    """Average tokens, weighted by their scores: ``Σ_n score[n] tokens[n] / Σ_n score[n]``.
+    """Average tokens weighted by their scores, ``Σ_n score[n] tokens[n] / Σ_n score[n]``.
 
     Args:
-        tokens: ``(B, N, C)``, at least one.
-        score: ``(B, N)``, not negative.
+        tokens: tokens ``(B, N, C)``, at least one.
+        score: non-negative scores ``(B, N)``.
 
     Returns:
-        ``(B, 1, C)``.
+        Representative token ``(B, 1, C)``.
     """
-    # all scores may underflow to zero: then all weigh the same
+    # if all scores underflow to zero, the tokens get equal weights
     score = score + torch.finfo(score.dtype).tiny
     weights = score / score.sum(1, keepdim=True)
     return (weights[..., None] * tokens).sum(1, keepdim=True).to(tokens.dtype)
 
 
 def pool_score(score: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average scores over patches of 2×2 positions, rescaled so that their sum stays.
+    """Average scores over 2×2 patches and rescale them to the same sum.
 
-    As patches are embedded: what is left over of an odd side is cut off, a side of one position is
-    extended by zeros.
+    As in the patch embedding, odd sides are cropped and sides of one position are zero-padded.
 
     Args:
-        score: ``(B, H·W)``.
-        size: H and W.
+        score: scores ``(B, H·W)``.
+        size: height and width ``(H, W)`` of the map.
 
     Returns:
-        ``(B, max(H // 2, 1) · max(W // 2, 1))``.
+        Pooled scores ``(B, max(H // 2, 1) · max(W // 2, 1))``.
     """
     height, width = size
     maps = score.unflatten(1, (1, height, width))

@@ -1,9 +1,9 @@
-"""Relation aggregators: UniFormer's token mixing, local in high and global in low resolution.
+"""Relation aggregators: UniFormer's token mixing, local at high and global at low resolution.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
-https://arxiv.org/abs/2201.09450. The one idea: both kinds of mixing are ``mix(value(x))`` followed
-by a projection, with an affinity that is a learned table of relative offsets where neighbours are
-alike (a depthwise convolution), and the likeness of tokens where far ones matter (attention).
+https://arxiv.org/abs/2201.09450. The one idea: both aggregators compute ``mix(value(x))``, followed
+by a projection. The local affinity is a learned parameter per relative offset (a depthwise
+convolution), the global affinity is the similarity of tokens (self-attention).
 """
 
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from .windows import join_windows, partition_windows, valid_positions
 
 
 def count_heads(embed_dims: int, head_dims: int) -> int:
-    """Return the number of heads of `head_dims` channels.
+    """Return the number of heads of `head_dims` channels in `embed_dims` channels.
 
     Raises:
-        ValueError: where these do not make up `embed_dims`.
+        ValueError: if `head_dims` does not divide `embed_dims`.
     """
     if head_dims < 1 or embed_dims % head_dims:
         raise ValueError(f"head_dims must divide embed_dims, got {head_dims=}, {embed_dims=}")
@@ -25,23 +25,23 @@ def count_heads(embed_dims: int, head_dims: int) -> int:
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split ``(B, N, 3C)``, query, key, value in turn, into three ``(B, h, N, d)``."""
+    """Split concatenated ``(B, N, 3C)`` into query, key and value, each ``(B, h, N, d)``."""
     query, key, value = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
     return query, key, value
 
 
 def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
-    """Relate all tokens by their likeness.
+    """Compute multi-head self-attention.
 
     For each head, ``out = softmax(query · keyᵀ / √d) · value``.
 
     Args:
-        qkv: ``(B, N, 3C)``, query, key, value in turn, each head-major.
-        num_heads: h, a divisor of C.
-        mask: boolean ``(B, 1, 1, N)``; False hides a key. None hides none.
+        qkv: concatenated queries, keys and values ``(B, N, 3C)``, each head-major.
+        num_heads: number of attention heads h; must divide C.
+        mask: boolean key mask ``(B, 1, 1, N)``, False for keys to ignore; None attends to all.
 
     Returns:
-        ``(B, N, C)``, head-major.
+        Attention output ``(B, N, C)``, head-major.
     """
     query, key, value = split_heads(qkv, num_heads)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, h, N, d)
@@ -49,18 +49,18 @@ def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None
 
 
 class LocalRelationAggregator(nn.Module):
-    """Relate each position to its neighbours by an affinity of the offset alone::
+    """Local token mixing with an affinity that depends on the relative offset only::
 
         out = conv2(attn(conv1(x))),   attn a depthwise K×K convolution
 
-    Entries are named as in UniFormer's blocks, https://github.com/Sense-X/UniFormer.
+    State dict names are those of UniFormer's blocks, https://github.com/Sense-X/UniFormer.
 
     Args:
-        embed_dims: channels of x and of the result.
-        kernel_size: K, odd.
+        embed_dims: number of input and output channels.
+        kernel_size: kernel side K, odd.
 
     Raises:
-        ValueError: for an even or non-positive K.
+        ValueError: if `kernel_size` is even or not positive.
     """
 
     def __init__(self, embed_dims: int, kernel_size: int = 5):
@@ -74,27 +74,27 @@ class LocalRelationAggregator(nn.Module):
         self.conv2 = PointwiseConv2d(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         return self.conv2(self.attn(self.conv1(x)))
 
 
 class GlobalRelationAggregator(nn.Module):
-    """Relate all positions of a map, or of each of its windows, by multi-head self-attention::
+    """Multi-head self-attention over the positions of a feature map or of each of its windows::
 
         out = proj(multi_head_attention(qkv(x)))
 
-    Windows start at the upper left. A map whose sides are no multiples of the window is extended by
-    zeros at the right and the bottom; as published, these take part in the attention (their keys
-    and values are the bias of `qkv`) unless `mask_padding` hides them.
+    The map is zero-padded at the right and the bottom to whole windows, which start at the upper
+    left. As published, the padding takes part in the attention (its keys and values are the bias of
+    `qkv`); `mask_padding` excludes it.
 
     Args:
-        embed_dims: channels of x and of the result.
-        head_dims: d, a divisor of embed_dims.
-        window_size: side of the windows, in positions; None relates all positions.
-        mask_padding: hide what extends the map.
+        embed_dims: number of input and output channels.
+        head_dims: number of channels per head d; must divide `embed_dims`.
+        window_size: side of the windows, in positions; None attends to the whole map.
+        mask_padding: whether to exclude padding from the attention.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class GlobalRelationAggregator(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         batch, _, *size = x.shape
         window = size if self.window_size is None else (self.window_size, self.window_size)
         windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, n, N, C)

@@ -1,8 +1,8 @@
-"""Windows: cut maps into them, put them together again, tell real positions from padding.
+"""Window partitioning of feature maps, its inverse, and the mask of valid positions.
 
-Maps are channels-last here, ``(B, H, W, C)``; windows have h rows and w columns. A map whose sides
-are no multiples of these is extended by zeros at the right and the bottom. ``n`` is the number of
-windows of one map, in rows from the upper left.
+Here feature maps are ``(B, H, W, C)``, and windows have h rows and w columns. Maps are zero-padded
+at the right and the bottom to whole windows. ``n`` is the number of windows per map, ordered row by
+row from the upper left.
 """
 
 import torch
@@ -13,7 +13,7 @@ from .size_cache import cached_by_size
 
 
 def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Cut maps ``(B, H, W, C)`` into windows ``(B, n, h·w, C)``."""
+    """Partition feature maps ``(B, H, W, C)`` into windows ``(B, n, h·w, C)``."""
     height, width = window
     below, right = -x.shape[1] % height, -x.shape[2] % width
     if below or right:
@@ -23,12 +23,15 @@ def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Put windows ``(B, n, h·w, C)`` together to maps ``(B, H, W, C)``, without the padding.
+    """Invert :func:`partition_windows` and crop the padding.
 
     Args:
-        windows: as :func:`partition_windows` returns them.
-        window: h and w.
-        size: H and W of the maps.
+        windows: windows ``(B, n, h·w, C)``.
+        window: window size ``(h, w)``.
+        size: map size ``(H, W)``.
+
+    Returns:
+        Feature maps ``(B, H, W, C)``.
     """
     columns = -(-size[1] // window[1])
     x = windows.unflatten(1, (-1, columns)).unflatten(3, window)  # (B, rows, columns, h, w, C)
@@ -39,10 +42,11 @@ def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
 def valid_positions(
     size: tuple[int, int], window: tuple[int, int], device: torch.device
 ) -> Tensor | None:
-    """Tell which positions of the windows of an H×W map are no padding.
+    """Return the mask of valid, unpadded positions in the windows of an H×W map.
 
     Returns:
-        ``(n, h·w)``, boolean, the same tensor for the same sizes; None where nothing is padded.
+        Boolean mask ``(n, h·w)``, False for padding and shared between calls of equal sizes; None
+        if there is no padding.
     """
     if size[0] % window[0] == 0 and size[1] % window[1] == 0:
         return None

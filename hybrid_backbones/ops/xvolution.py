@@ -1,12 +1,12 @@
-"""X-volution: convolution and local self-attention, trained as two branches, merged into one.
+"""X-volution: a convolution and a self-attention branch that merge into one after training.
 
 Chen et al., "X-volution: On the Unification of Convolution and Self-attention", 2021,
-https://arxiv.org/abs/2106.02253. The one idea: a global attention logit is approximately a
-convolution of local ones. So it is enough to sum shifted maps weighted by products of two pixels;
-and since nothing there is normalised over positions, this branch and a convolution beside it are
-together one convolution, whose kernel depends on the input.
+https://arxiv.org/abs/2106.02253. The one idea: global attention is approximately a convolution of
+local attention, so the branch sums shifted maps weighted by products of two pixels. As these
+weights are not normalised over positions, this branch and a parallel convolution merge into one
+convolution with an input-dependent kernel.
 
-No code was published, and the paper leaves choices open: those that we made say "our reading".
+No code was published and the paper leaves choices open; ours are marked as "our reading".
 """
 
 import torch
@@ -21,23 +21,23 @@ ATTENTIONS = ("shift", "global")
 
 
 def global_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int = 1) -> Tensor:
-    """Attend from each pixel to all pixels of the map: ``softmax(query keyᵀ / √d) value``.
+    """Compute multi-head attention to all pixels, ``softmax(query keyᵀ / √d) value``.
 
     Args:
-        query: ``(B, C, H', W')``, channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        num_heads: h, a divisor of C; a head has ``d = C / h`` channels.
+        query: queries ``(B, C, H', W')``, channels head-major.
+        key: keys ``(B, C, H, W)``.
+        value: values ``(B, C, H, W)``.
+        num_heads: number of attention heads h, of ``d = C / h`` channels; must divide C.
 
     Returns:
-        ``(B, C, H', W')``.
+        Attention output ``(B, C, H', W')``.
     """
     out = full_attention(*map(to_tokens, (query, key, value)), num_heads)
     return to_maps(out, query.shape[2:])
 
 
 class _ShiftSlot(nn.Module):
-    """Own what an X-volution has before and after merging: settings and the static kernel."""
+    """Settings and static kernel common to an X-volution before and after merging."""
 
     def __init__(
         self,
@@ -86,38 +86,38 @@ class _ShiftSlot(nn.Module):
 
 @MODELS.register_module()
 class XVolution(_ShiftSlot):
-    """Add a convolution and a self-attention of the same input, each with batch normalisation::
+    """Sum of a convolution and a self-attention branch, each with batch normalisation::
 
         out = conv_bn(conv(x)) + attention_bn(attention(query(x), key(x), value(x)))
 
-    It takes the place of a convolution: mmdet's and mmseg's ResNets accept
-    ``dcn=dict(type='XVolution')``, mmcv's ``build_conv_layer`` builds it. The output has
-    ``ceil(H / stride)`` rows and ``ceil(W / stride)`` columns for any input size. A block that
-    normalises after its convolution goes on doing so.
+    A drop-in replacement for a convolution: mmdet's and mmseg's ResNets accept
+    ``dcn=dict(type='XVolution')`` and mmcv's ``build_conv_layer`` builds it. The output has
+    ``ceil(H / stride)`` rows and ``ceil(W / stride)`` columns for any input size. Blocks keep the
+    normalisation after their convolution.
 
-    After training, :meth:`merge` makes one dynamic convolution of it. The pixel-shift attention is
-    our reading of the paper: weights are ``query · shifted key``, not normalised; offsets are those
-    of the kernel, the centre among them, so that the merged kernel has the convolution's support;
-    zeros come in at the border; there is one such attention and no further weighting of it; under a
-    stride both branches are computed at the convolution's positions. The published results with
-    global attention, ``attention='global'``, do not say whether it knows positions; here it does
-    not.
+    After training, :meth:`merge` converts it to one dynamic convolution. The pixel-shift attention
+    is our reading of the paper: the weights ``query · shifted key`` are not normalised; the offsets
+    are those of the kernel including its centre, so that the merged kernel has the convolution's
+    support; the border is zero-padded; the attention is applied once, without a further weighted
+    sum; with a stride both branches are computed at the convolution's positions. The paper reports
+    results of global attention without saying whether it encodes positions; here
+    ``attention='global'`` does not.
 
     Args:
-        in_channels: channels of x.
-        out_channels: channels of the output, a multiple of num_heads.
-        kernel_size: of the convolution and of the shifts, odd.
-        stride: of the output, in pixels.
-        padding: must be ``dilation * (kernel_size // 2)``, the one that keeps the size.
-        dilation: of the convolution and of the shifts, in pixels.
-        bias: whether the convolution has one; its normalisation takes it away again.
-        groups: of all projections and the convolution, for the slots of grouped convolutions.
-        num_heads: of the attention; 1 is the formula of the paper.
+        in_channels: number of input channels.
+        out_channels: number of output channels, a multiple of `num_heads`.
+        kernel_size: side of the kernel and of the grid of shifts, odd.
+        stride: stride of both branches, in pixels.
+        padding: must be ``dilation * (kernel_size // 2)``, which keeps the size at stride 1.
+        dilation: dilation of the convolution and the shifts, in pixels.
+        bias: whether the convolution has a bias, which its batch normalisation cancels in training.
+        groups: number of groups of the convolution and all projections.
+        num_heads: number of attention heads; 1 is the formula of the paper.
         attention: ``'shift'``, or ``'global'`` for softmax attention to all pixels.
         attn_backend: backend of :func:`pixel_shift_attention`.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if a setting violates a constraint above.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class XVolution(_ShiftSlot):
         if attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
         if attention == "global" and attn_backend is not None:
-            raise ValueError(f"attention='global' has no backends, got {attn_backend=}")
+            raise ValueError(f"attention='global' supports no backends, got {attn_backend=}")
         self.attention = attention
         self.conv_bn = nn.BatchNorm2d(out_channels)
         pointwise = dict(kernel_size=1, groups=groups, bias=False)
-        # asked only where the output is; keys and values are those of all pixels
+        # queries at output positions only, keys and values at all pixels
         self.query = nn.Conv2d(in_channels, out_channels, stride=stride, **pointwise)
         self.key = nn.Conv2d(in_channels, out_channels, **pointwise)
         self.value = nn.Conv2d(in_channels, out_channels, **pointwise)
@@ -156,30 +156,30 @@ class XVolution(_ShiftSlot):
         if self.attention == "global":
             attention = global_attention(*projections, num_heads=self.num_heads)
         else:
-            # of the third power of x: half precision would overflow before it is normalised
+            # cubic in x: half precision would overflow before the normalisation
             attention = self.attend(*projections, dtype=self.attention_bn.weight.dtype)
         convolution = self.conv_bn(self.conv(x))
         return convolution + self.attention_bn(attention).to(convolution.dtype)
 
     @torch.no_grad()
     def merge(self) -> "MergedXVolution":
-        """Return the dynamic convolution that computes what this module does in evaluation.
+        """Return the dynamic convolution that is equivalent to this module in evaluation mode.
 
         With ``s, t`` the scale and shift of each batch normalisation, its kernel at p is ``s_conv
         conv_δ + s_attention a_δ(p) value`` for each offset δ, its bias ``t_conv + t_attention``.
 
         Raises:
-            ValueError: in training mode, and with global attention.
+            ValueError: if the module is in training mode or has global attention.
         """
         if any(module.training for module in self.modules()):
             raise ValueError(
-                "merge() needs evaluation mode, since in training the normalisation depends on the "
-                "batch: call eval() first, after training"
+                "merge() needs evaluation mode, because batch normalisation depends on the batch "
+                "in training mode: call eval() after training"
             )
         if self.attention == "global":
             raise ValueError(
-                "attention='global' cannot be merged: each pixel sees all others through a "
-                "softmax, which no kernel of fixed size does; only attention='shift' can"
+                "attention='global' cannot be merged, because softmax attention to all pixels is "
+                "not a convolution with a kernel of fixed size; use attention='shift'"
             )
         conv = self.conv
         merged = MergedXVolution(
@@ -205,16 +205,16 @@ class XVolution(_ShiftSlot):
 
 @MODELS.register_module()
 class MergedXVolution(_ShiftSlot):
-    """Convolve with a kernel that depends on the input: what :meth:`XVolution.merge` makes::
+    """Convolution with an input-dependent kernel, the result of :meth:`XVolution.merge`::
 
         K_δ(p) = conv_δ + a_δ(p) value,   a_δ(p) = query x(p) · key x(p + δ) / √d
         out(p) = bias + Σ_δ K_δ(p) x(p + δ)
 
-    The kernels are never written out. The static part is a convolution, the rest applies `value`
-    to x first and weighs afterwards; query, key and value are one convolution.
+    The kernels are not materialised: the static part is a convolution, and the dynamic part weights
+    the values of x. One convolution computes query, key and value.
 
-    Args are those of :class:`XVolution`; here `bias` is there for the slot of a convolution, and
-    the merged kernel always has one.
+    The arguments are those of :class:`XVolution`. `bias` is accepted for compatibility with
+    convolutions; the merged convolution always has a bias.
     """
 
     def __init__(
@@ -244,14 +244,14 @@ class MergedXVolution(_ShiftSlot):
 
 
 def merge_xvolutions(model: nn.Module) -> int:
-    """Replace every X-volution in a model by its merged form, in place.
+    """Replace every X-volution of a model by its merged form, in place.
 
     Returns:
-        how many there were.
+        Number of merged X-volutions.
 
     Raises:
-        ValueError: in training mode, with global attention, and where there is none to merge; the
-            model is then as it was.
+        ValueError: if one is in training mode or has global attention, or if the model has none;
+            the model is then unchanged.
     """
     merged = {
         name: module.merge()
@@ -259,7 +259,7 @@ def merge_xvolutions(model: nn.Module) -> int:
         if isinstance(module, XVolution)
     }
     if not merged:
-        raise ValueError(f"there is no X-volution to merge in this {type(model).__name__}")
+        raise ValueError(f"{type(model).__name__} has no X-volution to merge")
     for name, module in merged.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module)
@@ -267,16 +267,15 @@ def merge_xvolutions(model: nn.Module) -> int:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Write batch normalisation in evaluation as ``scale * x + shift``, in double precision."""
+    """Return batch normalisation in evaluation mode as ``x · scale + shift``, in float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 def _balance(weights: Tensor) -> Tensor:
-    """Bring factors ``(3, ...)`` to one size, by powers of two whose product is one.
+    """Scale the factors ``(3, ...)`` to similar magnitudes by powers of two with product one.
 
-    The scale of a normalisation, which is small where activations are large, would be zero in half
-    precision.
+    Large activations give a small normalisation scale, which would underflow in half precision.
     """
     sizes = weights.abs().amax(tuple(range(1, weights.ndim)), keepdim=True)
     exponents = torch.where(sizes > 0, sizes, 1).log2()

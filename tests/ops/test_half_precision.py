@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
 
 from hybrid_backbones.ops import (
     ACmix,
@@ -16,6 +15,7 @@ from hybrid_backbones.ops import (
     MixingAttention,
     XVolution,
 )
+from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
 from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
 
 MODULES = {
