@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-# ImageNet's statistics, in RGB
+# ImageNet's statistics in RGB
 SKETCH_MEAN = (123.675, 116.28, 103.53)
 SKETCH_STD = (58.395, 57.12, 57.375)
 
