@@ -156,7 +156,7 @@ class DetectingBlock(nn.Module):
 
 
 class TokenMerging(PatchMerging):
-    """Patch merging that applies its projection also to four copies of each detection token.
+    """Patch merging that also projects each detection token, repeated four times.
 
     Args:
         embed_dims: number of input channels of patches and tokens.

@@ -1,4 +1,4 @@
-"""Reading of user sketches, and pictures of the detections and the attention of LocFormer."""
+"""Read user sketches and draw the detections and the attention of LocFormer."""
 
 import re
 from pathlib import Path

@@ -18,7 +18,7 @@ from .fusion import CrossFusion, grid_positions
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Cast half precision to float32, since bfloat16 resolves only some hundred positions."""
+    """Cast half precision, too coarse for positions in an image (bfloat16: 8 bits), to float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

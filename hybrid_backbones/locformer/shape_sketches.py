@@ -27,7 +27,7 @@ NUM_DRAWINGS = 120
 
 # lengths in thousandths of the circumscribed circle's radius, as in shapes.OUTLINES
 STEP = 120  # distance between points
-WOBBLE = 35  # largest displacement of a point
+WOBBLE = 35  # amplitude of the noise that displaces points, before smoothing
 LEAN = 12  # largest rotation of the shape, in degrees
 SQUEEZE = 15  # largest reduction of height or width, in percent
 OVERSHOOT = 3  # largest number of points by which a closed line overlaps its start
