@@ -84,7 +84,7 @@ DEMO_MISTAKES = {
         ),
         out_is_the_image=(
             lambda tmp: ("--out", an_image(tmp)),
-            r"--out .* would overwrite what is read",
+            r"--out .* would overwrite an input file",
         ),
         no_checkpoint=(lambda tmp: ("--mini",), r"no checkpoint at 'none\.pth'"),
     ),

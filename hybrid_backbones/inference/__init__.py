@@ -1,1 +1,1 @@
-"""Inference: predict with a trained model, and draw what it predicts."""
+"""Inference: predict with a trained model and draw the predictions."""

@@ -1,4 +1,4 @@
-"""Draw what a model sees in images."""
+"""Predict on images with a trained model and draw the results."""
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -24,21 +24,21 @@ from ..training.launch import require_device
 from ..training.requirements import require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
 
-# of the legend of a map, in inches
+# size of the legend of a segmentation map, in inches
 LEGEND_WIDTH, LINE_HEIGHT = 2.5, 0.2
-# classes that it names
+# largest number of classes in the legend
 MAX_LEGEND = 20
 
 
 def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> nn.Module:
-    """Build the model of a config for prediction, and load a checkpoint of it.
+    """Build the model of a config in evaluation mode and load a checkpoint.
 
     Raises:
-        ValueError: the file is missing, broken or does not fit.
+        ValueError: if the checkpoint is missing, damaged or does not fit the model.
     """
     init_default_scope(cfg.default_scope)
     settings = cfg.model.copy()
-    # where mmpretrain's configs have it; a training puts it there, too
+    # mmpretrain's configs define it at the top level; mmengine's runner also moves it to the model
     settings.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     model = MODELS.build(settings)
     load_trained(model, checkpoint)
@@ -46,12 +46,16 @@ def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> nn.Module
 
 
 def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], Compose]:
-    """Build the pipeline of a config's test data, but for annotations and other steps.
+    """Build the test pipeline of a config, split after the step that loads the image.
+
+    Args:
+        cfg: config with a `test_dataloader`.
+        *without: types of steps to drop, in addition to `LoadAnnotations`.
 
     Returns:
-        the first step, which loads the image, and the rest.
+        first step, which loads the image, and the remaining pipeline.
     """
-    # the type may be written with its scope
+    # the type may have a scope as prefix
     steps = [
         step
         for step in cfg.test_dataloader.dataset.pipeline
@@ -65,44 +69,44 @@ def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], 
 def predict(
     cfg: Config, images: Iterable[Path], checkpoint: str | Path, device: str
 ) -> Iterator[tuple[Path, np.ndarray, BaseDataElement]]:
-    """Build the model of a config, load a checkpoint of it and run it on images.
+    """Build the model of a config, load a checkpoint and run it on images.
 
     Yields:
-        the file, the image as RGB, (H, W, 3), and the prediction, of the framework's own type.
+        image file, RGB image, (H, W, 3), and prediction, a data sample of the framework.
 
     Raises:
-        ValueError: where a file is missing, broken or does not fit.
+        ValueError: if a file is missing, damaged or does not fit the model.
     """
     model = build_trained(cfg, checkpoint, device)
     load, pipeline = build_pipeline(cfg)
     for image, item in load_each(load, images):
-        # the image that is drawn is that which the model sees, turned as its meta data says
+        # draw the image as loaded, rotated by its EXIF orientation, which the predictions refer to
         pixels = pixels_of(item)
         prediction = model.test_step(pseudo_collate([pipeline(item)]))[0]
         yield image, pixels, prediction.cpu()
 
 
 def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
-    """Read the names of the classes and their colours from a checkpoint, or else from the config.
+    """Read class names and colours from a checkpoint, or from the config if it has none.
 
-    Published checkpoints do not say their classes.
+    Published checkpoints do not contain class names.
 
     Returns:
-        ``classes``, names, and ``palette``, as many colours, RGB.
+        dict of ``classes``, a list of names, and ``palette``, a list of RGB colours.
 
     Raises:
-        ValueError: neither says the classes.
+        ValueError: if neither names the classes.
     """
     found = dataset_meta(checkpoint)
     if found is None:
-        # lazily: no file of the data set is looked at
+        # lazy, so that the files of the dataset are not required
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
         found = dataset.metainfo
     classes, palette = found.get("classes"), found.get("palette")
     if not classes:
         raise ValueError(
-            f"neither {checkpoint} nor its data set says the classes: use a checkpoint that "
-            "tools/train.py saved, or set test_dataloader.dataset.metainfo.classes"
+            f"neither {checkpoint} nor the test dataset of the config names the classes: use a "
+            "checkpoint of tools/train.py, or set test_dataloader.dataset.metainfo.classes"
         )
     if not isinstance(palette, list | tuple) or len(palette) < len(classes):
         palette = get_palette("random", len(classes))
@@ -110,7 +114,7 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
 
 
 def build_visualizer(cfg: Config, checkpoint: str | Path) -> Visualizer:
-    """Build the framework's visualizer, which knows names and colours of the classes."""
+    """Build the framework's visualizer, with the names and colours of the classes."""
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name="demo"))
     visualizer.dataset_meta = read_dataset_meta(cfg, checkpoint)
     return visualizer
@@ -121,20 +125,20 @@ def draw(
 ) -> np.ndarray:
     """Draw a prediction over its image.
 
-    Detections become boxes, masks and scores, a segmentation a colour map with a legend, a
-    classification the name and score of the class. Small images are enlarged.
+    Draws boxes, masks and scores for detection, a colour map with a legend for segmentation, and
+    the name and score of the class for classification. Small images are enlarged.
 
     Args:
-        visualizer: of the framework, with what :func:`read_dataset_meta` returned.
-        pixels: the image, (H, W, 3).
-        prediction: of :func:`predict`.
-        score_thr: boxes of a lower score are not drawn.
+        visualizer: visualizer of :func:`build_visualizer`.
+        pixels: RGB image, (H, W, 3).
+        prediction: data sample of :func:`predict`.
+        score_thr: lowest score of the boxes to draw.
 
     Returns:
-        the picture, RGB, uint8.
+        figure, RGB, uint8.
 
     Raises:
-        ValueError: there is no name for a class that was predicted.
+        ValueError: if a predicted class has no name.
     """
     if "pred_sem_seg" in prediction:
         return _draw_map(pixels, prediction.pred_sem_seg.data[0].numpy(), visualizer.dataset_meta)
@@ -146,7 +150,7 @@ def draw(
 def _draw_class(
     visualizer: Visualizer, pixels: np.ndarray, prediction: BaseDataElement
 ) -> np.ndarray:
-    """Write the name and score of the class on the image."""
+    """Draw the name and score of the class on the image."""
     names = visualizer.dataset_meta["classes"]
     _require_names(prediction.pred_label.numpy(), names)
     canvas = resize(pixels, picture_size(*pixels.shape[:2]), fill=255)
@@ -154,7 +158,7 @@ def _draw_class(
     return visualizer.visualize_cls(
         canvas,
         prediction,
-        # lines and letters that fit into the picture
+        # wrap lines and scale letters to fit into the figure
         classes=[textwrap.fill(name, 30) for name in names],
         text_cfg=dict(size=min(width / 50, height / 6)),
         draw_gt=False,
@@ -175,7 +179,7 @@ def _draw_objects(
     if "masks" in objects:
         masks = [resize(mask, size, fill=0) for mask in objects.masks.byte().numpy()]
         objects.masks = torch.tensor(np.array(masks, bool).reshape(-1, *canvas.shape[:2]))
-    # all that is left is drawn
+    # the score threshold has been applied above
     visualizer.add_datasample(
         "", canvas, type(prediction)(pred_instances=objects), draw_gt=False, pred_score_thr=-1
     )
@@ -183,7 +187,7 @@ def _draw_objects(
 
 
 def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
-    """Draw a label map over its image, the classes that occur in a legend, largest first."""
+    """Draw a label map over its image, with a legend of its classes in descending order of area."""
     names, palette = meta["classes"], np.array(meta["palette"], dtype=np.uint8)
     _require_names(labels, names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
@@ -196,7 +200,7 @@ def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
         entries.append(Patch(alpha=0, label=f"and {len(present) - MAX_LEGEND} more"))
     blended = (pixels * 0.5 + palette[labels] * 0.5).astype(np.uint8)
     blended = resize(blended, picture_size(*labels.shape), fill=255)
-    # text grows with large images, which are looked at whole
+    # scale the text with large images, since viewers shrink them to the screen
     dpi = max(100, max(blended.shape) / 8)
     height, width = (side / dpi for side in blended.shape[:2])
     figure = Figure((width + LEGEND_WIDTH, max(height, LINE_HEIGHT * (len(entries) + 1))), dpi=dpi)
@@ -212,7 +216,7 @@ def _require_names(labels: np.ndarray, names: list[str]) -> None:
     if labels.size and labels.max() >= len(names):
         raise ValueError(
             f"there are names of {len(names)} classes, but class {labels.max()} was predicted, "
-            "counted from 0: see dataset_meta in the checkpoint, or metainfo of the config's data"
+            "counted from 0: check dataset_meta of the checkpoint, or metainfo of the test dataset"
         )
 
 
@@ -225,21 +229,21 @@ def demo(
     device: str = "cpu",
     score_thr: float = 0.3,
 ) -> list[Path]:
-    """Draw what a model predicts on an image, or on each image of a folder.
+    """Draw the predictions of a model on an image, or on each image of a folder.
 
     Args:
         cfg: config of the model.
-        image: file or folder.
-        checkpoint: of the model.
-        out: picture to write, or folder for those of a folder.
-        device: where to run.
-        score_thr: boxes of a lower score are not drawn.
+        image: image file or folder of images.
+        checkpoint: checkpoint of the model.
+        out: figure to write, or folder of figures if `image` is a folder.
+        device: device of the model, such as 'cpu' or 'cuda:0'.
+        score_thr: lowest score of the boxes to draw, from 0 to 1.
 
     Returns:
-        the pictures that were written.
+        paths of the written figures.
 
     Raises:
-        ValueError: where a file is missing, broken, does not fit or cannot be written.
+        ValueError: if a file is missing, damaged, does not fit the model or cannot be written.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader", "visualizer")
     if cfg.test_dataloader.dataset.type == "SketchCocoDataset":

@@ -1,4 +1,4 @@
-"""The images that demos read, and the pictures that they write: names, sizes, endings."""
+"""Input images and output figures of the demos: names, sizes and formats."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -11,22 +11,22 @@ from mmengine.logging import print_log
 from ..training.requirements import require_writable_file
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-# pixels: text can be read on a picture that is so wide; one that is longer is scaled down
+# in pixels: smallest figure with readable text, and longest side before scaling down
 MIN_WIDTH, MIN_HEIGHT, MAX_SIDE = 512, 64, 4096
 MAX_LISTED = 5
 
 
 def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict[Path, Path]:
-    """Say which picture is written for which image.
+    """Map each input image to the path of its output figure.
 
     Args:
-        image: file of an image, or a folder, of which each file is one.
-        out: picture to write, or folder for pictures of a folder; by default ``prediction.png`` or
-            ``predictions``. Pictures that are there are overwritten.
-        others: further files that are read.
+        image: image file, or folder whose files are all images.
+        out: figure to write, or folder of figures if `image` is a folder; by default
+            ``prediction.png`` or ``predictions``. Existing figures are overwritten.
+        *others: further input files, which must not be overwritten.
 
     Raises:
-        ValueError: there is no image, or what `out` names cannot be written.
+        ValueError: if there is no image, or `out` cannot be written.
     """
     image = Path(image)
     if image.is_dir():
@@ -37,8 +37,8 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         if out.suffix.lower() in ENDINGS:
             raise ValueError(f"{image} is a folder: expected a folder as --out, too, got {out}")
         if out.resolve() == image.resolve():
-            raise ValueError(f"--out {out} is the folder of the images: choose another one")
-        # an image keeps its ending, since another one may have the same name without it
+            raise ValueError(f"--out {out} is the folder of the images: choose another folder")
+        # keep the suffix of the image, since two images may differ in nothing else
         outs = {
             path: out / (path.name if path.suffix == ".png" else f"{path.name}.png")
             for path in images
@@ -52,23 +52,23 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         if path.suffix.lower() not in ENDINGS:
             raise ValueError(f"--out must end with one of {', '.join(ENDINGS)}, got {path}")
         if path.resolve() in inputs:
-            raise ValueError(f"--out {path} would overwrite what is read: choose another file")
+            raise ValueError(f"--out {path} would overwrite an input file: choose another file")
     require_writable_file(next(iter(outs.values())))
     return outs
 
 
 def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
-    """Load images one after the other, and pass over files that are none.
+    """Load images one by one and skip files that are not images.
 
     Args:
         load: loading transform of a pipeline.
-        images: files.
+        images: image files.
 
     Yields:
-        the file, and the item with ``img``.
+        file, and item with its image as ``img``.
 
     Raises:
-        ValueError: not one of the files could be loaded.
+        ValueError: if none of the files can be loaded.
     """
     errors, num_loaded = {}, 0
     for image in images:
@@ -84,18 +84,18 @@ def load_each(load: Callable[[dict], dict], images: Iterable[Path]) -> Iterator[
     if errors:
         names = [*list(errors)[:MAX_LISTED], *["..."] * (len(errors) > MAX_LISTED)]
         print_log(
-            f"passed over {len(errors)} files that cannot be loaded: {', '.join(names)}",
+            f"skipped {len(errors)} files that cannot be loaded: {', '.join(names)}",
             level=logging.WARNING,
         )
 
 
 def pixels_of(item: dict) -> np.ndarray:
-    """Return a copy of the image of an item as RGB, uint8."""
+    """Copy the BGR image of an item to RGB, uint8."""
     return item["img"][..., ::-1].clip(0, 255).astype(np.uint8)
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:
-    """Return the size at which an image is drawn: a multiple if it is small, less if too large."""
+    """Return the drawn size of an image: an integer multiple if small, reduced if too large."""
     factor = -(-MIN_WIDTH // width)
     if factor * max(height, width) > MAX_SIDE:
         factor = MAX_SIDE / max(height, width)
@@ -104,7 +104,7 @@ def picture_size(height: int, width: int) -> tuple[int, int]:
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
-    """Resize an image or a mask, and pad what is too small for text with a value, bottom right."""
+    """Resize an image or a mask, and pad bottom and right with `fill` to the smallest figure."""
     height, width = size
     shrinks = height * width < pixels.shape[0] * pixels.shape[1]
     method = "area" if shrinks and pixels.ndim == 3 else "nearest"
@@ -116,6 +116,6 @@ def resize(pixels: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
 
 
 def write(pixels: np.ndarray, out: Path) -> None:
-    """Write an RGB picture into a file of one of `ENDINGS`."""
+    """Write an RGB figure to a file with one of the suffixes `ENDINGS`."""
     mmcv.imwrite(pixels[..., ::-1], str(out))
     print_log(f"saved to {out}")

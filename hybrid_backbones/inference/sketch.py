@@ -1,4 +1,4 @@
-"""Search images for what a sketch shows, and draw the result."""
+"""Detect sketched objects in images and draw the results."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,11 +21,11 @@ from .pictures import load_each, pixels_of, plan, write
 def predict(
     cfg: Config, images: Iterable[Path], sketches: np.ndarray, checkpoint: str | Path, device: str
 ) -> Iterator[tuple[Path, np.ndarray, BaseDataElement, np.ndarray]]:
-    """Build the model of a config, load a checkpoint of it and run it on images with a sketch.
+    """Build the model of a config, load a checkpoint and run it on images with a sketch.
 
     Yields:
-        the file, the image as RGB, (H, W, 3), the prediction, and the map of where the sketch
-        attends, the mean of all stages, over the image as the model saw it.
+        image file, RGB image, (H, W, 3), prediction, and attention map, averaged over all stages,
+        at the size of the resized image.
     """
     model = build_trained(cfg, checkpoint, device)
     attended = []
@@ -54,22 +54,22 @@ def sketch_demo(
     device: str = "cpu",
     score_thr: float = 0.3,
 ) -> list[Path]:
-    """Find what a sketch shows in an image, or in each image of a folder, and draw it.
+    """Draw the objects that match a sketch in an image, or in each image of a folder.
 
     Args:
-        cfg: config of the model.
-        image: file or folder.
-        sketch: a picture, FILE.ndjson, or FILE.ndjson:INDEX.
-        checkpoint: of the model.
-        out: picture to write, or folder for those of a folder.
-        device: where to run.
-        score_thr: boxes of a lower score are not drawn.
+        cfg: config of a detector by sketch.
+        image: image file or folder of images.
+        sketch: image file of a sketch, FILE.ndjson, or FILE.ndjson:INDEX.
+        checkpoint: checkpoint of the model.
+        out: figure to write, or folder of figures if `image` is a folder.
+        device: device of the model, such as 'cpu' or 'cuda:0'.
+        score_thr: lowest score of the boxes to draw, from 0 to 1.
 
     Returns:
-        the pictures that were written.
+        paths of the written figures.
 
     Raises:
-        ValueError: where a file is missing, broken, does not fit or cannot be written.
+        ValueError: if a file is missing, damaged, does not fit the model or cannot be written.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader")
     if cfg.test_dataloader.dataset.type != "SketchCocoDataset":

@@ -1,4 +1,4 @@
-"""Detectors that find what a sketch shows, registered with mmdet, which they need."""
+"""LocFormer: object detection by sketch, registered with mmdet, which it requires."""
 
 from . import backbone as swin_ram
 from . import detector as locformer

@@ -1,12 +1,12 @@
-"""Swin with detection tokens (RAM), to each of whose stages a sketch is told.
+"""Swin Transformer with detection tokens (RAM) and a sketch fused into each stage.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
 Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, on the backbone of Song et al., "ViDT:
 An Efficient and Effective Fully Transformer-based Object Detector", ICLR 2022,
-https://arxiv.org/abs/2110.03921. The one idea of RAM, the Reconfigured Attention Module: learned
-tokens, one for each object that may be found, go through the layers of a Swin Transformer beside
-its patches, with the same weights; in the last stage they attend to all patches, and leave it as
-the decoder's queries.
+https://arxiv.org/abs/2110.03921. The idea of RAM, the Reconfigured Attention Module: learned
+detection tokens, one per object query, pass through the layers of a Swin Transformer beside its
+patches, with the same weights; in the last stage they attend to all patches and become the queries
+of the decoder.
 """
 
 import re
@@ -29,23 +29,23 @@ from .guidance import GuidedFeatures, fusions_with
 
 
 class Detecting(NamedTuple):
-    """What the blocks hand on."""
+    """Features that a block passes to the next one."""
 
-    map: Tensor  # (B, C, H, W), the patches
-    tokens: Tensor  # (B, N, C), the detection tokens
-    positions: Tensor  # (1, N, 256), of the detection tokens
-    padding: Tensor  # (B, H', W') of the images, True where they were extended
+    map: Tensor  # (B, C, H, W), feature map of the patches
+    tokens: Tensor  # (B, N, C), detection tokens
+    positions: Tensor  # (1, N, C'), position embedding of the detection tokens
+    padding: Tensor  # (B, H', W'), padding mask of the images, True for padding
 
 
 def padded_positions(padding: Tensor, channels: int) -> Tensor:
-    """Encode the cells of maps relative to the part that is no padding, which spans 0 to 2π.
+    """Encode the positions of a map by sines, with the unpadded part scaled to 2π.
 
     Args:
-        padding: ``(B, H, W)``, True for padding.
-        channels: C, a multiple of 4.
+        padding: padding mask of the map, ``(B, H, W)``, True for padding.
+        channels: number of encoding channels C; must be a multiple of 4.
 
     Returns:
-        ``(B, H·W, C)``.
+        position encoding, ``(B, H·W, C)``.
     """
     valid_mask = (~padding).float()
     rows, columns = valid_mask.cumsum(1), valid_mask.cumsum(2)
@@ -55,15 +55,15 @@ def padded_positions(padding: Tensor, channels: int) -> Tensor:
 
 
 class ReconfiguredAttention(nn.Module):
-    """Relate patches within windows, and detection tokens to each other, with the same weights.
+    """Self-attention of patches within windows and of detection tokens, with shared weights.
 
-    What completes the windows takes part in them, as published.
+    As published, the zeros that pad a map to whole windows take part in the attention.
 
     Args:
-        embed_dims: channels of both.
-        num_heads: h, a divisor of embed_dims.
+        embed_dims: number of channels of patches and tokens.
+        num_heads: number of attention heads; must divide `embed_dims`.
         window_size: side of the windows, in positions.
-        shift: of the windows, from 0 to below window_size.
+        shift: offset of the windows, in positions; from 0 to below `window_size`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int):
@@ -81,7 +81,7 @@ class ReconfiguredAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def relate_patches(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to tokens ``(B, H·W, C)``."""
+        """Compute the window attention of a map ``(B, C, H, W)`` as tokens ``(B, H·W, C)``."""
         height, width = x.shape[2:]
         x = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         query, key, value = self.qkv(x).permute(0, 3, 1, 2).chunk(3, 1)
@@ -93,12 +93,15 @@ class ReconfiguredAttention(nn.Module):
     def relate_tokens(
         self, tokens: Tensor, patches: Tensor | None = None, padding: Tensor | None = None
     ) -> Tensor:
-        """Map tokens ``(B, N, C)``, which know their positions, to the same shape.
+        """Compute the attention of detection tokens to each other and, optionally, to patches.
 
         Args:
-            tokens: attend to each other,
-            patches: ``(B, M, C)`` with positions, and to these where given,
-            padding: ``(B, M)``, except where this is True.
+            tokens: detection tokens with their positions added, ``(B, N, C)``.
+            patches: patches with their positions added, ``(B, M, C)``, as further keys and values.
+            padding: padding mask of the patches, ``(B, M)``; required with `patches`.
+
+        Returns:
+            attended tokens, ``(B, N, C)``.
         """
         query, key, value = self.qkv(tokens).chunk(3, 2)
         mask = None
@@ -113,13 +116,13 @@ class ReconfiguredAttention(nn.Module):
 
 
 class DetectingBlock(nn.Module):
-    """Relate patches and detection tokens, then mix channels; each added to its input.
+    """Transformer block over patches and detection tokens: attention, then MLP, both residual.
 
     Args:
-        embed_dims: channels of both.
-        pos_dims: channels of the positions of the tokens.
+        embed_dims: number of channels of patches and tokens.
+        pos_dims: number of channels of the position embedding of the tokens.
         drop_path: rate of stochastic depth.
-        looks: whether the tokens attend to the patches.
+        looks: whether the tokens also attend to the patches.
         **kwargs: settings of :class:`ReconfiguredAttention`.
     """
 
@@ -134,7 +137,7 @@ class DetectingBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Detecting) -> Detecting:
-        """Return the same shapes."""
+        """Update the map and the tokens, keeping their shapes."""
         size, num_patches = x.map.shape[2:], x.map[0, 0].numel()
         both = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
         patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
@@ -153,11 +156,11 @@ class DetectingBlock(nn.Module):
 
 
 class TokenMerging(PatchMerging):
-    """Join each 2×2 patches and project them; do the same with four copies of each token.
+    """Patch merging that also projects each detection token, repeated four times.
 
     Args:
-        embed_dims: channels of both.
-        out_channels: channels of the result.
+        embed_dims: number of input channels of patches and tokens.
+        out_channels: number of output channels.
     """
 
     def __init__(self, embed_dims: int, out_channels: int):
@@ -165,28 +168,29 @@ class TokenMerging(PatchMerging):
         self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
 
     def forward(self, x: Detecting) -> Detecting:
-        """Map ``(B, C, H, W)`` and ``(B, N, C)`` to half the sides, rounding up, and new widths."""
+        """Halve the sides of the map, rounding up, and project map and tokens to the new width."""
         tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
         return x._replace(map=super().forward(x.map), tokens=tokens)
 
 
 @MODELS.register_module()
 class SwinRAM(HierarchicalBackbone):
-    """Compute maps and object queries from images and sketches.
+    """Swin Transformer with detection tokens, guided by sketches.
 
     Args:
-        arch: a key of ACmix-Swin's `VARIANTS`, which are Swin's, or a dict with the keys of a row.
-        num_queries: N, the number of detection tokens.
-        sketch_dims: channels of the sketches, of the positions of the tokens and of the last map.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
-            None takes that of `arch`.
-        fusion_dims: channels between the linear layers of the fusions with the sketch.
-        dropout: rate within these.
-        window_size: side of the windows, in positions of a stage's map.
+        arch: key of ACmix-Swin's `VARIANTS`, whose sizes are Swin's, or a dict with the same keys.
+        num_queries: number of detection tokens N.
+        sketch_dims: number of channels of the sketch features, of the position embedding of the
+            tokens and of the last map.
+        drop_path_rate: rate of stochastic depth in the last block, rising linearly from 0 in the
+            first; None takes that of `arch`.
+        fusion_dims: number of hidden channels of the sketch fusions.
+        dropout: dropout rate of the sketch fusions.
+        window_size: side of the attention windows, in positions of a stage's map.
         **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
     """
 
-    # of https://github.com/vcl-iisc/locformer-SGOL, and of Swin's classifiers
+    # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
     rename_rules = (
         (r"^patch_embed\.", "stem."),
         (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
@@ -199,9 +203,9 @@ class SwinRAM(HierarchicalBackbone):
         (r"^head\.(?=weight|bias)", "head.fc."),
     )
     computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
-    # what a classifier has not
+    # entries that a classifier lacks
     fresh_entries = (r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m")
-    # what the published network owns and does not use
+    # entries that the published network stores and never uses
     unused_entries = (
         r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
         r"^fusions\.\d\.fusion\.norm1\.",
@@ -248,7 +252,7 @@ class SwinRAM(HierarchicalBackbone):
             self.stages.append(self.make_stage(i, blocks, downsample))
         self.last_merging = TokenMerging(self.channels[3], sketch_dims)
         for module in self.modules():
-            # as in Swin: linear layers anew, convolutions and norms as PyTorch does
+            # as in Swin; convolutions and norms keep PyTorch's initialisation
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
@@ -262,12 +266,12 @@ class SwinRAM(HierarchicalBackbone):
         self.train()
 
     def forward(self, images: Tensor, padding: Tensor, sketch: Tensor) -> GuidedFeatures:
-        """Compute the features of images.
+        """Compute the features of images, guided by sketches.
 
         Args:
-            images: ``(B, 3, H, W)``.
-            padding: ``(B, H, W)``, True where an image was extended.
-            sketch: ``(B, S, C, H', W')``.
+            images: batch of images, ``(B, 3, H, W)``.
+            padding: padding mask of the images, ``(B, H, W)``, True for padding.
+            sketch: sketch features, ``(B, Q, sketch_dims, H', W')``.
         """
         tokens = self.det_token.expand(len(images), -1, -1)
         x = Detecting(self.stem(images), tokens, self.det_pos_embed, padding)
@@ -276,6 +280,6 @@ class SwinRAM(HierarchicalBackbone):
         return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)
 
     def is_droppable(self, entry: str) -> bool:
-        """Tell whether a published entry, renamed, belongs to a part that is not used."""
+        """Return whether a published entry, after renaming, belongs to an unused part."""
         unused = any(re.search(pattern, entry) for pattern in self.unused_entries)
         return unused or super().is_droppable(entry)

@@ -1,9 +1,9 @@
-"""Images with a sketch of one category, and the boxes of all its objects.
+"""Dataset and transforms of LocFormer: an image, sketches of one category, and its boxes.
 
 Tripathi et al., "Query-guided attention in vision transformers for localizing objects using a
 single sketch", WACV 2024, https://arxiv.org/abs/2303.08784: photographs and boxes come from COCO,
-sketches from QuickDraw. An item asks for one category, drawn uniformly from those that the image
-shows; everything else in the image is background, and the category asked for is label 0.
+sketches from QuickDraw. An item has one target category, sampled uniformly from those in the image;
+its objects have label 0, and objects of other categories are background.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from ..datasets.coco import CheckedCocoDataset
 from .quickdraw import CANVAS, PARTS, DrawingFile, find_drawings, render_drawing
 
-# what COCO and QuickDraw share, in the order of the publication, which the split counts by
+# categories in both COCO and QuickDraw; their published order defines the seen/unseen split
 SHARED_CATEGORIES = (
     *("elephant", "bear", "cat", "zebra", "bus", "horse", "giraffe", "airplane", "bed", "dog"),
     *("scissors", "train", "sandwich", "pizza", "cow", "broccoli", "umbrella", "sheep", "bird"),
@@ -28,18 +28,18 @@ SHARED_CATEGORIES = (
     *("mouse", "traffic light"),
 )
 SUBSETS = ("all", "seen", "unseen")
-# the one class of the data set, as pictures and checkpoints show it
+# the single class of the dataset, for visualisation and checkpoints
 SKETCHED = dict(classes=("sketched",), palette=[(220, 20, 60)])
 
 
 def split_categories(categories: Sequence[str], subset: str) -> tuple[str, ...]:
-    """Return the categories of a subset: every fourth is unseen, beginning with the first.
+    """Return the categories of a subset: every fourth is unseen, starting with the first.
 
     Raises:
-        ValueError: `subset` is none of 'all', 'seen' and 'unseen'.
+        ValueError: if `subset` is not 'all', 'seen' or 'unseen'.
     """
     if subset not in SUBSETS:
-        raise ValueError(f"subset is one of {SUBSETS}, got {subset!r}")
+        raise ValueError(f"subset must be one of {SUBSETS}, got {subset!r}")
     return tuple(
         name
         for i, name in enumerate(categories)
@@ -49,27 +49,27 @@ def split_categories(categories: Sequence[str], subset: str) -> tuple[str, ...]:
 
 @DATASETS.register_module()
 class SketchCocoDataset(CheckedCocoDataset):
-    """Yield an image, sketches of one of its categories, and the boxes of that category.
+    """COCO images with sketches of one of their categories and the boxes of that category.
 
-    Training draws category and sketches anew each time, from the sampler's
-    :class:`~hybrid_backbones.training.seeding.SeededIndex`; evaluation always takes the same for an
-    image. Images without a category of the subset are left out, and so are crowds.
+    In training, category and sketches are sampled anew each time, seeded by the sampler's
+    :class:`~hybrid_backbones.training.seeding.SeededIndex`; in evaluation they are fixed per image.
+    Images without a category of the subset are dropped, as are crowd annotations.
 
     Args:
-        sketch_root: folder of QuickDraw's files, or of their folder ``ndjson``.
-        subset: 'all', 'seen' or 'unseen' categories; boxes of others are background. Every fourth
-            category of the list is unseen.
-        drawings: part of each file to draw the sketches from: 'train', 'valid' or 'test'.
-        num_sketches: different sketches per item; if a file has fewer, some come twice.
-        recognized_only: leave out drawings that QuickDraw's game did not recognise.
-        exclude: categories to leave out; the others keep their place in the list.
-        wrong_sketch: show a sketch of another category than the boxes are of, to measure how much
-            the sketch matters; evaluation only.
-        seed: of the choices in evaluation.
-        metainfo: ``classes`` replaces the list of 56 categories that COCO and QuickDraw share.
+        sketch_root: folder with QuickDraw's files, directly or in a subfolder ``ndjson``.
+        subset: 'all', 'seen' or 'unseen' categories, of which every fourth is unseen; objects of
+            other categories are background.
+        drawings: part of each QuickDraw file to sample from: 'train', 'valid' or 'test'.
+        num_sketches: number of sketches per item; they repeat only if the file has fewer.
+        recognized_only: whether to drop drawings that QuickDraw's game did not recognise.
+        exclude: categories to drop; the subsets of the others stay the same.
+        wrong_sketch: whether to show a sketch of another category than that of the boxes, to
+            measure how much the sketch matters; evaluation only.
+        seed: seed of the sampling in evaluation.
+        metainfo: ``classes`` replaces the list of 56 categories in both COCO and QuickDraw.
 
     Raises:
-        ValueError: for an unknown category, missing or damaged files, or no image left.
+        ValueError: if a category is unknown, a file is missing or damaged, or no image remains.
     """
 
     def __init__(
@@ -89,13 +89,15 @@ class SketchCocoDataset(CheckedCocoDataset):
     ):
         categories = tuple((metainfo or {}).get("classes", SHARED_CATEGORIES))
         if unknown := sorted(set(exclude).difference(categories)):
-            raise ValueError(f"exclude names the unknown categories {unknown}, of {categories}")
+            raise ValueError(f"exclude has unknown categories {unknown}, not in {categories}")
         if drawings not in PARTS:
-            raise ValueError(f"drawings is one of {PARTS}, got {drawings!r}")
+            raise ValueError(f"drawings must be one of {PARTS}, got {drawings!r}")
         if num_sketches < 1:
-            raise ValueError(f"expected at least one sketch, got {num_sketches=}")
+            raise ValueError(f"num_sketches must be at least 1, got {num_sketches=}")
         if wrong_sketch and not test_mode:
-            raise ValueError("wrong_sketch is for evaluation: training would learn to ignore it")
+            raise ValueError(
+                "wrong_sketch is for evaluation only: training would learn to ignore sketches"
+            )
         self.categories = tuple(
             name for name in split_categories(categories, subset) if name not in exclude
         )
@@ -113,13 +115,13 @@ class SketchCocoDataset(CheckedCocoDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """Read the annotation file; from now on the data set has one class."""
+        """Read the annotation file, then reduce the metainfo to a single class."""
         data_list = super().load_data_list()
         self._metainfo.update(SKETCHED, categories=self.categories)
         return data_list
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
-        """Parse the annotations of an image: no crowds, one label, COCO's category beside it."""
+        """Parse an image: drop crowds, set all labels to 0 and keep COCO's category beside them."""
         info = super().parse_data_info(raw_data_info)
         info["instances"] = [one for one in info["instances"] if not one["ignore_flag"]]
         for instance in info["instances"]:
@@ -129,16 +131,16 @@ class SketchCocoDataset(CheckedCocoDataset):
         return info
 
     def filter_data(self) -> list[dict]:
-        """Leave out images that show no category of the subset, in evaluation too."""
+        """Drop images without a category of the subset, in training and evaluation."""
         data_list = [info for info in super().filter_data() if info["instances"]]
         if not data_list:
             raise ValueError(f"{self.ann_file} has no image with one of {self.categories}")
         return data_list
 
     def prepare_data(self, idx: int) -> dict:
-        """Choose a category and sketches of it, and run the pipeline.
+        """Sample a category and sketches of it, and run the pipeline.
 
-        The pipeline gets ``category``, ``category_id``, the ``instances`` of it, and ``drawings``,
+        The pipeline receives ``category``, ``category_id``, its ``instances``, and ``drawings``,
         the strokes of each sketch.
         """
         info = self.get_data_info(idx)
@@ -159,17 +161,17 @@ class SketchCocoDataset(CheckedCocoDataset):
     def _generator(self, idx: int, info: dict) -> np.random.Generator:
         if self.test_mode:
             return np.random.default_rng((self.seed, info["img_id"]))
-        # without a seeded sampler mmengine seeds numpy's own generator in each worker
+        # without a seeded sampler, use numpy's global generator, which mmengine seeds per worker
         seed = getattr(idx, "seed", None) or np.random.randint(2**31, size=4)
         return np.random.default_rng(seed)
 
 
 @TRANSFORMS.register_module()
 class RenderSketch(BaseTransform):
-    """Render ``drawings`` to ``sketches``, white on black, uint8 (k, size, size).
+    """Transform that renders ``drawings`` to ``sketches``, white on black, uint8 (Q, size, size).
 
     Args:
-        size, line_width, antialias, fit: see :func:`~.quickdraw.render_drawing`, whose defaults are
+        size, line_width, antialias, fit: see :func:`~.quickdraw.render_drawing`; the defaults give
             the published rendering.
     """
 
@@ -182,12 +184,12 @@ class RenderSketch(BaseTransform):
         fit: bool = False,
     ):
         if size < 1 or line_width < 1:
-            raise ValueError(f"expected positive pixels, got {size=}, {line_width=}")
+            raise ValueError(f"size and line_width must be positive, got {size=}, {line_width=}")
         self.size = size
         self.settings = dict(line_width=line_width, antialias=antialias, fit=fit)
 
     def transform(self, results: dict) -> dict:
-        """Add ``sketches``."""
+        """Add ``sketches`` to the item."""
         rendered = [render_drawing(one, self.size, **self.settings) for one in results["drawings"]]
         results["sketches"] = np.stack(rendered)
         return results
@@ -195,12 +197,12 @@ class RenderSketch(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RoundedResize(Resize):
-    """Resize as mmdet does in proportion, then round both sides down to multiples of a divisor.
+    """Resize that keeps the ratio as in mmdet, then rounds both sides down to a multiple.
 
-    The published loader does so; it changes the proportions a little.
+    The published data loader does the same; it changes the aspect ratio slightly.
 
     Args:
-        divisor: in pixels.
+        divisor: number of pixels of which both sides become multiples.
     """
 
     def __init__(self, *args, divisor: int = 16, **kwargs):
@@ -221,10 +223,10 @@ class RoundedResize(Resize):
 
 @TRANSFORMS.register_module()
 class PackSketchInputs(PackDetInputs):
-    """Pack an item as mmdet does, with ``sketches``, uint8 (k, 3, size, size), as one more input.
+    """Transform that packs an item as mmdet does and adds ``sketches``, uint8 (Q, 3, size, size).
 
     Args:
-        meta_keys: what the data sample tells of the image.
+        meta_keys: keys of the item to store as meta data of the data sample.
     """
 
     def __init__(
@@ -237,8 +239,8 @@ class PackSketchInputs(PackDetInputs):
         super().__init__(meta_keys)
 
     def transform(self, results: dict) -> dict:
-        """Return inputs, sketches and the data sample."""
+        """Return a dict of inputs, sketches and the data sample."""
         packed = super().transform(results)
-        sketches = torch.from_numpy(np.ascontiguousarray(results["sketches"]))  # (k, H, W)
+        sketches = torch.from_numpy(np.ascontiguousarray(results["sketches"]))  # (Q, H, W)
         packed["sketches"] = sketches[:, None].repeat(1, 3, 1, 1)
         return packed

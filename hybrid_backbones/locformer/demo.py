@@ -1,4 +1,4 @@
-"""Sketches as a user has them, and pictures of what they find and where they attend."""
+"""Read user sketches and draw the detections and the attention of LocFormer."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..datasets.pictures import decode_picture
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
-# height of the sketch and of the image in a picture, in inches
+# height of the panels of a figure, in inches
 PANEL = 4
 
 # FILE.ndjson or FILE.ndjson:INDEX
@@ -27,33 +27,37 @@ DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
 
 
 def read_drawing(name: str) -> Strokes:
-    """Read a drawing of a QuickDraw file.
+    """Read one drawing from a QuickDraw file.
 
     Args:
         name: FILE.ndjson for its first drawing, or FILE.ndjson:INDEX, counted from 0.
 
     Raises:
-        ValueError: there is no such drawing.
+        ValueError: if the file or the index does not exist.
     """
     path, index = DRAWING.fullmatch(name).groups(default="0")
     file = DrawingFile(path, recognized_only=False)
     if not (index.isdecimal() and int(index) < len(file)):
         raise ValueError(
-            f"{path} has {len(file)} drawings: INDEX is one of 0 to {len(file) - 1}, got {index!r}"
+            f"{path} has {len(file)} drawings: INDEX must be 0 to {len(file) - 1}, got {index!r}"
         )
     return file[int(index)]
 
 
 def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
-    """Read a drawn picture, dark on light or light on dark, as white strokes on black.
+    """Read an image of a sketch, dark on light or light on dark, as white strokes on black.
 
-    The picture is scaled into a square and its strokes brightened to white.
+    The image is scaled and padded to a square, and its contrast is stretched to 0 to 255.
+
+    Args:
+        path: image file.
+        size: side of the result in pixels.
 
     Returns:
-        uint8 (size, size).
+        image, uint8 (size, size).
 
     Raises:
-        ValueError: the file is missing, shows nothing, or :func:`decode_picture` refuses it.
+        ValueError: if the file is missing, empty of strokes or rejected by :func:`decode_picture`.
     """
     try:
         content = Path(path).read_bytes()
@@ -63,7 +67,7 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
             "FILE.ndjson:INDEX"
         ) from error
     picture = decode_picture(content, f"the sketch {path}").convert("RGBA")
-    # transparent paper is white
+    # transparent background becomes white
     paper = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(paper, picture).convert("L")
     if np.median(picture) > 127:
@@ -75,7 +79,7 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
 
 
 def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
-    """Read a picture or a drawing as the config's test data shows it, uint8 (1, size, size)."""
+    """Read an image or a drawing as the test pipeline renders it, uint8 (1, size, size)."""
     (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
     if DRAWING.fullmatch(sketch):
         return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
@@ -83,27 +87,32 @@ def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
 
 
 def where_sketch_attends(weights: Tensor, ink: Tensor) -> Tensor:
-    """Read the attention of image to sketch the other way: from where cells of strokes are seen.
+    """Compute which image positions attend to the strokes of sketches.
+
+    The attention to each sketch position is normalised over the image, weighted by ink and summed.
 
     Args:
-        weights: of :meth:`StageFusion.attention`, ``(S, H, W, H', W')``.
-        ink: how much of each cell is stroke, ``(S, H', W')``.
+        weights: attention weights of :meth:`StageFusion.attention`, ``(Q, H, W, H', W')``.
+        ink: fraction of strokes at each sketch position, ``(Q, H', W')``.
 
     Returns:
-        ``(H, W)``, 0 to 1.
+        heat map, ``(H, W)``, from 0 to 1.
     """
-    shares = weights / weights.sum((1, 2), keepdim=True)  # each cell's, over the image
+    shares = weights / weights.sum((1, 2), keepdim=True)
     found = (shares * ink[:, None, None]).sum((0, 3, 4))
     return (found - found.min()) / (found.max() - found.min()).clamp(min=1e-12)
 
 
 def mean_map(attended: list[Tensor], ink: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Return the mean of where sketches attend in all stages, (H, W).
+    """Average the maps of :func:`where_sketch_attends` over all stages.
 
     Args:
-        attended: of :meth:`StageFusion.attention`, of each stage; the first has stride 4.
-        ink: how much of each pixel is stroke, (S, H', W').
-        size: of the image without padding.
+        attended: weights of :meth:`StageFusion.attention` of each stage; the first has stride 4.
+        ink: rendered sketches, whose pixel values measure strokes, ``(Q, H', W')``.
+        size: height and width (H, W) of the image without padding, in pixels.
+
+    Returns:
+        heat map of the image, (H, W).
     """
     padded = [4 * side for side in attended[0].shape[1:3]]
     maps = [
@@ -127,26 +136,26 @@ def draw(
     attended: np.ndarray,
     score_thr: float,
 ) -> np.ndarray:
-    """Draw sketch, boxes with scores, and the map of where the sketch attends, side by side.
+    """Draw the sketch, the image with boxes and scores, and the attention map, side by side.
 
     Args:
-        pixels: the image, (H, W, 3).
-        sketch: (H, W), as the model saw it.
-        prediction: boxes and scores.
-        attended: map over the image.
-        score_thr: boxes of a lower score are not drawn.
+        pixels: RGB image, (H, W, 3).
+        sketch: rendered sketch, the input of the model, (size, size).
+        prediction: data sample with boxes and scores.
+        attended: attention map of :func:`mean_map`, stretched over the image.
+        score_thr: lowest score of the boxes to draw.
 
     Returns:
-        the picture, RGB, uint8.
+        figure, RGB, uint8.
     """
     height, width = pixels.shape[:2]
-    # of a panel; what is longer is drawn smaller within it
+    # aspect ratio of the image panels; longer images are scaled down to fit
     ratio = min(max(width / height, 0.5), 3)
     unit = max(height, width / ratio)
     figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
     panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
-    extent = (0, width, height, 0)  # boxes count from the corner of the first pixel
+    extent = (0, width, height, 0)  # box coordinates start at the corner of the first pixel
     panels[1].imshow(pixels, extent=extent)
     panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
     panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=extent)
@@ -156,7 +165,7 @@ def draw(
         objects.bboxes.tolist(), objects.scores.tolist(), strict=True
     ):
         panels[1].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
-        # above the box, or where that would leave the image, within it
+        # above the box, or inside it at the upper border of the image
         panels[1].text(
             max(min(x1, width - unit / 10), 0),
             y1,

@@ -1,8 +1,8 @@
-"""LocFormer: find each instance, in a photograph, of the object that somebody drew.
+"""LocFormer: detect all instances of a sketched object category in an image.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
 Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. A sketch guides the backbone, whose
-maps and tokens go straight into the decoder of Deformable DETR; the head scores what this finds.
+maps and tokens enter the decoder of Deformable DETR without an encoder; the head scores objects.
 """
 
 import re
@@ -25,10 +25,10 @@ from .head import at_least_float32
 
 
 def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Tensor:
-    """Tell, from the `img_shape` of each sample, where images ``(B, 3, H, W)`` were extended.
+    """Compute the padding mask of images ``(B, 3, H, W)`` from the `img_shape` of each sample.
 
     Returns:
-        ``(B, H, W)``, True for padding.
+        padding mask, ``(B, H, W)``, True for padding.
     """
     batch, _, height, width = images.shape
     sizes = [(height, width)] * batch
@@ -41,7 +41,7 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
 
 
 def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
-    """Make of maps ``(B, C, H_l, W_l)`` what the decoder takes, masks of their padding included."""
+    """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to arguments of the decoder."""
     sizes = [x.shape[2:] for x in maps]
     masks = [F.interpolate(padding[:, None].float(), size)[:, 0] > 0 for size in sizes]
     shapes = torch.tensor(sizes, device=padding.device)
@@ -55,15 +55,15 @@ def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
 
 
 def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> tuple:
-    """Repeat one image for several queries, or one query for several images.
+    """Repeat a single image for several queries, or a single query for several images.
 
     Raises:
-        ValueError: where the two differ and neither is one.
+        ValueError: if there are several images and a different number of several queries.
     """
     numbers = {len(images), len(sketch)}
     if len(numbers) > 1 and 1 not in numbers:
         raise ValueError(
-            "images and queries must be equally many, or one of either, "
+            "expected as many images as queries, or a single image or query, "
             f"got {len(images)} images and {len(sketch)} queries"
         )
     number = max(numbers)
@@ -73,15 +73,15 @@ def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> 
 
 
 class TokenProjection(nn.Sequential):
-    """Narrow tokens, and normalise groups of channels over all of them.
+    """Linear projection of tokens, followed by a GroupNorm over all tokens of an image.
 
-    Initialised as the neck is. Learned tokens begin so close to each other that a random bias,
-    which they share, would outweigh them, and the normalisation would keep it: all queries would
-    begin near one reference point.
+    The initialisation is that of the neck. Learned tokens differ so little at first that a random
+    bias would dominate them even after the normalisation: all queries would start near the same
+    reference point.
 
     Args:
-        in_channels: channels of the tokens.
-        out_channels: those of the result, a multiple of 32.
+        in_channels: number of input channels.
+        out_channels: number of output channels; must be a multiple of 32.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -90,33 +90,33 @@ class TokenProjection(nn.Sequential):
         nn.init.zeros_(self[0].bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""
+        """Project tokens ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""
         return to_tokens(super().forward(tokens.transpose(1, 2)[..., None]))
 
 
 @MODELS.register_module()
 class LocFormer(BaseDetector):
-    """Find what sketches show.
+    """Detector of the objects that sketches show.
 
-    A query is one sketch or several of one category. There may be one for each image, one for all
-    images, or several for one image.
+    A query is one sketch, or several sketches of the same category. A batch has one query for each
+    image, one query for all images, or several queries for one image.
 
     Args:
-        backbone: config of one that takes images, padding and sketches, and returns
+        backbone: config of a backbone that maps images, padding mask and sketch features to
             :class:`GuidedFeatures`: ``SwinRAM``, or ``SketchGuided`` around another backbone.
-        sketch_encoder: config of what turns sketches into maps.
-        neck: config of what narrows the backbone's four maps.
+        sketch_encoder: config of the :class:`SketchEncoder`.
+        neck: config of the neck that projects the backbone's four maps to the decoder's width.
         decoder: settings of mmdet's DeformableDetrTransformerDecoder.
         bbox_head: config of the head, with one level more than the decoder has layers.
-        mix_sketches: let the sketches of a query make one for the head by a
-            :class:`SketchMixer`, with the dropout of the head; else their mean does.
-        train_cfg: as in mmdet, for the head.
-        test_cfg: as in mmdet, for the head.
+        mix_sketches: whether a :class:`SketchMixer`, with the dropout rate of the head, fuses the
+            sketches of a query for the head; otherwise they are averaged.
+        train_cfg: training settings of the head, as in mmdet.
+        test_cfg: test settings of the head, as in mmdet.
         data_preprocessor: config of a ``SketchDetDataPreprocessor``.
         init_cfg: as in :class:`mmengine.model.BaseModule`.
     """
 
-    # of https://github.com/vcl-iisc/locformer-SGOL
+    # from the entry names of https://github.com/vcl-iisc/locformer-SGOL
     rename_rules = (
         (r"^transformer\.(?=decoder\.layers\.|reference_points\.)", ""),
         (r"^(decoder\.layers\.\d\.)norm2\.", r"\1norms.0."),
@@ -141,13 +141,13 @@ class LocFormer(BaseDetector):
         (r"^tgt_proj\.", "token_proj."),
         (r"^query_pos_proj\.", "position_proj."),
         *SwinRAM.rename_rules,
-        # rules see names without this prefix
+        # the rules of the backbone expect names without this prefix
         (r"^(?=(stem|stages|fusions|last_merging|last_downsample|body)\.)", "backbone."),
         (r"^(?=(det|query)_(token|pos))", "backbone."),
     )
     computed_entries = SwinRAM.computed_entries
     fresh_entries = classifier_parts = ()
-    # what the published network owns and does not use; the box heads are also there by another name
+    # entries that the published network never uses, and a second copy of its box branches
     unused_entries = (
         r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
         r"^(sketch_proj_query|pos_proj)\.",
@@ -191,7 +191,7 @@ class LocFormer(BaseDetector):
             self.sketch_mixer = SketchMixer(dims, dropout=self.bbox_head.dropout)
 
     def init_weights(self) -> None:
-        """Initialise the decoder as Deformable DETR does, the other parts as they say."""
+        """Initialise the decoder as Deformable DETR does, other parts by their own `init_cfg`."""
         super().init_weights()
         for parameter in self.decoder.parameters():
             if parameter.ndim > 1:
@@ -209,20 +209,20 @@ class LocFormer(BaseDetector):
         data_samples: list[DetDataSample] | None = None,
         mode: str = "tensor",
     ) -> dict[str, Tensor] | list[DetDataSample] | tuple[Tensor, Tensor]:
-        """Compute losses, predictions or the head's tensors.
+        """Compute losses, predictions or the raw outputs of the head.
 
         Args:
-            inputs: images ``(B, 3, H, W)``.
-            sketches: ``(B, S, 3, H', W')``; S sketches for each query.
-            data_samples: with the `img_shape` of each image; without any, no image is padded.
+            inputs: batch of images, ``(B, 3, H, W)``.
+            sketches: batch of queries, ``(B, Q, 3, H', W')``, with Q sketches per query.
+            data_samples: data samples with the `img_shape` of each image; None means no padding.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
         """
         if mode not in ("loss", "predict", "tensor"):
             raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
         if sketches.ndim != 5:
             raise ValueError(
-                "sketches must be (batch, number, 3, height, width), "
-                f"got the shape {tuple(sketches.shape)}"
+                "sketches must have the shape (batch, number, 3, height, width), "
+                f"got {tuple(sketches.shape)}"
             )
         sketch = self.sketch_encoder(sketches)
         inputs, sketch, data_samples = match_batches(inputs, sketch, data_samples)
@@ -237,7 +237,7 @@ class LocFormer(BaseDetector):
     def extract_feat(
         self, images: Tensor, sketch: Tensor, data_samples: list[DetDataSample] | None = None
     ) -> tuple[GuidedFeatures, Tensor]:
-        """Return the backbone's features, the maps narrowed, and the padding of the images."""
+        """Return the features of backbone and neck, and the padding mask of the images."""
         padding = find_padding(images, data_samples)
         features = self.backbone(images, padding, sketch)
         return features._replace(maps=self.neck(features.maps)), padding
@@ -245,11 +245,11 @@ class LocFormer(BaseDetector):
     def decode(
         self, features: GuidedFeatures, padding: Tensor, sketch: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        """Find objects, and return what the head takes."""
+        """Run the decoder and return the arguments of the head."""
         query, places = self.token_proj(features.tokens), self.position_proj(features.positions)
         places = places.expand_as(query)
         centres = at_least_float32(self.reference_points(places)).sigmoid()
-        # the boxes of the tokens, before the first layer
+        # boxes predicted from the tokens, for the first layer
         reference = self.bbox_head.boxes(0, query, centres).detach()
         states, references = self.decoder(
             query=query,
@@ -262,16 +262,16 @@ class LocFormer(BaseDetector):
         return [query, *states], [centres, reference, *references[:-1]], places, mix(sketch)
 
     def is_droppable(self, entry: str) -> bool:
-        """Tell whether a published entry, renamed, belongs to a part that is not used."""
+        """Return whether a published entry, after renaming, belongs to an unused part."""
         entry = entry.removeprefix("backbone.")
         return any(re.search(pattern, entry) for pattern in self.unused_entries)
 
     def loss(self, *args, **kwargs) -> dict[str, Tensor]:
-        """Compute the losses, as :meth:`forward` does."""
+        """Compute the losses; arguments as for :meth:`forward`."""
         return self(*args, **kwargs, mode="loss")
 
     def predict(self, *args, **kwargs) -> list[DetDataSample]:
-        """Find objects, as :meth:`forward` does."""
+        """Detect objects; arguments as for :meth:`forward`."""
         return self(*args, **kwargs, mode="predict")
 
     def _forward(self, *args, **kwargs) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The sketch encoder of LocFormer, and what brings sketches to it.
+"""Sketch encoder and data preprocessor of LocFormer.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
 Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784.
@@ -10,20 +10,20 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-# of ImageNet, in RGB
+# ImageNet's statistics in RGB
 SKETCH_MEAN = (123.675, 116.28, 103.53)
 SKETCH_STD = (58.395, 57.12, 57.375)
 
 
 @MODELS.register_module()
 class SketchDetDataPreprocessor(DetDataPreprocessor):
-    """Batch images as mmdet does, and sketches beside them.
+    """Data preprocessor that batches images as mmdet does and stacks their sketches.
 
     Sketches are white strokes on black, from 0 to 255; they are normalised by ImageNet's statistics
-    in RGB, whatever is done to the images.
+    in RGB, independently of the settings for images.
 
     Args:
-        **kwargs: settings of mmdet's DetDataPreprocessor, for the images.
+        **kwargs: settings of mmdet's DetDataPreprocessor for the images.
     """
 
     def __init__(self, **kwargs):
@@ -33,24 +33,25 @@ class SketchDetDataPreprocessor(DetDataPreprocessor):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Turn a batch into what the detector takes.
+        """Batch and normalise images and sketches.
 
         Args:
-            data: `inputs`, images ``(3, H, W)``, `sketches`, ``(S, 3, H', W')``, and
-                `data_samples`, each one for each item.
-            training: as for mmdet's.
+            data: dict of lists with one element per item: `inputs`, images ``(3, H, W)``;
+                `sketches`, ``(Q, 3, H', W')``; and `data_samples`.
+            training: whether to apply batch augmentations, as in mmdet.
 
         Returns:
-            `inputs`, ``(B, 3, H, W)``, `sketches`, ``(B, S, 3, H', W')``, and `data_samples`.
+            dict of `inputs`, ``(B, 3, H, W)``, `sketches`, ``(B, Q, 3, H', W')``, and
+            `data_samples`.
 
         Raises:
-            ValueError: where sketches differ in number or in size.
+            ValueError: if sketches differ in number or in size.
         """
         sketches = self.cast_data(list(data["sketches"]))
         shapes = {tuple(x.shape) for x in sketches}
         if len(shapes) != 1 or len(next(iter(shapes))) != 4:
             raise ValueError(
-                "sketches of a batch must have one shape, (number, 3, height, width), "
+                "all sketches of a batch must have the same shape (number, 3, height, width), "
                 f"got {sorted(shapes)}"
             )
         sketches = (torch.stack(sketches).float() - self.sketch_mean) / self.sketch_std
@@ -60,12 +61,12 @@ class SketchDetDataPreprocessor(DetDataPreprocessor):
 
 @MODELS.register_module()
 class SketchEncoder(BaseModule):
-    """Compute the map of a sketch: ``proj(norm(trunk(x)))``, the last map of a ResNet, narrowed.
+    """Sketch encoder: ``proj(norm(trunk(x)))``, the projected last feature map of a ResNet.
 
     Args:
-        trunk: config of a backbone that returns one map.
-        in_channels: channels of that map, a multiple of 32.
-        out_channels: channels of the result.
+        trunk: config of a backbone that returns one feature map of stride 32.
+        in_channels: number of channels of that map; must be a multiple of 32.
+        out_channels: number of output channels.
         init_cfg: as in :class:`mmengine.model.BaseModule`.
     """
 
@@ -83,6 +84,6 @@ class SketchEncoder(BaseModule):
         self.proj = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, sketches: Tensor) -> Tensor:
-        """Map ``(B, S, 3, H, W)`` to ``(B, S, out_channels, H/32, W/32)``, rounding up."""
+        """Map ``(B, Q, 3, H, W)`` to ``(B, Q, out_channels, H/32, W/32)``, rounding up."""
         (features,) = self.trunk(sketches.flatten(0, 1))
         return self.proj(self.norm(features)).unflatten(0, sketches.shape[:2])

@@ -1,14 +1,13 @@
-"""Attention from the tokens of one kind to those of another, here of images and sketches.
+"""Cross-attention between image features and sketch features.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. The one idea: what a sketch shows is
-told to the image while its features form, in front of each stage, rather than compared with them
-afterwards. One block does it all: a sketch into the image, objects and sketch into each other, and
-several sketches into one.
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. The idea: sketch features are fused
+into the image features before each stage of the backbone, rather than compared with the final ones.
+The same block fuses a sketch into an image, objects and a sketch into each other, and several
+sketches into one.
 
-Beside the common alphabet, ``S`` is the number of sketches of one query and ``M`` that of tokens
-that are attended to. Published at https://github.com/vcl-iisc/locformer-SGOL, whose entry names
-these are.
+In addition to the shape letters of :mod:`hybrid_backbones.ops`, ``Q`` is the number of sketches of
+one query. Entry names are those of https://github.com/vcl-iisc/locformer-SGOL.
 """
 
 import torch
@@ -21,22 +20,22 @@ from ..layers import to_maps, to_tokens
 def sine_positions(
     rows: Tensor, columns: Tensor, channels: int, temperature: float = 10000.0
 ) -> Tensor:
-    """Encode coordinates by sines and cosines of falling frequency.
+    """Encode coordinates by sines and cosines of decreasing frequency.
 
-    Half of the channels are of the rows, half of the columns; in each, channel ``2i`` is
-    ``sin(x · temperature^(-4i / C))`` and channel ``2i + 1`` the cosine of that.
+    The first half of the channels encodes rows, the second half columns; in each, channel ``2i`` is
+    ``sin(x · temperature^(-4i / C))`` and channel ``2i + 1`` the cosine of the same angle.
 
     Args:
-        rows: of any shape ``(...)``.
-        columns: ``(...)``.
-        channels: C, a multiple of 4.
-        temperature: the largest wavelength, in 2π coordinates.
+        rows: row coordinates, of any shape ``(...)``.
+        columns: column coordinates, ``(...)``.
+        channels: number of encoding channels C; must be a multiple of 4.
+        temperature: upper bound of the wavelengths, divided by 2π.
 
     Returns:
-        ``(..., C)``.
+        position encoding, ``(..., C)``.
     """
     if channels % 4:
-        raise ValueError(f"positions need channels in multiples of 4, got {channels=}")
+        raise ValueError(f"channels must be a multiple of 4, got {channels=}")
     steps = torch.arange(channels // 4, device=rows.device, dtype=rows.dtype)
     frequencies = temperature ** (-4 / channels * steps)
     angles = torch.stack([rows, columns], -1)[..., None] * frequencies  # (..., 2, C/4)
@@ -44,18 +43,18 @@ def sine_positions(
 
 
 def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Encode the cells of a map, whose rows and columns count from 1.
+    """Encode the positions of a map by :func:`sine_positions`, counting rows and columns from 1.
 
     Args:
-        height: H.
-        width: W.
-        channels: C, a multiple of 4.
-        like: a tensor with the device and the dtype of the result.
+        height: height of the map H.
+        width: width of the map W.
+        channels: number of encoding channels C; must be a multiple of 4.
+        like: tensor that gives device and dtype of the result.
 
     Returns:
-        ``(H·W, C)``, in rows.
+        position encoding in row-major order, ``(H·W, C)``.
     """
-    # in float32 at least: half precision cannot count to large sizes
+    # half precision cannot represent large coordinates exactly
     dtype = torch.promote_types(like.dtype, torch.float32)
     rows = torch.arange(1, height + 1, device=like.device, dtype=dtype)
     columns = torch.arange(1, width + 1, device=like.device, dtype=dtype)
@@ -64,59 +63,59 @@ def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tens
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Turn tokens ``(..., N, C)`` into ``(..., h, N, d)``, channels head-major."""
+    """Reshape tokens ``(..., N, C)`` to ``(..., h, N, d)``, with head-major channels."""
     return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
 
 
 def set_attention(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float = 0.0
 ) -> Tensor:
-    """Attend to each of several sets of tokens, and average what they answer.
+    """Attend to each of several token sets separately and average the results.
 
-    For each head, ``out = Σ_s softmax(query · key_sᵀ / √d) · value_s / S``.
+    For each head, ``out = Σ_q softmax(query · key_qᵀ / √d) · value_q / Q``.
 
     Args:
-        query: ``(B, N, C)``.
-        key: ``(B, S, M, C)``.
-        value: ``(B, S, M, C)``.
-        num_heads: h, a divisor of C.
-        dropout: rate at which attention is dropped.
+        query: query tokens, ``(B, N, C)``.
+        key: keys of Q token sets, ``(B, Q, M, C)``.
+        value: values of the same sets, ``(B, Q, M, C)``.
+        num_heads: number of attention heads; must divide C.
+        dropout: dropout rate of the attention weights.
 
     Returns:
-        ``(B, N, C)``.
+        attended tokens, ``(B, N, C)``.
     """
     num_sets = key.shape[1]
     query = query[:, None].expand(-1, num_sets, -1, -1)
     query, key, value = (split_heads(x, num_heads).flatten(0, 1) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # (B·S, h, N, d)
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # (B·Q, h, N, d)
     return out.unflatten(0, (-1, num_sets)).mean(1).transpose(1, 2).flatten(2)
 
 
 def attention_weights(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
-    """Compute the weights of :func:`set_attention`, averaged over the heads.
+    """Compute the attention weights of :func:`set_attention`, averaged over the heads.
 
     Args:
-        query: ``(B, N, C)``.
-        key: ``(B, S, M, C)``.
-        num_heads: h.
+        query: query tokens, ``(B, N, C)``.
+        key: keys of Q token sets, ``(B, Q, M, C)``.
+        num_heads: number of attention heads; must divide C.
 
     Returns:
-        ``(B, S, N, M)``; each row sums to 1.
+        weights, ``(B, Q, N, M)``, which sum to 1 over M.
     """
     query, key = (split_heads(x, num_heads) for x in (query[:, None], key))
-    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, S, h, N, M)
+    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, Q, h, N, M)
     return logits.softmax(-1).mean(2)
 
 
 class CrossAttention(nn.Module):
-    """Project query, key and value, attend by :func:`set_attention`, project the result.
+    """Multi-head cross-attention: :func:`set_attention` between input and output projections.
 
-    Entries and initialisation are those of `nn.MultiheadAttention`.
+    Entry names and initialisation are those of `nn.MultiheadAttention`.
 
     Args:
-        embed_dims: channels of all tokens.
-        num_heads: h, a divisor of embed_dims.
-        dropout: rate at which attention is dropped in training.
+        embed_dims: number of channels of all tokens.
+        num_heads: number of attention heads; must divide `embed_dims`.
+        dropout: dropout rate of the attention weights in training.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, dropout: float):
@@ -136,31 +135,31 @@ class CrossAttention(nn.Module):
         return F.linear(x, weight[part], bias[part])
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Map query ``(B, N, C)``, key and value ``(B, S, M, C)`` to ``(B, N, C)``."""
+        """Attend from query ``(B, N, C)`` to key and value ``(B, Q, M, C)``; ``(B, N, C)``."""
         projected = (self._project(i, x) for i, x in enumerate((query, key, value)))
         dropout = self.dropout if self.training else 0.0
         return self.out_proj(set_attention(*projected, self.num_heads, dropout))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return what is attended to, ``(B, S, N, M)``."""
+        """Return the attention weights, averaged over the heads, ``(B, Q, N, M)``."""
         return attention_weights(self._project(0, query), self._project(1, key), self.num_heads)
 
 
 class CrossFusion(nn.Module):
-    """Tell tokens of one kind what those of another answer to them::
+    """Transformer block that fuses tokens y into tokens x by cross-attention::
 
         a = self_attn(x + x_positions, y + y_positions, y)
         out = norm3(x + linear2(relu(linear1(a))))
 
-    As published, the attention reaches the tokens only through the two linear layers: nothing is
-    added around it, and there is one norm. The authors' name for it is kept, though it attends to
-    others.
+    As published, the attention has neither a residual connection nor a norm of its own: only the
+    output of the two linear layers is added to x. Its published entry name `self_attn` is kept,
+    though it is a cross-attention.
 
     Args:
-        embed_dims: C, of both kinds.
-        hidden_dims: channels between the linear layers.
-        num_heads: h, a divisor of embed_dims.
-        dropout: rate in the attention, between the linear layers and behind them.
+        embed_dims: number of channels C of x and y.
+        hidden_dims: number of channels between the linear layers.
+        num_heads: number of attention heads; must divide `embed_dims`.
+        dropout: dropout rate of the attention weights and after each linear layer.
     """
 
     def __init__(
@@ -179,13 +178,14 @@ class CrossFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, x_positions: Tensor, y: Tensor, y_positions: Tensor) -> Tensor:
-        """Map x, and y to which it attends, to tokens of the shape of x.
+        """Fuse y into x; the result has the shape of x.
 
         Args:
-            x: ``(B, N, C)``.
-            x_positions: broadcasts to x.
-            y: ``(B, M, C)``, or ``(B, S, M, C)`` for several sets whose answers are averaged.
-            y_positions: broadcasts to y.
+            x: tokens that attend, ``(B, N, C)``.
+            x_positions: position encoding of x; must broadcast to x.
+            y: tokens that are attended to, ``(B, M, C)``, or ``(B, Q, M, C)`` for several sets
+                whose attended values are averaged.
+            y_positions: position encoding of y; must broadcast to y.
         """
         key = y + y_positions
         if y.ndim == 3:
@@ -196,15 +196,16 @@ class CrossFusion(nn.Module):
 
 
 class StageFusion(nn.Module):
-    """Tell the map in front of a stage what the sketches show: :class:`CrossFusion` of maps.
+    """Fusion of sketch features into the input map of a stage, by :class:`CrossFusion`.
 
-    Each position of the image attends to all positions of each sketch, projected to the stage's
-    width; the answers of several sketches are averaged.
+    Each position of the image attends to all positions of each sketch, whose features are projected
+    to the width of the stage; the attended values of several sketches are averaged.
 
     Args:
-        embed_dims: C, a multiple of 4.
-        sketch_dims: channels of the sketches.
-        num_groups: of the normalisation of the projected sketches, a divisor of embed_dims.
+        embed_dims: number of channels C of the map; must be a multiple of 4.
+        sketch_dims: number of channels of the sketch features.
+        num_groups: number of groups of the GroupNorm after the sketch projection; must divide
+            `embed_dims`.
         **kwargs: settings of :class:`CrossFusion`.
     """
 
@@ -220,24 +221,24 @@ class StageFusion(nn.Module):
         self.fusion = CrossFusion(embed_dims, **kwargs)
 
     def project(self, sketch: Tensor) -> Tensor:
-        """Map sketches ``(B, S, sketch_dims, H', W')`` to the stage's width."""
+        """Project sketch features ``(B, Q, sketch_dims, H', W')`` to ``(B, Q, C, H', W')``."""
         projected = self.sketch_norm(self.sketch_proj(sketch.flatten(0, 1)))
         return projected.unflatten(0, sketch.shape[:2])
 
     def forward(self, x: Tensor, sketch: Tensor) -> Tensor:
-        """Map images ``(B, C, H, W)`` to the same shape, given ``(B, S, sketch_dims, H', W')``."""
+        """Fuse sketch features ``(B, Q, sketch_dims, H', W')`` into a map ``(B, C, H, W)``."""
         fused = self.fusion(*self._tokens_and_positions(x, self.project(sketch)))
         return to_maps(fused, x.shape[2:])
 
     def attention(self, x: Tensor, sketch: Tensor) -> Tensor:
-        """Return what each position attends to in each sketch, averaged over the heads.
+        """Compute the attention weights from image to sketch positions, averaged over the heads.
 
         Args:
-            x: ``(B, C, H, W)``, as for :meth:`forward`.
-            sketch: ``(B, S, sketch_dims, H', W')``.
+            x: input map of the stage, ``(B, C, H, W)``.
+            sketch: sketch features, ``(B, Q, sketch_dims, H', W')``.
 
         Returns:
-            ``(B, S, H, W, H', W')``; for each position of the image, the sum over a sketch is 1.
+            weights, ``(B, Q, H, W, H', W')``, which sum to 1 over each sketch.
         """
         tokens, places, others, their_places = self._tokens_and_positions(x, self.project(sketch))
         weights = self.fusion.self_attn.weights(tokens + places, others + their_places)
@@ -249,12 +250,12 @@ class StageFusion(nn.Module):
 
 
 class SketchMixer(nn.Module):
-    """Make one sketch of several: their mean attends to how each one differs from it.
+    """Fusion of several sketches into one: their mean attends to their differences from it.
 
-    Known only from the byte code that the authors left, as `multi_sketch_fusion`.
+    The authors published it only as byte code, under the name `multi_sketch_fusion`.
 
     Args:
-        embed_dims: C, a multiple of 4.
+        embed_dims: number of channels C of the sketch features; must be a multiple of 4.
         **kwargs: settings of :class:`CrossFusion`.
     """
 
@@ -263,10 +264,10 @@ class SketchMixer(nn.Module):
         self.fusion = CrossFusion(embed_dims, **kwargs)
 
     def forward(self, sketches: Tensor) -> Tensor:
-        """Map ``(B, S, C, H, W)`` to ``(B, C, H, W)``."""
+        """Fuse sketch features ``(B, Q, C, H, W)`` into ``(B, C, H, W)``."""
         num_sketches, channels, height, width = sketches.shape[1:]
         mean = sketches.mean(1)
-        others = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, S·H·W, C)
+        others = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, Q·H·W, C)
         places = grid_positions(height, width, channels, sketches)
         mixed = self.fusion(to_tokens(mean), places, others, places.repeat(num_sketches, 1))
         return to_maps(mixed, (height, width))

@@ -1,9 +1,9 @@
-"""Sketch guidance: sketch features are fused into each stage of any backbone.
+"""Sketch guidance: fuse sketch features into each stage of any backbone.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, guides a Swin Transformer, which is in
-`swin_ram.py`. Here is what it shares with guided backbones of other kinds, which go beyond the
-paper.
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, guides only a Swin Transformer, found
+in `backbone.py`. This file holds the parts that it shares with :class:`SketchGuided`, our extension
+of the paper to other backbones.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,24 +21,25 @@ from .fusion import StageFusion
 
 
 class GuidedFeatures(NamedTuple):
-    """What a guided backbone computes for the decoder."""
+    """Features that a guided backbone computes for the decoder."""
 
     maps: tuple[Tensor, ...]  # (B, C_l, H_l, W_l), at strides 8, 16, 32 and 64
-    tokens: Tensor  # (B, N, C), what the queries begin with
-    positions: Tensor  # (1, N, C'), where they are
+    tokens: Tensor  # (B, N, C), initial content of the object queries
+    positions: Tensor  # (1, N, C'), position embedding of the object queries
 
 
 def fusions_with(
     fusions: Iterable[StageFusion], sketch: Tensor
 ) -> list[Callable[[Tensor | tuple], Tensor | tuple]]:
-    """Return for each stage what fuses the sketch into the input of its first block.
+    """Bind a sketch to the fusions of all stages, for `HierarchicalBackbone.run_stages`.
 
     Args:
-        fusions: one for each stage.
-        sketch: ``(B, S, C', H', W')``.
+        fusions: one fusion per stage, applied to the input of the first block.
+        sketch: sketch features, ``(B, Q, C', H', W')``.
 
     Returns:
-        functions of a map ``(B, C, H, W)``, or of a named tuple that has one as its field `map`.
+        one function per stage, which takes a map ``(B, C, H, W)`` or a named tuple with the field
+        `map`.
     """
     return [partial(_fuse, fusion, sketch) for fusion in fusions]
 
@@ -51,7 +52,7 @@ def _fuse(fusion: StageFusion, sketch: Tensor, x: Tensor | tuple) -> Tensor | tu
 
 @torch.no_grad()
 def entry_widths(backbone: HierarchicalBackbone) -> list[int]:
-    """Find out how many channels enter the first block of each stage."""
+    """Return the number of input channels of the first block of each stage, by a forward pass."""
     widths = []
 
     def note(block: nn.Module, args: tuple) -> None:
@@ -68,21 +69,21 @@ def entry_widths(backbone: HierarchicalBackbone) -> list[int]:
 
 @MODELS.register_module()
 class SketchGuided(BaseModule):
-    """Fuse sketch features into each stage of a backbone, and provide learned queries.
+    """Backbone with sketch features fused into each stage, and learned object queries.
 
-    In front of each stage, positions of the image attend to the sketch. The maps of the last three
-    stages are completed by one of stride 64, a 3×3 convolution of the last.
+    Before the blocks of each stage, positions of the image attend to the sketch. A strided 3×3
+    convolution of the last of the three maps adds a map of stride 64.
 
     Args:
-        backbone: config of the backbone; its `out_indices` must be (1, 2, 3).
-        embed_dims: channels of the sketch, the queries and the last map.
-        num_queries: how many objects are found at most.
-        fusion_dims: channels between the linear layers of the fusions.
-        dropout: rate within these.
+        backbone: config of a `HierarchicalBackbone`; its `out_indices` must be (1, 2, 3).
+        embed_dims: number of channels of the sketch features, the queries and the last map.
+        num_queries: number of object queries N, the maximum number of detections.
+        fusion_dims: number of hidden channels of the sketch fusions.
+        dropout: dropout rate of the sketch fusions.
         init_cfg: as in :class:`mmengine.model.BaseModule`.
 
     Raises:
-        ValueError: for another backbone or other outputs.
+        ValueError: if the backbone is of another class or has other `out_indices`.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class SketchGuided(BaseModule):
         if self.body.out_indices != (1, 2, 3):
             raise ValueError(f"out_indices must be (1, 2, 3), got {self.body.out_indices}")
         self.fusions = nn.ModuleList(
-            # widths of the paper's backbone take 8 heads and 32 groups
+            # the paper's 8 heads and 32 groups do not divide the widths of every backbone
             StageFusion(
                 width,
                 embed_dims,
@@ -121,9 +122,12 @@ class SketchGuided(BaseModule):
         nn.init.normal_(self.query_positions)
 
     def forward(self, images: Tensor, padding: Tensor, sketch: Tensor) -> GuidedFeatures:
-        """Compute the features of images ``(B, 3, H, W)``, given ``(B, S, C, H', W')``.
+        """Compute the features of images, guided by sketches.
 
-        The padding plays no part in it, as in other detectors: the decoder masks it.
+        Args:
+            images: batch of images, ``(B, 3, H, W)``.
+            padding: unused here, as in other detectors; the decoder masks the padding.
+            sketch: sketch features, ``(B, Q, embed_dims, H', W')``.
         """
         fusions = fusions_with(self.fusions, sketch)
         outs = self.body.run_stages(self.body.stem(images), fusions)

@@ -1,9 +1,9 @@
-"""The head of LocFormer: boxes of objects, and how much each is what the sketch shows.
+"""Head of LocFormer: boxes of objects, and the score with which each matches the sketch.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
 Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. Matching, losses and boxes are those
-of mmdet's Deformable DETR; scores are of pairs of an object and the sketch, which in the later
-levels refine each other.
+of mmdet's Deformable DETR; a score compares an object with the sketch, after cross-attention
+between the two at the later levels.
 """
 
 import torch
@@ -18,25 +18,25 @@ from .fusion import CrossFusion, grid_positions
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Leave half precision, which would round a picture to some hundred pixels."""
+    """Cast half precision, too coarse for positions in an image (bfloat16: 8 bits), to float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @MODELS.register_module()
 class SketchDETRHead(DeformableDETRHead):
-    """Predict boxes and scores at each level: of the backbone's tokens, then of decoder layers.
+    """Head that predicts boxes and scores from the backbone's tokens and from each decoder layer.
 
     At level l, ``score = cls_branches[l]([sketch_branches[l](pooled sketch), objects])``. From
-    level `first_refined` on, objects attend to the sketch's tokens and these to the objects, which
-    hands refined tokens on to the next level; boxes are of the objects as they were before.
+    level `first_refined` on, objects attend to the sketch tokens and these to the objects; the
+    refined sketch tokens enter the next level. Boxes are predicted from the unrefined objects.
 
     Args:
-        num_levels: of predictions, one more than the decoder has layers.
-        first_refined: the first level at which objects and sketch refine each other.
-        released: do as the released code does rather than as the paper says: at the refined levels,
-            score with the sketch as it was pooled before any refinement; and predict two logits,
-            the first of which is never a target. The other way is what we recommend.
-        dropout: rate within the refinements.
+        num_levels: number of prediction levels, one more than the decoder has layers.
+        first_refined: index of the first level at which objects and sketch refine each other.
+        released: whether to follow the released code rather than the paper: refined levels score
+            with the sketch pooled before any refinement, and there are two logits, the first of
+            which is never a target. False is recommended.
+        dropout: dropout rate of the refinements.
         **kwargs: settings of mmdet's DeformableDETRHead.
     """
 
@@ -71,18 +71,18 @@ class SketchDETRHead(DeformableDETRHead):
     def forward(
         self, hidden_states: list[Tensor], references: list[Tensor], places: Tensor, sketch: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Predict at each level.
+        """Predict logits and boxes at all L levels.
 
         Args:
-            hidden_states: the objects of each level, ``(B, N, C)``.
-            references: boxes ``(B, N, 4)``, or centres ``(B, N, 2)``, to which those of each level
-                are relative, from 0 to 1.
-            places: positions of the objects, which broadcast to these.
-            sketch: ``(B, C, H, W)``.
+            hidden_states: object features of each level, ``(B, N, C)``.
+            references: reference boxes ``(B, N, 4)`` or centres ``(B, N, 2)`` of each level, to
+                which predictions are relative; from 0 to 1.
+            places: position embedding of the objects; must broadcast to these.
+            sketch: sketch features, ``(B, C, H, W)``.
 
         Returns:
-            logits ``(L, B, N, 1)``, first that of the sketched category, and boxes ``(L, B, N, 4)``
-            as centre and size, from 0 to 1.
+            logits ``(L, B, N, 1)``, or 2 channels with `released`, of which the first is that of
+            the sketched category, and boxes ``(L, B, N, 4)`` as centre and size, from 0 to 1.
         """
         tokens = to_tokens(sketch)
         cells = grid_positions(*sketch.shape[2:], sketch.shape[1], sketch)
@@ -98,7 +98,7 @@ class SketchDETRHead(DeformableDETRHead):
         return torch.stack(logits), torch.stack(boxes)
 
     def boxes(self, level: int, objects: Tensor, reference: Tensor) -> Tensor:
-        """Predict the boxes of one level from objects and their references."""
+        """Predict the boxes of one level as offsets of the objects from their references."""
         offsets = at_least_float32(self.reg_branches[level](objects))
         centres = inverse_sigmoid(reference)
         padding = (0, 4 - centres.shape[-1])
@@ -107,18 +107,18 @@ class SketchDETRHead(DeformableDETRHead):
     def _logits(self, level: int, objects: Tensor, pooled: Tensor) -> Tensor:
         shown = self.sketch_branches[level](pooled)[:, None].expand_as(objects)
         logits = at_least_float32(self.cls_branches[level](torch.cat([shown, objects], 2)))
-        # the released code has the target at index 1, datasets here at 0
+        # the target has index 1 in the released code, and label 0 in our datasets
         return logits.flip(-1)
 
     def loss(self, *features, data_samples: list) -> dict[str, Tensor]:
-        """Match and compute the losses of all levels, given the arguments of :meth:`forward`."""
+        """Match objects and compute the losses of all levels; arguments as for :meth:`forward`."""
         instances = [sample.gt_instances for sample in data_samples]
         metas = [sample.metainfo for sample in data_samples]
         return self.loss_by_feat(*self(*features), None, None, instances, metas)
 
     def predict(self, *features, data_samples: list, rescale: bool = True) -> list[InstanceData]:
-        """Return the objects of each image by descending score, those of the last level."""
+        """Return the objects of each image from the last level, in descending order of score."""
         metas = [sample.metainfo for sample in data_samples]
         results = self.predict_by_feat(*self(*features), batch_img_metas=metas, rescale=rescale)
-        # the released second logit competes for places, and does not count
+        # the extra logit of the released code takes part in the top-k selection only
         return [objects[objects.labels == 0] for objects in results]

@@ -1,4 +1,4 @@
-"""COCO's average precision where each image is asked for one category."""
+"""COCO average precision for one sketched category per image."""
 
 from collections.abc import Sequence
 
@@ -11,45 +11,46 @@ CATEGORY = dict(id=1, name="sketched")
 
 @METRICS.register_module()
 class SketchCocoMetric(CocoMetric):
-    """Measure COCO's AP over pairs of an image and a category, of which all count as one class.
+    """COCO's AP for one category per image, with all categories merged into one class.
 
-    Ground truth of an image are its annotations of the ``category_id`` that its data sample names;
+    The ground truth of an image are its annotations of the ``category_id`` in its data sample;
     objects of other categories are background. Small, medium and large are those of COCO, by the
     annotated areas in the original image (the published code scaled areas to the resized image, but
-    not the boxes). As in COCO, boxes within a crowd of the category count neither way.
+    not the boxes). As in COCO, detections within a crowd of the category are ignored.
 
     Args:
-        ann_file: COCO's annotation file.
-        kwargs: of mmdet's CocoMetric.
+        ann_file: annotation file in COCO format.
+        metric: must be 'bbox'.
+        **kwargs: settings of mmdet's CocoMetric.
     """
 
     def __init__(self, ann_file: str, metric: str = "bbox", **kwargs):
         if metric != "bbox":
-            raise ValueError(f"sketches are answered with boxes: metric is 'bbox', got {metric!r}")
+            raise ValueError(f"metric must be 'bbox', the only output, got {metric!r}")
         super().__init__(ann_file=ann_file, metric=metric, **kwargs)
         self._annotated = self._coco_api
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions and the category of each image."""
+        """Collect the predictions and the category of each image."""
         super().process(data_batch, data_samples)
         asked = self.results[len(self.results) - len(data_samples) :]
         for (truth, _), sample in zip(asked, data_samples, strict=True):
             truth["category_id"] = sample["category_id"]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Return AP, AP50, AP75 and AP of small, medium and large objects, named as mmdet does."""
+        """Compute AP, AP50, AP75 and AP of small, medium and large objects, under mmdet's names."""
         asked = {truth["img_id"]: truth["category_id"] for truth, _ in results}
         self._coco_api = self._select(asked)
         self.cat_ids, self.img_ids = [CATEGORY["id"]], sorted(asked)
         return super().compute_metrics(results)
 
     def _select(self, asked: dict[int, int]) -> COCO:
-        """Return the annotations of one category per image, all under one name."""
+        """Return the annotations of one category per image, relabelled as one class."""
         source = self._annotated
         if unknown := sorted(asked.keys() - source.imgs.keys()):
             raise ValueError(
                 f"images {unknown[:5]} are not in the annotation file of the metric: set ann_file "
-                "of data set and metric to the same file"
+                "of dataset and metric to the same file"
             )
         selected = COCO()
         selected.dataset = dict(

@@ -1,8 +1,8 @@
-"""The mini preset of search by sketch: shapes asked for by wobbly drawings of their outlines.
+"""Mini preset of LocFormer: detect geometric shapes by rough sketches of their outlines.
 
-Detectors of DETR's kind want many steps, and there are minutes. So the networks are small here, of
-the same code; what only slows a short training is left out (dropout, stochastic depth, queries that
-a few shapes do not need); and sketches are small, with lines that survive it.
+DETR-like detectors need many training steps, but a mini run lasts minutes. The preset therefore
+shrinks the networks, disables dropout and stochastic depth, reduces the number of queries, and
+renders small sketches with wide lines.
 """
 
 from pathlib import Path
@@ -14,13 +14,14 @@ from .shape_sketches import draw_shape_sketches
 
 BATCH_SIZE, LEARNING_RATE = 8, 4e-4
 NUM_EPOCHS, NUM_WARMUP = 24, 2
-# of Deformable DETR's recipe; boxes, corrected by every layer, swing at the rate of the others
+# learning-rate multipliers of Deformable DETR; box branches, applied in every layer, would
+# oscillate at the full learning rate
 SLOW = dict(sampling_offsets=0.1, reference_points=0.1, reg_branches=0.3)
 # side of a sketch in pixels
 SKETCH_SIZE = 64
 NUM_QUERIES = 30
 NUM_LAYERS = 3
-# channels of the sketch, of the queries and in the fusions; of the maps of each stage
+# DIMS: channels of sketch features, queries and fusions; CHANNELS: those of each stage
 DIMS = 128
 CHANNELS = (32, 64, 128, 256)
 ARCHS = dict(
@@ -32,11 +33,11 @@ ARCHS = dict(
 
 
 def sketch_detection(cfg: Config, root: Path) -> dict:
-    """Return the settings of a mini run that replace those of a config that searches by sketch.
+    """Return the settings that turn a LocFormer config into a mini run.
 
     Args:
-        cfg: the config; its model shrinks in place.
-        root: folder of the mini set; the sketches are drawn into it where they are not there yet.
+        cfg: config of a detector by sketch; its model is shrunk in place.
+        root: folder of the mini set; missing sketches are generated in it.
     """
     sketch_root = draw_shape_sketches(root)
     _shrink(cfg.model)
@@ -72,7 +73,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
         )
 
     cfg.default_hooks.checkpoint.interval = NUM_EPOCHS // 4
-    # counted in epochs, of which open-world data has shorter ones, and stepped every iteration
+    # in epochs, whose length differs for open-world data, but updated at every iteration
     smoothly = dict(by_epoch=True, convert_to_iter_based=True)
     return dict(
         train_dataloader=dict(
@@ -107,7 +108,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
 
 
 def _shrink(model: dict) -> None:
-    """Make a small network of LocFormer's, and leave dropout out."""
+    """Shrink the network of a config in place and disable dropout."""
     backbone, trunk = model.backbone, model.sketch_encoder.trunk
     backbone.update(num_queries=NUM_QUERIES, fusion_dims=DIMS, dropout=0.0)
     backbone["sketch_dims" if backbone.type == "SwinRAM" else "embed_dims"] = DIMS
@@ -125,7 +126,7 @@ def _shrink(model: dict) -> None:
     layer.self_attn_cfg.dropout = layer.cross_attn_cfg.dropout = layer.ffn_cfg.ffn_drop = 0.0
     layer.ffn_cfg.feedforward_channels = 4 * DIMS
     model.decoder.num_layers = NUM_LAYERS
-    # the last level refines
+    # only the last level refines
     model.bbox_head.update(
         embed_dims=DIMS, num_levels=NUM_LAYERS + 1, first_refined=NUM_LAYERS, dropout=0.0
     )

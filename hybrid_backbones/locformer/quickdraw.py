@@ -1,9 +1,9 @@
-"""QuickDraw's simplified drawings: find them, read them, render them.
+"""Find, read and render QuickDraw's simplified drawings.
 
 The published files (https://github.com/googlecreativelab/quickdraw-dataset, "simplified drawings")
 hold one drawing per line: JSON with ``word``, ``recognized`` and ``drawing``, a list of strokes
-``[[x, ...], [y, ...]]`` with coordinates 0 to 255. A file of a hundred megabytes is never read as a
-whole: :class:`DrawingFile` knows where each line begins.
+``[[x, ...], [y, ...]]`` with coordinates 0 to 255. Files can exceed a hundred megabytes, so
+:class:`DrawingFile` stores the byte offset of each line instead of the content.
 """
 
 import json
@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw
 PARTS = ("train", "valid", "test")
 # side of the published canvas in pixels
 CANVAS = 224
-# antialiased lines are drawn so many times larger first
+# scale at which antialiased lines are drawn before downsampling
 SUPERSAMPLING = 4
 RECOGNIZED = re.compile(rb'"recognized"\s*:\s*(true|false)')
 NO_STROKES = re.compile(rb'"drawing"\s*:\s*\[\s*\]')
 
-# COCO's names where QuickDraw's file of the same thing has another one
+# COCO categories that have another name in QuickDraw
 WORDS = {
     "dining table": "table",
     "motorcycle": "motorbike",
@@ -34,33 +34,33 @@ WORDS = {
     "tv": "television",
 }
 
-# strokes of a drawing, each (2, number of points): its x above its y
+# strokes of a drawing, each (2, number of points): a row of x and a row of y
 Strokes = list[np.ndarray]
 
 
 class DrawingFile:
-    """One part of the drawings of a file: its length is their number, an item is the strokes.
+    """Sequence of the drawings in one part of a file; each item is the strokes of a drawing.
 
-    Drawings without strokes, of which the published files have some, are passed over.
+    Drawings without strokes, which occur in the published files, are skipped.
 
     Args:
-        path: an ``.ndjson`` file of simplified drawings.
-        part: 'train', 'valid' and 'test' are 80, 10 and 10 percent of the drawings, drawn at random
-            but always the same; 'all' is all.
-        recognized_only: pass over drawings that the game did not recognise.
+        path: ``.ndjson`` file of simplified drawings.
+        part: 'train', 'valid' or 'test', a fixed random split into 80, 10 and 10 percent of the
+            drawings, or 'all'.
+        recognized_only: whether to skip drawings that the game did not recognise.
 
     Raises:
-        ValueError: the file is missing, has a damaged line, or too few drawings for three parts.
+        ValueError: if the file is missing, has a damaged line, or too few drawings for three parts.
     """
 
     def __init__(self, path: str | Path, part: str = "all", *, recognized_only: bool = True):
         if part not in (*PARTS, "all"):
-            raise ValueError(f"part of the drawings is one of {(*PARTS, 'all')}, got {part!r}")
+            raise ValueError(f"part must be one of {(*PARTS, 'all')}, got {part!r}")
         self.path = Path(path)
         kept = self._index(recognized_only)
         if part != "all":
             kept = kept[_split(len(kept), self.path)[part]]
-        # number of the line, counted from 1, and where it begins, in bytes
+        # line number, counted from 1, and byte offset of each drawing
         self.places = kept
 
     def __len__(self) -> int:
@@ -82,11 +82,11 @@ class DrawingFile:
                     offset += len(line)
         except OSError as error:
             raise ValueError(
-                f"cannot read drawings from {self.path} ({error}): fetch QuickDraw's simplified "
+                f"cannot read drawings from {self.path} ({error}): download QuickDraw's simplified "
                 "drawings of this word"
             ) from error
         if not places:
-            raise ValueError(f"{self.path} has no drawing of use: fetch it again")
+            raise ValueError(f"{self.path} has no drawing that can be used: download it again")
         return np.array(places)
 
     def _keeps(self, line: bytes, number: int, recognized_only: bool) -> bool:
@@ -99,21 +99,22 @@ class DrawingFile:
 
 
 def damaged(place: str, what: object) -> ValueError:
-    """Return the error for a line that is not a simplified drawing."""
+    """Create the error for a line that is not a simplified drawing."""
     return ValueError(
-        f"{place} is damaged ({what}): expected a simplified drawing of QuickDraw; fetch the file "
-        "again or remove the line"
+        f"{place} is damaged ({what}): expected a simplified drawing of QuickDraw; download the "
+        "file again or remove the line"
     )
 
 
 def parse_drawing(line: bytes | str, place: str) -> Strokes:
-    """Return the strokes of one line, each (2, number of points).
+    """Parse one line to strokes, each (2, number of points).
 
     Args:
-        place: file and line, for the error.
+        line: line of an ``.ndjson`` file.
+        place: file and line number, for error messages.
 
     Raises:
-        ValueError: the line is damaged or its drawing empty.
+        ValueError: if the line is damaged or its drawing is empty.
     """
     try:
         drawing = json.loads(line)["drawing"]
@@ -130,10 +131,10 @@ def parse_drawing(line: bytes | str, place: str) -> Strokes:
 
 
 def find_drawings(root: str | Path, category: str) -> Path:
-    """Return the file of a category: in `root` or its folder ``ndjson``, by QuickDraw's word.
+    """Return the QuickDraw file of a COCO category, in `root` or its subfolder ``ndjson``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: if there is no such file.
     """
     name = f"{WORDS.get(category, category)}.ndjson"
     candidates = [Path(root) / "ndjson" / name, Path(root) / name]
@@ -141,9 +142,9 @@ def find_drawings(root: str | Path, category: str) -> Path:
         if path.is_file():
             return path
     raise ValueError(
-        f"no drawings of {category!r}: neither {candidates[0]} nor {candidates[1]} is there. Set "
-        "SKETCH_ROOT to the folder of QuickDraw's simplified .ndjson files, complete it, or leave "
-        f"the category out with exclude=[{category!r}]"
+        f"no drawings of {category!r}: neither {candidates[0]} nor {candidates[1]} exists. Set "
+        "SKETCH_ROOT to the folder of QuickDraw's simplified .ndjson files, add the missing file, "
+        f"or drop the category with exclude=[{category!r}]"
     )
 
 
@@ -155,23 +156,23 @@ def render_drawing(
     antialias: bool = False,
     fit: bool = False,
 ) -> np.ndarray:
-    """Draw strokes in white on black.
+    """Render strokes in white on black.
 
-    The default is the published rendering: what lies outside of a canvas of 224 pixels is cut off,
-    though coordinates go to 255.
+    The defaults give the published rendering, which crops to a canvas of 224 pixels although
+    coordinates go to 255.
 
     Args:
-        strokes: each (2, number of points), x above y; a single point becomes a dot.
+        strokes: strokes, each (2, number of points), x above y; a single point becomes a dot.
         size: side of the canvas in pixels.
-        line_width: in pixels of the canvas.
-        antialias: smooth the lines' edges.
-        fit: scale and centre the drawing, in its own proportions, so that it fills the canvas.
+        line_width: width of the lines in pixels of the canvas.
+        antialias: whether to smooth the edges of the lines.
+        fit: whether to scale and centre the drawing to fill the canvas, keeping its aspect ratio.
 
     Returns:
-        uint8 (size, size).
+        image, uint8 (size, size).
 
     Raises:
-        ValueError: there are no strokes.
+        ValueError: if there are no strokes.
     """
     if not len(strokes):
         raise ValueError("an empty drawing cannot be rendered: expected at least one stroke")
@@ -189,31 +190,31 @@ def render_drawing(
 
 def _draw_stroke(pen: ImageDraw.ImageDraw, stroke: np.ndarray, width: int) -> None:
     if width > 1 and np.ptp(stroke, axis=1).max() < 1:
-        # Pillow draws a line without length one pixel wide, whatever its width
+        # Pillow draws a line of zero length one pixel wide, whatever the width
         radius, centre = (width - 1) / 2, stroke.mean(axis=1)
         pen.ellipse([*(centre - radius), *(centre + radius)], 0)
         return
     points = [tuple(point) for point in stroke.T.tolist()]
-    # joints leave gaps between wide lines only, and would change the published narrow ones
+    # only wide lines have gaps at corners; rounded joints would change the published narrow ones
     pen.line(points * (1 + (len(points) == 1)), 0, width, joint="curve" if width > 1 else None)
 
 
 def _fit(strokes: Sequence[np.ndarray], size: int, margin: int) -> Strokes:
     points = np.concatenate(strokes, axis=1)
     low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
-    # a dot stays a dot
+    # at least 1, so that a dot is not scaled up
     scale = (size - 1 - 2 * margin) / max((high - low).max(), 1)
     return [(stroke - (low + high) / 2) * scale + (size - 1) / 2 for stroke in strokes]
 
 
 def _split(count: int, path: Path) -> dict[str, np.ndarray]:
-    """Deal indices to the three parts; of few drawings each part gets one."""
+    """Split indices into three parts, each with at least one drawing."""
     tenth = max(1, count // 10)
     if count < 3:
         raise ValueError(
             f"{path} has {count} drawings: expected at least 3, one for each of {PARTS}"
         )
-    # by the name: the same on every machine, and another order in each file
+    # seeded by the file name: the same on every machine, but different for each file
     order = Generator(PCG64(zlib.crc32(path.name.encode()))).permutation(count)
     cuts = np.split(order, [count - 2 * tenth, count - tenth])
     return {part: np.sort(cut) for part, cut in zip(PARTS, cuts, strict=True)}

@@ -1,11 +1,12 @@
-"""Sketches of the mini set's shapes: their outlines, drawn by an unsteady hand.
+"""Generate sketches of the mini set's shapes as noisy outlines.
 
-The files are QuickDraw's simplified drawings, one per class, beside the pictures of the mini set::
+The files have the format of QuickDraw's simplified drawings, one per class, beside the images of
+the mini set::
 
     sketches/ndjson/<class>.ndjson
 
-As people do, the hand draws a shape upright: only the mini set's pictures are turned. Every drawing
-has its own seed and all arithmetic is on integers: every machine draws the same lines.
+Sketches are upright, as people draw them; only the shapes in the images are rotated. Every drawing
+has its own seed and uses integer arithmetic only, so all machines generate the same files.
 """
 
 import json
@@ -19,17 +20,17 @@ from numpy.random import PCG64, Generator
 
 from ..mini.shapes import CLASSES, COS, ONE, SIN
 
-# raise it with every change of what is drawn: files of another version are then replaced
+# increment with every change of the sketches, so that files of another version are replaced
 VERSION = "1"
 MARKER = ".hybrid-backbones-sketches"
 NUM_DRAWINGS = 120
 
-# thousandths of the radius of a circle around the shape, as in shapes.OUTLINES
-STEP = 120  # from point to point
-WOBBLE = 35  # largest displacement of a point
-LEAN = 12  # largest turn of the whole, in degrees
-SQUEEZE = 15  # largest loss of height or width, in percent
-OVERSHOOT = 3  # largest number of points that the end of a line runs past its start
+# lengths in thousandths of the circumscribed circle's radius, as in shapes.OUTLINES
+STEP = 120  # distance between points
+WOBBLE = 35  # amplitude of the noise that displaces points, before smoothing
+LEAN = 12  # largest rotation of the shape, in degrees
+SQUEEZE = 15  # largest reduction of height or width, in percent
+OVERSHOOT = 3  # largest number of points by which a closed line overlaps its start
 
 
 def _circle(radius: int) -> list[tuple[int, int]]:
@@ -37,7 +38,7 @@ def _circle(radius: int) -> list[tuple[int, int]]:
 
 
 def _star() -> list[tuple[int, int]]:
-    # tips lie on the circle; the inner corners where the pentagram's lines cross
+    # tips lie on the circle, inner corners at the crossings of the pentagram's lines
     radii = [1000, 382] * 5
     angles = range(270, 630, 36)
     return [
@@ -47,7 +48,7 @@ def _star() -> list[tuple[int, int]]:
 
 
 def _mirrored(quarter: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Turn the corners (x, y) of a quarter three times by a right angle."""
+    """Complete a shape from the corners (x, y) of one quarter by rotations of 90 degrees."""
     corners = []
     for _ in range(4):
         corners += quarter
@@ -67,7 +68,7 @@ CONTOURS = {
 
 
 def _walk(rng: Generator, corners: list[tuple[int, int]]) -> np.ndarray:
-    """Go once around a closed line from a random corner, and a little further; (2, N)."""
+    """Sample points along a closed line from a random corner, with overshoot; (2, N)."""
     start = rng.integers(len(corners))
     corners = np.array(corners[start:] + corners[:start] + corners[start : start + 1])
     points = []
@@ -79,16 +80,17 @@ def _walk(rng: Generator, corners: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _wobble(rng: Generator, points: np.ndarray) -> np.ndarray:
-    """Displace points so that neighbours move alike, as a hand does; (2, N)."""
+    """Displace points by noise that is smoothed over neighbours; (2, N)."""
     noise = rng.integers(-WOBBLE, WOBBLE + 1, size=(2, points.shape[1] + 2))
     return points + (noise[:, :-2] + noise[:, 1:-1] + noise[:, 2:]) // 2
 
 
 def draw_sketch(rng: Generator, name: str) -> list[list[list[int]]]:
-    """Draw a shape as QuickDraw simplifies it: strokes [[x, ...], [y, ...]] from 0 to 255.
+    """Generate a sketch in QuickDraw's simplified form: strokes [[x, ...], [y, ...]], 0 to 255.
 
     Args:
-        name: one of `shapes.CLASSES`.
+        rng: random number generator.
+        name: class of the shape, one of `shapes.CLASSES`.
     """
     angle = int(rng.integers(-LEAN, LEAN + 1)) % 360
     squeeze = rng.integers(100 - SQUEEZE, 101, size=(2, 1))
@@ -96,7 +98,7 @@ def draw_sketch(rng: Generator, name: str) -> list[list[list[int]]]:
     for corners in CONTOURS[name]:
         x, y = _wobble(rng, _walk(rng, corners)) * squeeze // 100
         turned = np.stack([x * COS[angle] - y * SIN[angle], x * SIN[angle] + y * COS[angle]])
-        # a hand that lifts the pen goes on where it stopped
+        # some lines are split into two strokes that share a point
         cut = int(rng.integers(1, turned.shape[1] - 1))
         strokes += [turned[:, : cut + 1], turned[:, cut:]] if rng.integers(3) == 0 else [turned]
     points = np.concatenate(strokes, axis=1)
@@ -106,16 +108,15 @@ def draw_sketch(rng: Generator, name: str) -> list[list[list[int]]]:
 
 
 def draw_shape_sketches(root: str | Path) -> Path:
-    """Draw the sketches of all shapes into a mini set, unless they are there already.
+    """Generate the sketches of all shapes in a mini set, unless they exist.
 
-    Each file appears at once and always with the same content, so processes that want the sketches
-    at the same time may all call this.
+    Files are written atomically and have a fixed content, so concurrent processes may call this.
 
     Args:
         root: folder of the mini set.
 
     Returns:
-        the folder of the sketches.
+        folder of the sketches.
     """
     folder = Path(root).resolve() / "sketches"
     marker = folder / MARKER
