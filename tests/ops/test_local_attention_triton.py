@@ -208,7 +208,7 @@ def test_by_name_it_runs_or_says_why_not(monkeypatch, settings, change, message)
 
 def test_maps_too_large_to_count_in_32_bits_are_refused():
     huge = torch.empty(1, 1, 128, 2**12, 2**12 + 1, device="meta")
-    with pytest.raises(ValueError, match="spans at most 2147483647 elements"):
+    with pytest.raises(ValueError, match="span at most 2147483647 elements"):
         local_attention(huge, huge, huge, 3, backend="triton")
 
 

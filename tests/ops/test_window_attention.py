@@ -272,13 +272,13 @@ def test_another_default_device_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        (dict(query=make_map(1, 6, 6, 6)), {}, r"one shape .*got \(1, 6, 6, 6\), \(2, 6, 7, 8\)"),
-        (dict(key=make_map(2, 6, 14, 16)), {}, r"one shape .*\(2, 6, 14, 16\)"),
-        (dict(value=make_map(2, 6, 7, 8, dtype=torch.float32)), {}, "one floating dtype"),
+        (dict(query=make_map(1, 6, 6, 6)), {}, r"same shape .*got \(1, 6, 6, 6\), \(2, 6, 7, 8\)"),
+        (dict(key=make_map(2, 6, 14, 16)), {}, r"same shape .*\(2, 6, 14, 16\)"),
+        (dict(value=make_map(2, 6, 7, 8, dtype=torch.float32)), {}, "same floating-point dtype"),
         (dict(bias=make_map(2, 4, 4)), {}, r"\(h, 9, 9\) for window_size=3, got \(2, 4, 4\)"),
-        (dict(bias=make_map(4, 9, 9)), {}, "4 heads of the bias must divide 6 channels"),
+        (dict(bias=make_map(4, 9, 9)), {}, "4 heads of bias must divide 6 channels"),
         ({}, dict(window_size=0, shift=0), "got window_size=0, shift=0"),
-        ({}, dict(shift=3), "from 0 to below window_size, got window_size=3, shift=3"),
+        ({}, dict(shift=3), "0 <= shift < window_size, got window_size=3, shift=3"),
         ({}, dict(shift=-1), "shift=-1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Attention of each pixel over the K×K pixels around it."""
+"""Local attention: each pixel attends to its K×K neighbourhood."""
 
 from .api import local_attention, validate_settings
 

@@ -1,4 +1,4 @@
-"""The public function of local attention: what it means, what it accepts, who computes it."""
+"""Public function of local attention: argument checks and choice of backend."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from .reference import local_attention_reference
 from .tiled import local_attention_tiled
 from .triton import local_attention_triton, unsupported_reason
 
-# all but 'triton' run on every device and floating dtype
+# all except 'triton' run on any device and in any floating-point dtype
 BACKENDS = {
     "triton": local_attention_triton,
     "tiled": local_attention_tiled,
@@ -25,35 +25,34 @@ def local_attention(
     dilation: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Attend from each query to the K×K keys around it.
+    """Compute attention of each query over its K×K neighbourhood of keys.
 
     With ``N(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)`` for ``|i|, |j| ≤
     K//2``::
 
         out(y, x) = Σ_n softmax_n(query(y, x) · key(n) / √d) value(n),   n ∈ N(y, x)
 
-    Pixels outside the map are those inside, mirrored at the border as ACmix has it, as often as a
-    small map needs; a side of one pixel repeats it. (Neighbourhood attention instead keeps the K×K
-    window inside the map.) ``backend='reference'`` is this definition, unfolded.
+    Borders are padded by reflection as in ACmix, repeatedly if the map is smaller than the
+    neighbourhood; an axis of length one repeats its pixel. (Neighbourhood attention instead keeps
+    the K×K window inside the map.) ``backend='reference'`` unfolds exactly this definition.
 
-    The backward pass of ``'triton'`` reads the result: do not change it in place before.
+    The backward pass of ``'triton'`` uses the output: do not modify it in place before then.
 
     Args:
-        query: ``(B, h, d, H', W')`` with ``H' = ceil(H / stride)``, ``W' = ceil(W / stride)``.
-        key: ``(B, h, d, H, W)``.
-        value: ``(B, h, d, H, W)``.
-        kernel_size: K, odd.
-        stride: distance of the centres of neighbouring queries, in pixels of key.
-        dilation: distance of neighbouring keys of one query, in pixels of key.
-        backend: ``'triton'`` (on a CUDA device), ``'tiled'`` or ``'reference'``; None takes the
-            fastest that can run.
+        query: queries, ``(B, h, d, H', W')``, ``H' = ceil(H / stride)``, ``W' = ceil(W / stride)``.
+        key: keys, ``(B, h, d, H, W)``.
+        value: values, ``(B, h, d, H, W)``.
+        kernel_size: side K of the neighbourhood, odd.
+        stride: distance between the centres of adjacent queries, in pixels of `key`.
+        dilation: distance between adjacent keys of one query, in pixels of `key`.
+        backend: ``'triton'`` (on a CUDA device), ``'tiled'`` or ``'reference'``; None selects
+            the fastest that can run.
 
     Returns:
-        ``(B, h, d, H', W')``, of the dtype of query.
+        Weighted sums of values, ``(B, h, d, H', W')``, in the dtype of `query`.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
-            cannot run.
+        ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
@@ -70,10 +69,10 @@ def local_attention(
 
 
 def validate_settings(kernel_size: int, stride: int, dilation: int, backend: str | None) -> None:
-    """Check the settings of :func:`local_attention`; modules do so at construction.
+    """Validate the settings of :func:`local_attention`; layers call this at construction.
 
     Raises:
-        ValueError: for settings that it does not take.
+        ValueError: if a setting is invalid.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
@@ -86,7 +85,7 @@ def validate_settings(kernel_size: int, stride: int, dilation: int, backend: str
 def _validate_tensors(query: Tensor, key: Tensor, value: Tensor, stride: int) -> None:
     if key.ndim != 5 or key.shape != value.shape:
         raise ValueError(
-            "key and value must have one shape (B, h, d, H, W), "
+            "key and value must have the same shape (B, h, d, H, W), "
             f"got {tuple(key.shape)} and {tuple(value.shape)}"
         )
     *leading, height, width = key.shape
@@ -100,11 +99,11 @@ def _validate_tensors(query: Tensor, key: Tensor, value: Tensor, stride: int) ->
         raise ValueError(f"only the batch may be empty, got key of shape {tuple(key.shape)}")
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            "query, key and value must have one floating dtype, "
+            "query, key and value must have the same floating-point dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
     if not query.device == key.device == value.device:
         raise ValueError(
-            "query, key and value must be on one device, "
+            "query, key and value must be on the same device, "
             f"got {query.device}, {key.device} and {value.device}"
         )

@@ -1,4 +1,4 @@
-"""Reflected borders, the one rule that all implementations of local attention share."""
+"""Reflection at the borders, the rule of all implementations of local attention."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from torch import Tensor
 def reflect(positions: Tensor, length: int) -> Tensor:
     """Fold integer positions into ``[0, length)`` by reflection at the first and last pixel.
 
-    The map is repeated as ``... 2 1 0 1 2 ... n-2 n-1 n-2 ...`` however far a position lies
-    outside; a map of one pixel repeats that pixel.
+    The axis continues without limit as ``... 2 1 0 1 2 ... n-2 n-1 n-2 ...``; an axis of length one
+    repeats its pixel.
 
     Args:
-        positions: any integers, any shape.
-        length: number of pixels of the axis, at least 1.
+        positions: integer positions along the axis, any shape.
+        length: number of pixels along the axis, at least 1.
     """
     if length == 1:
         return torch.zeros_like(positions)

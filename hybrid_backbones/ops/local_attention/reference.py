@@ -10,20 +10,19 @@ from .borders import reflect
 def local_attention_reference(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """Attend from each query to its K×K neighbours, all neighbours copied out first.
+    """Compute attention of each query over its K×K neighbours, which are unfolded first.
 
     With ``N(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)``, ``|i|, |j| ≤
     K//2``, of the reflected map::
 
         out(y, x) = Σ_n softmax_n(query(y, x) · key(n) / √d) value(n),   n ∈ N(y, x)
 
-    Shapes as in :func:`hybrid_backbones.ops.local_attention`. It needs K² times the memory of key
-    and value.
+    Shapes as in :func:`hybrid_backbones.ops.local_attention`. Memory: K² copies of key and value.
     """
     query_shape, head_dim, dtype = query.shape, query.shape[2], query.dtype
-    # logits of half precision may be larger than it holds
+    # logits may overflow in half precision
     exact = torch.promote_types(dtype, torch.float32)
-    # unfolding takes several times longer where channels are innermost in memory
+    # unfolding is several times slower in channels-last memory format
     query, key, value = (x.to(exact).contiguous() for x in (query, key, value))
     neighbours = [_unfold(x, kernel_size, stride, dilation) for x in (key, value)]
     query = query.flatten(3).unsqueeze(3) * head_dim**-0.5  # (B, h, d, 1, N)
@@ -32,7 +31,7 @@ def local_attention_reference(
 
 
 def _unfold(x: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:
-    """Copy the neighbours of every query: ``(B, h, d, H, W)`` to ``(B, h, d, K², H'·W')``."""
+    """Gather the neighbours of every query: ``(B, h, d, H, W)`` to ``(B, h, d, K², H'·W')``."""
     batch, num_heads, head_dim, height, width = x.shape
     radius = dilation * (kernel_size // 2)
     rows = reflect(torch.arange(-radius, height + radius, device=x.device), height)

@@ -1,12 +1,12 @@
-"""Local attention in tiles: neighbouring queries share one halo of keys and values.
+"""Local attention in tiles: adjacent queries share one halo of keys and values.
 
-The queries of a tile of 8×8 pixels look at 14×14 keys (for K = 7). Copying such halos costs three
-times the map instead of K² times, and attention with one small mask, the same for every tile, does
-the rest. A pixel is a row of its channels here: tables that depend on sizes alone say which rows
-make up tiles and halos, and one copy of rows makes them.
+A tile of 8×8 queries attends to 14×14 keys (for K = 7). Copying these halos costs three times the
+memory of the map instead of K² times, and one small mask, the same for every tile, restricts
+attention to the neighbourhoods. Maps are flattened to rows of channels, one per pixel; index
+tables that depend only on sizes list the rows of each tile and halo, so one gather builds them.
 
-A few tiles are computed at a time, so that their copies and weights stay in the caches. The
-backward pass copies them again and recomputes the weights: nothing is kept but the maps.
+A few tiles are computed at a time, so that their copies and weights stay in cache. The backward
+pass gathers them again and recomputes the weights: only the input maps are saved.
 """
 
 from collections.abc import Iterator
@@ -21,35 +21,35 @@ from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
 from .borders import reflect
 
-# the side of a tile in queries: smaller copies more halo, larger computes more masked logits
+# side of a tile in queries: smaller tiles copy more halo, larger ones compute more masked logits
 MAX_TILE = 8
 
-# values that some tiles may hold at a time: a CPU is fastest within its caches, and to a GPU few
-# tiles are many launches
+# number of values that the tiles computed at a time may hold: a CPU is fastest within its caches,
+# and on a GPU few tiles at a time mean many kernel launches
 WORKSPACE = 2**23
 WORKSPACE_ON_CPU = 2**20
 
 
 class _Axis(NamedTuple):
-    """How one axis of the map is cut into tiles."""
+    """Tiling of one axis of the map."""
 
-    queries: Tensor  # (tiles, tile) query of each slot of each tile, the last one where none is
-    empty: Tensor  # (tiles, tile) whether there is none
-    keys: Tensor  # (tiles, halo) key of each slot of each halo, reflected
-    visible: Tensor  # (tile, halo) whether a query has a key among its neighbours
+    queries: Tensor  # (tiles, tile) query of each slot, the last query in empty slots
+    empty: Tensor  # (tiles, tile) True where a slot has no query
+    keys: Tensor  # (tiles, halo) key of each slot, reflected at the borders
+    visible: Tensor  # (tile, halo) True where a key is a neighbour of a query
 
 
 class _Tiling(NamedTuple):
-    """How a map is cut into tiles; N slots for the queries of a tile, M for its keys."""
+    """Tiling of a map, with N query slots and M key slots per tile."""
 
-    query: Tensor  # (tiles, N) row of query for each slot
-    empty: Tensor  # (tiles, N) whether the slot has no query
-    key: Tensor  # (tiles, M) row of key and value for each slot
-    visible: Tensor  # (N, M) whether a query has a key among its neighbours
+    query: Tensor  # (tiles, N) row of query in each slot
+    empty: Tensor  # (tiles, N) True where a slot has no query
+    key: Tensor  # (tiles, M) row of key and value in each slot
+    visible: Tensor  # (N, M) True where a key is a neighbour of a query
 
 
 class _Sizes(NamedTuple):
-    """The sizes of maps, and the settings."""
+    """Sizes of the maps and settings of the operator."""
 
     batch: int
     num_heads: int
@@ -65,7 +65,7 @@ class _Sizes(NamedTuple):
 def local_attention_tiled(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """Compute what :func:`local_attention_reference` defines, in tiles."""
+    """Compute :func:`local_attention_reference` in tiles."""
     batch, num_heads, head_dim, height, width = query.shape
     rows = (x.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) for x in (query, key, value))
     sizes = _Sizes(*query.shape[:2], height, width, *key.shape[3:], kernel_size, stride, dilation)
@@ -74,7 +74,7 @@ def local_attention_tiled(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
-    """Attend from rows ``(B·H'·W', C)`` to rows ``(B·H·W, C)``."""
+    """Compute attention from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key."""
     out = torch.zeros_like(query)
     for tiles in _some_tiles(query, sizes):
         slots = F.scaled_dot_product_attention(
@@ -89,7 +89,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
 def _differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # many tiles add to one key: in half precision the sum would lose what is small
+    # many tiles add to one key: a sum in half precision would lose small terms
     exact = torch.promote_types(query.dtype, torch.float32)
     scale = (query.shape[1] // sizes.num_heads) ** -0.5
     grads = [torch.zeros_like(x, dtype=exact) for x in (query, key, value)]
@@ -109,7 +109,7 @@ def _differentiate(
 
 
 def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
-    """Yield some tiles of all maps at a time, with rows that count through the batch."""
+    """Yield groups of tiles, with row indices that run through the whole batch."""
     batch, num_heads, *settings = sizes
     tiling = _cut_map(*settings, device=query.device)
     num_rows = sizes.height * sizes.width, sizes.key_height * sizes.key_width
@@ -120,10 +120,10 @@ def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
     )  # (B·tiles, N) and (B·tiles, M)
     empty = tiling.empty.repeat(batch, 1)
     num_tiles = len(rows)
-    # a trace would unroll the loop
+    # all tiles at once in a trace, which would unroll the loop
     if not is_traced(query.device):
         num_queries, num_keys = tiling.visible.shape
-        # query, key, value, two gradients; weights and two gradients of these
+        # query, key, value and their gradients; weights and two gradients of these
         values = (num_queries + num_keys) * 3 * query.shape[1]
         values += 3 * num_heads * num_queries * num_keys
         workspace = WORKSPACE_ON_CPU if query.device.type == "cpu" else WORKSPACE
@@ -134,13 +134,13 @@ def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
 
 
 def _take(rows: Tensor, index: Tensor, sizes: _Sizes) -> Tensor:
-    """Copy rows ``(N, C)`` to the slots of tiles, ``(n, h, slots, d)``."""
+    """Gather rows ``(N, C)`` into the slots of tiles, ``(n, h, slots, d)``."""
     slots = rows.index_select(0, index.flatten()).unflatten(0, index.shape)
     return slots.unflatten(2, (sizes.num_heads, -1)).transpose(1, 2)
 
 
 def _add(rows: Tensor, index: Tensor, slots: Tensor) -> None:
-    """Add the slots of tiles, ``(n, h, slots, d)``, to the rows that they were copied from."""
+    """Add the slots of tiles, ``(n, h, slots, d)``, to the rows they were gathered from."""
     slots = slots.transpose(1, 2).flatten(2).flatten(0, 1)
     rows.index_add_(0, index.flatten(), slots.to(rows.dtype))
 
@@ -175,7 +175,7 @@ def _cut_axis(
     query = torch.arange(num_tiles * tile, device=device).view(num_tiles, tile)
     key = torch.arange(halo, device=device)
     first = query[:, :1] * stride - kernel_size // 2 * dilation
-    # distance of each key from the first neighbour of each query
+    # offset of each key from the first neighbour of each query, in pixels
     offset = key - query[0, :, None] * stride
     visible = (offset >= 0) & (offset < kernel_size * dilation) & (offset % dilation == 0)
     last = num_queries - 1
@@ -183,5 +183,5 @@ def _cut_axis(
 
 
 def _pair(rows: Tensor, cols: Tensor) -> Tensor:
-    """Add ``(tile rows, y)`` and ``(tile columns, x)`` to ``(tiles, y · x)``."""
+    """Add ``(tile rows, y)`` to ``(tile columns, x)`` by broadcasting: ``(tiles, y·x)``."""
     return (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1)

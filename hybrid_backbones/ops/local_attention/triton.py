@@ -1,9 +1,9 @@
-"""Local attention by kernels in Triton: reads query, key and value where they lie, writes `out`.
+"""Local attention in Triton kernels that read query, key and value without copying them.
 
-Nothing else is made but two numbers for each query and head. In the backward pass, each key adds up
-over the queries that see it or one of its mirror images: no atomics, so the result is the same each
-time. Maps are read by their strides, best with the pixels of a row or the channels of a pixel side
-by side.
+Besides the output they write two numbers per query and head. In the backward pass, each key sums
+its gradients over the queries that see it or one of its mirror images: without atomics, so the
+result is deterministic. Maps may have any strides; the kernels are fastest if the pixels of a row
+or the channels of a pixel are contiguous.
 """
 
 import math
@@ -17,20 +17,20 @@ from .. import triton_support
 
 MAX_HEAD_DIM = 128
 MAX_KERNEL_SIZE = 63
-# within the map of one head, kernels count in 32 bits
+# the kernels use 32-bit offsets within the map of one head
 MAX_SPAN = 2**31 - 1
 
 
 class _Steps(NamedTuple):
-    """Stride and dilation without their common divisor: see `triton_tiles`."""
+    """Stride and dilation divided by their greatest common divisor; see `triton_tiles`."""
 
-    step: int  # of the window from one query of a tile to the next, in keys `dilation` apart
-    spacing: int  # of the queries in a tile
+    step: int  # shift of the window between adjacent queries of a tile, in units of `dilation`
+    spacing: int  # distance between adjacent queries of a tile
     inverse: int  # step · inverse = 1 modulo spacing
 
 
 class _Plan(NamedTuple):
-    """How a kernel cuts its maps: the tile that a program owns, and what it walks at a time."""
+    """Sizes of the tile that a program owns and of the block that it loads at a time."""
 
     TILE_Y: int
     TILE_X: int
@@ -39,24 +39,24 @@ class _Plan(NamedTuple):
 
 
 def unsupported_reason(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> str | None:
-    """Return why :func:`local_attention_triton` cannot run for such maps, None if it can."""
+    """Return why :func:`local_attention_triton` cannot process these maps, or None if it can."""
     if query.shape[2] > MAX_HEAD_DIM:
-        return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[2]}"
+        return f"a head may have at most {MAX_HEAD_DIM} channels, got {query.shape[2]}"
     if kernel_size > MAX_KERNEL_SIZE:
-        return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
+        return f"kernel_size must be at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
     if any(_span(x) > MAX_SPAN for x in (query, key, value)):
-        return f"the map of one head spans at most {MAX_SPAN} elements"
+        return f"the map of one head may span at most {MAX_SPAN} elements in memory"
     return triton_support.unsupported_reason(query.device, query.dtype)
 
 
 def local_attention_triton(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """Compute what :func:`local_attention_reference` defines, in kernels."""
+    """Compute :func:`local_attention_reference` in Triton kernels."""
     return _forward(query, key, value, kernel_size, stride, dilation)[0]
 
 
-# written out, because versions of torch differ in the annotations that they understand
+# explicit schema, because torch versions differ in the annotations that they can parse
 @torch.library.custom_op(
     "hybrid_backbones::local_attention",
     mutates_args=(),
@@ -64,9 +64,9 @@ def local_attention_triton(
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, kernel_size, stride, dilation):
-    """Return the output, and of each softmax the largest product and the sum, (B, h, H', W').
+    """Return the output and, for each softmax, the maximum and the sum, both (B, h, H', W').
 
-    Both, because a logarithm of the sum would round logits that are large.
+    The maximum is that of the unscaled products. A single log-sum-exp would round large logits.
     """
     from .triton_forward import forward_kernel
 
@@ -105,7 +105,7 @@ def _backward(grad, query, key, value, out, tops, totals, kernel_size, stride, d
     from .triton_backward import key_value_gradient_kernel
     from .triton_forward import query_gradient_kernel
 
-    if _span(grad) > MAX_SPAN:  # part of a larger tensor
+    if _span(grad) > MAX_SPAN:  # a slice of a larger tensor
         grad = grad.contiguous()
     settings = (kernel_size, stride, dilation)
     grads = _backward_like(grad, query, key, value, out, tops, totals, *settings)
@@ -168,14 +168,14 @@ def _launch(
     numbers: tuple[float, ...],
     **constants: int,
 ) -> None:
-    """Run a program for each tile of `owned`, whose cells lie `spacing` apart in a tile."""
+    """Run one program per tile of `owned`; the cells of a tile are `spacing` apart."""
     query, key = maps[:2]
     batch, num_heads, head_dim, height, width = owned.shape
     tiles_y = min(spacing, height) * _divide_up(height, spacing * plan.TILE_Y)
     tiles_x = min(spacing, width) * _divide_up(width, spacing * plan.TILE_X)
     if batch == 0:
         return
-    # the kernel of Triton runs on the current device, whatever that of its tensors
+    # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(query):
         kernel[(batch * num_heads * tiles_y * tiles_x,)](
             *maps,
@@ -192,13 +192,13 @@ def _launch(
             **constants,
             **plan._asdict(),
             num_warps=4,
-            # many small programs hide each other's loads; a pipeline would cost more than it gives
+            # many small programs already hide load latency; pipelining costs more than it saves
             num_stages=1,
         )
 
 
 def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
-    """Choose the tile that walks the fewest cells; n cells of an axis walk `walk(n)`."""
+    """Choose the tile that loads the fewest cells; n cells along an axis load ``walk(n)``."""
     num_owned, num_walked = _sizes(owned)
 
     def cost(tile_x: int) -> int:
@@ -210,10 +210,10 @@ def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:
-    """Return how many cells a program owns, and how many it walks at a time.
+    """Return the number of cells that a program owns, and the number it loads at a time.
 
-    Chosen so that little spills when compiled for an H100 with K = 7: of 128 channels, at most 48
-    bytes of a thread.
+    Chosen to limit register spilling when compiled for an H100 with K = 7: at most 48 bytes per
+    thread with 128 channels.
     """
     head_dim = x.shape[2]
     if x.dtype != torch.float32:
@@ -230,7 +230,7 @@ def _reduce(stride: int, dilation: int) -> _Steps:
 
 
 def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
-    """Count the folds that bring the farthest neighbour back into the map."""
+    """Return the number of folds per axis that bring the farthest neighbour into the map."""
     radius = dilation * (kernel_size // 2)
     spans = (max(length - 1, 1) for length in key.shape[3:])
     folds = (_divide_up(span + radius, 2 * span) for span in spans)
@@ -238,13 +238,13 @@ def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
 
 
 def _panels(key: Tensor, kernel_size: int, dilation: int) -> list[int]:
-    """Count the mirror images of the map that neighbours lie in, on each side of each axis."""
+    """Return per axis how many mirror images of the map neighbours reach on each side."""
     radius = dilation * (kernel_size // 2)
     return [_divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
 
 
 def _scale(query: Tensor) -> float:
-    """Return the factor of logits to base 2."""
+    """Return the logit scale for a softmax in base 2."""
     return math.log2(math.e) * query.shape[2] ** -0.5
 
 
@@ -257,5 +257,5 @@ def _divide_up(number: int, by: int) -> int:
 
 
 def _power_of_two(number: int) -> int:
-    """Return the power of two from 16 on that has room for `number`."""
+    """Return the smallest power of two that is at least `number` and at least 16."""
     return max(16, 1 << (number - 1).bit_length())

@@ -1,10 +1,10 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""The kernel of local attention whose programs own keys: the gradients of key and value.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Triton kernel for the gradients of key and value in local attention: each program owns keys.
 
-A key is seen where it lies and at each of its mirror images beyond the borders. A mirrored axis is
-a row of panels: panel 0 is the map, its neighbours are the map reversed, and so on. A program
-walks, panel by panel, the queries that see the images of its keys there, mostly in panel 0 alone;
-so gradients add up in registers, in the same order each time, and are written once.
+Queries see a key at its position and at each of its mirror images beyond the borders. A mirrored
+axis is a sequence of panels: panel 0 is the map, its neighbours are the reversed map, and so on. A
+program iterates, panel by panel, over the queries that see the images of its keys, mostly in panel
+0 alone; so gradients accumulate in registers, in a fixed order, and are written once.
 """
 
 import triton
@@ -16,7 +16,7 @@ from .triton_tiles import dot, first_cell, load_cells, locate, store_cells
 
 @triton.jit
 def _panels(first, length, panels, dilation, KERNEL: tl.constexpr, TILE: tl.constexpr):
-    """Return the first and the last panel along one axis in which a tile's images are seen."""
+    """Return the first and last panel along one axis where queries see the images of a tile."""
     last = first + (TILE - 1) * dilation
     radius = KERNEL // 2 * dilation
     low = tl.where(first <= radius, -panels, 0)
@@ -41,12 +41,12 @@ def _watch(
     """Return which queries along one axis see the images of a tile's keys in one panel.
 
     Cell n of the tile, at ``first + dilation·n``, has its image at ``image + sign·dilation·n``.
-    Those who see it have the residue ``query`` modulo `spacing`, and query ``query + spacing·j``
-    sees it if ``0 <= STEP·j - sign·n + offset < KERNEL``.
+    Queries that see it are congruent to ``query`` modulo `spacing`, and ``query + spacing·j`` sees
+    it if ``0 <= STEP·j - sign·n + offset < KERNEL``.
 
     Returns:
-        sign, image, edge (where the panel overlaps the next one inwards, whose images these are;
-        no image, if it does not), query, offset, and the range of j, begin and end.
+        sign, image, edge (position shared with the next panel inwards, to which the image there
+        belongs; out of range if there is none), query, offset, and the range of j, begin and end.
     """
     span = tl.maximum(length - 1, 1)
     mirrored = (panel % 2 != 0) & (length > 1)
@@ -54,7 +54,7 @@ def _watch(
     image = sign * first + span * tl.where(mirrored, panel + 1, panel)
     edge = span * tl.where(panel > 0, panel, panel + 1)
     edge = tl.where((panel != 0) & (length > 1), edge, -(2**30))
-    # solve stride · query ≡ image modulo dilation, where `inverse` undoes STEP modulo spacing
+    # solve stride · query ≡ image modulo dilation, where `inverse` inverts STEP modulo spacing
     common = dilation // spacing
     residue = (image % dilation + dilation) % dilation
     query = residue // common * inverse % spacing
@@ -132,7 +132,7 @@ def key_value_gradient_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Add up the gradients of one tile of keys over the queries that see them or their images.
+    """Sum the gradients of one tile of keys over the queries that see them or their images.
 
     With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``, ``dK = s·dSᵀ Q``.
     """
@@ -209,7 +209,7 @@ def key_value_gradient_kernel(
                 at = rows * grad_y + columns * grad_x
                 grads = load_cells(grad, at, grad_d, HEAD_DIM, BLOCK_D)
                 at = rows * query_width + columns
-                # infinite, so that rows without queries get no weight
+                # infinite, so that rows without queries get zero weight
                 highest = tl.load(tops + at, mask=inside, other=float("inf"))
                 share = 1 / tl.load(totals + at)
                 deltas = tl.load(delta + at)

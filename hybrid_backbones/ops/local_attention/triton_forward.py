@@ -1,10 +1,10 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""The kernels of local attention whose programs own queries: the output, and the query's gradient.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Triton kernels for the output and the query gradient of local attention: programs own queries.
 
-Queries of a tile and the keys of its halo are multiplied as matrices, of which only the windows
-count: several times the products that are needed, but on the matrix units these cost less than one
-vector product for each neighbour would. Of channels there are ``BLOCK_D``, a power of two; those
-from ``HEAD_DIM`` on are zeros. The scale of logits is that to base 2.
+The queries of a tile and the keys of its halo are multiplied as matrices, and products outside the
+windows are masked: several times the products that are needed, but on the matrix units they cost
+less than one vector product per neighbour. Channels are padded with zeros from ``HEAD_DIM`` to
+``BLOCK_D``, a power of two. The logit scale is for a softmax in base 2.
 """
 
 import triton
@@ -23,9 +23,9 @@ def _visible(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Return how far down its window each query finds each key of the first rows of the halo.
+    """Return the row, within each query's window, of each key in the first rows of the halo.
 
-    A key is visible from 0 to below ``KERNEL``; in columns outside of the window, it never is.
+    A key is visible if its row is in ``[0, KERNEL)``; in columns outside the window it never is.
     """
     queries = tl.arange(0, TILE_Y * TILE_X)[:, None]
     keys = tl.arange(0, ROWS * COLS)[None, :]
@@ -84,7 +84,7 @@ def forward_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Attend from one tile of queries of one head with an online softmax."""
+    """Compute attention for one tile of queries of one head with an online softmax."""
     batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
     query += batch * query_b + head * query_h
     key += batch * key_b + head * key_h
@@ -105,7 +105,7 @@ def forward_kernel(
     left = reflect(left, key_width, FOLDS_X)
     down = _visible(KERNEL, STEP, TILE_Y, TILE_X, ROWS, COLS)
 
-    # finite, so that first rows in which a query sees nothing subtract no infinities
+    # finite, because -inf - (-inf) would be NaN where the first rows hold no visible key
     highest = tl.full([TILE_Y * TILE_X], LOWEST, tl.float32)
     total = tl.zeros([TILE_Y * TILE_X, ROWS * COLS], tl.float32)
     mean = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
@@ -195,7 +195,7 @@ def query_gradient_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """Add up the gradient of one tile of queries, and write its ``delta = Σ out · grad``.
+    """Compute the gradient of one tile of queries and its ``delta = Σ out · grad``.
 
     With P the weights: ``dP = dO Vᵀ``, ``dS = P ∘ (dP - delta)``, ``dQ = s·dS K``.
     """

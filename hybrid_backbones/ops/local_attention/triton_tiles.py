@@ -1,10 +1,11 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""What the kernels of local attention share: tiles, mirrored borders, products.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Shared parts of the Triton kernels of local attention: tiles, mirrored borders and products.
 
-A program owns a tile of ``TILE_Y × TILE_X`` cells (queries, or keys in the backward pass) and walks
-the halo of cells that these see, ``ROWS × COLS`` at a time. Cells of one tile lie so far apart that
-those they see lie `dilation` apart, too; counted in such steps, each axis is a window of ``KERNEL``
-that moves by ``STEP`` from cell to cell, and no walked cell is left out by the dilation.
+A program owns a tile of ``TILE_Y × TILE_X`` cells (queries, or keys in the backward pass) and
+iterates over the halo of cells that these see, ``ROWS × COLS`` at a time. The cells of a tile are
+spaced so that the cells they see are `dilation` apart, too. In units of `dilation`, the window
+along each axis has ``KERNEL`` cells and moves by ``STEP`` from one cell of the tile to the next,
+and no loaded cell falls between the taps of the dilated window.
 """
 
 import triton
@@ -14,13 +15,13 @@ from ..triton_support import INTERPRETED
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
-# of float32; finite, so that it can be subtracted from what is infinite
+# lowest finite float32: subtracting it from an infinite logit gives no NaN
 LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
 
 
 @triton.jit
 def locate(num_heads, tiles_y, tiles_x):
-    """Return the image, the head, and the tile's row and column of this program."""
+    """Return the image, head, tile row and tile column of this program."""
     program = tl.program_id(0)
     row = program // tiles_x
     head = (row // tiles_y).to(tl.int64)
@@ -29,7 +30,7 @@ def locate(num_heads, tiles_y, tiles_x):
 
 @triton.jit
 def first_cell(tile, spacing, TILE: tl.constexpr):
-    """Return the first cell of a tile along an axis; the next ones lie `spacing` apart."""
+    """Return the first cell of a tile along an axis; the next ones are `spacing` apart."""
     return tile % spacing + tile // spacing * (TILE * spacing)
 
 
@@ -37,7 +38,7 @@ def first_cell(tile, spacing, TILE: tl.constexpr):
 def reflect(positions, length, FOLDS: tl.constexpr):
     """Fold positions into ``[0, length)`` by reflection at the first and the last pixel.
 
-    Those farther out than so many folds can bring back, which nobody needs, end at 0.
+    Positions farther out than ``FOLDS`` folds can reach, which no query sees, become 0.
     """
     for _ in tl.static_range(FOLDS):
         positions = length - 1 - tl.abs(length - 1 - tl.abs(positions))
@@ -46,10 +47,10 @@ def reflect(positions, length, FOLDS: tl.constexpr):
 
 @triton.jit
 def load_cells(start, cells, step, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Load the channels, `step` apart, of the cells at these offsets (N,): (BLOCK_D, N).
+    """Load the channels, `step` apart, of the cells at offsets `cells` (N,): (BLOCK_D, N).
 
-    Where neither axis is known to be contiguous, as mirrored cells are not, neighbouring threads
-    take neighbours along the first: cells, which in maps with channels outermost lie side by side.
+    If Triton cannot prove an axis contiguous (mirrored cells are not), it places adjacent threads
+    along the first. Cells come first, because they are contiguous in channels-first maps.
     """
     dims = tl.arange(0, BLOCK_D)
     pointers = start + cells[:, None] + dims[None, :] * step
@@ -60,7 +61,7 @@ def load_cells(start, cells, step, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
 
 @triton.jit
 def store_cells(start, cells, step, exist, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Store `x` (N, BLOCK_D) in the cells that exist, where :func:`load_cells` loads."""
+    """Store `x` (N, BLOCK_D) in the cells that exist, addressed as in :func:`load_cells`."""
     dims = tl.arange(0, BLOCK_D)
     mask = exist[:, None] & (dims < HEAD_DIM)[None, :]
     pointers = start + cells[:, None] + dims[None, :] * step
@@ -69,9 +70,9 @@ def store_cells(start, cells, step, exist, x, HEAD_DIM: tl.constexpr, BLOCK_D: t
 
 @triton.jit
 def dot(x, y):
-    """Multiply matrices; half precision adds up in float32, and float32 keeps its precision."""
-    # the interpreter would take the bits of bfloat16 for integers; products are exact this way, too
+    """Multiply matrices; half precision accumulates in float32, float32 keeps its precision."""
+    # the interpreter would read bfloat16 bits as integers; products in float32 are exact, too
     if _INTERPRETED:
         x, y = x.to(tl.float32), y.to(tl.float32)
-    # float32 in three products of its leading and trailing bits, on the matrix units
+    # float32 as three products of its leading and trailing bits, on the matrix units
     return tl.dot(x, y, input_precision="tf32x3")

@@ -1,4 +1,4 @@
-"""Attention of each pixel over the shifted copies of its map, without normalisation."""
+"""Pixel-shift attention: attention over shifted copies of a map, without a softmax."""
 
 from .api import pixel_shift_attention, validate_settings
 

@@ -1,4 +1,4 @@
-"""The public function of pixel-shift attention: what it means, what it accepts, who computes it."""
+"""Public function of pixel-shift attention: argument checks and choice of backend."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from .reference import pixel_shift_attention_reference
 from .shifted import pixel_shift_attention_shifted
 from .triton import pixel_shift_attention_triton, unsupported_reason
 
-# all but 'triton' run on every device and floating dtype
+# all except 'triton' run on any device and in any floating-point dtype
 BACKENDS = {
     "triton": pixel_shift_attention_triton,
     "shifted": pixel_shift_attention_shifted,
@@ -28,34 +28,34 @@ def pixel_shift_attention(
     backend: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Sum the K×K shifted copies of value, each weighted by query times the shifted key::
+    """Sum the K×K shifted copies of `value`, each weighted by the query times the shifted key.
+
+    In each head, with offsets ``δ = dilation·(i, j)``, ``|i|, |j| ≤ K//2`` and the stride ``s``::
 
         out(p) = Σ_δ a_δ(p) value(s·p + δ),   a_δ(p) = query(p) · key(s·p + δ) / √d
 
-    for every head, over the offsets ``δ = dilation·(i, j)``, ``|i|, |j| ≤ K//2``, with ``s`` the
-    stride. Nothing is normalised: there is no softmax. A pixel shifted in from outside of the map
-    is zero. The offset itself is not in the weights, only what stands at it.
+    The weights are not normalised: there is no softmax. Pixels shifted in from outside the map are
+    zero. The weights depend on the key at an offset, not on the offset itself.
 
     Args:
-        query: ``(B, C, H', W')`` with ``H' = ceil(H / stride)``, ``W' = ceil(W / stride)``,
-            channels head-major.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        kernel_size: K, odd.
-        num_heads: h, a divisor of C; a head has ``d = C / h`` channels.
-        stride: distance of neighbouring queries, in pixels of key.
-        dilation: distance of neighbouring offsets, in pixels of key.
-        backend: ``'triton'`` (on a CUDA device), ``'shifted'`` or ``'reference'``; None takes the
-            fastest that can run.
-        dtype: of the result; None is that of query. A result of the third power of the inputs may
-            be more than half precision holds where these are not.
+        query: queries, ``(B, C, H', W')`` with ``H' = ceil(H / stride)`` and
+            ``W' = ceil(W / stride)``, channels head-major.
+        key: keys, ``(B, C, H, W)``.
+        value: values, ``(B, C, H, W)``.
+        kernel_size: side K of the grid of offsets, odd.
+        num_heads: number of heads h, must divide C; each head has ``d = C / h`` channels.
+        stride: distance between adjacent queries, in pixels of `key`.
+        dilation: distance between adjacent offsets, in pixels of `key`.
+        backend: ``'triton'`` (on a CUDA device), ``'shifted'`` or ``'reference'``; None selects
+            the fastest that can run.
+        dtype: dtype of the output; None means that of `query`. The output is cubic in the inputs
+            and may overflow in half precision where they do not.
 
     Returns:
-        ``(B, C, H', W')``.
+        Weighted sums of values, ``(B, C, H', W')``.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
-            cannot run.
+        ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, num_heads, stride)
@@ -68,17 +68,17 @@ def pixel_shift_attention(
             raise ValueError(f"{backend=} cannot run: {obstacle}")
     dtype = query.dtype if dtype is None else dtype
     if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be floating, got {dtype}")
+        raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
     return BACKENDS[backend](query, key, value, kernel_size, num_heads, stride, dilation, dtype)
 
 
 def validate_settings(
     kernel_size: int, stride: int, dilation: int, backend: str | None = None
 ) -> None:
-    """Check the settings of :func:`pixel_shift_attention`; modules do so at construction.
+    """Validate the settings of :func:`pixel_shift_attention`; layers call this at construction.
 
     Raises:
-        ValueError: for settings that it does not take.
+        ValueError: if a setting is invalid.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
@@ -93,7 +93,7 @@ def _validate_tensors(
 ) -> None:
     if key.ndim != 4 or key.shape != value.shape:
         raise ValueError(
-            "key and value must have one shape (B, C, H, W), "
+            "key and value must have the same shape (B, C, H, W), "
             f"got {tuple(key.shape)} and {tuple(value.shape)}"
         )
     batch, channels, height, width = key.shape
@@ -109,11 +109,11 @@ def _validate_tensors(
         raise ValueError(f"only the batch may be empty, got key of shape {tuple(key.shape)}")
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            "query, key and value must have one floating dtype, "
+            "query, key and value must have the same floating-point dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
     if not query.device == key.device == value.device:
         raise ValueError(
-            "query, key and value must be on one device, "
+            "query, key and value must be on the same device, "
             f"got {query.device}, {key.device} and {value.device}"
         )

@@ -1,4 +1,4 @@
-"""Pixel-shift attention by explicit shifts: the definition that the fast form must match."""
+"""Pixel-shift attention by explicit shifts: the definition for the other implementations."""
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,12 @@ def pixel_shift_attention_reference(
     dilation: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Shift key and value by each offset, weigh every shifted value by ``query · shifted key``.
+    """Shift key and value by each offset, and weight each value by ``query · shifted key``.
 
-    Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. It stores K² copies of key and
-    value, as unfolding would.
+    Shapes as in :func:`hybrid_backbones.ops.pixel_shift_attention`. Memory: K² copies of key and
+    value, as for unfolding.
     """
-    # products of half precision may be larger than it holds
+    # products may overflow in half precision
     exact = torch.promote_types(query.dtype, torch.float32)
     query, key, value = (x.to(exact) for x in (query, key, value))
     query = query.unflatten(1, (num_heads, -1)).unsqueeze(3)  # (B, h, d, 1, H', W')
@@ -39,7 +39,7 @@ def pixel_shift_attention_reference(
 
 
 def _shift(x: Tensor, down: int, right: int) -> Tensor:
-    """Return the map whose pixel ``(y, x)`` is ``(y + down, x + right)`` of the given one, or 0."""
+    """Return the map whose pixel ``(y, x)`` is ``(y + down, x + right)`` of `x`, zero outside."""
     height, width = x.shape[-2:]
     radius = max(abs(down), abs(right))
     padded = F.pad(x, (radius,) * 4)

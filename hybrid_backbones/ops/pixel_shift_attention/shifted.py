@@ -1,12 +1,12 @@
-"""Pixel-shift attention by views: a shift is a window of one zero-padded map.
+"""Pixel-shift attention by views: each shift is a window of one zero-padded map.
 
-The K² windows are visited one after another, and what was computed of one is gone at the next:
-memory is that of a few maps, whatever K is. Autograd keeps query, key and value, nothing else; the
-backward pass adds into windows of two padded gradients.
+The K² windows are processed one after another and their intermediate results are released, so it
+needs the memory of a few maps for any K. Autograd saves only query, key and value; the backward
+pass accumulates into windows of two padded gradients.
 
-Under `torch.compile` and in other traces the same sum is written without a backward pass of its
-own, which the compiler fuses by itself. (PyTorch 2.11 compiles the hand-written one to gradients of
-zero, without a warning, wherever the forward pass returns an alias of what it computed.)
+Under `torch.compile` and in other traces the same sum runs without the hand-written backward pass,
+and the compiler fuses it. (PyTorch 2.11 compiles the hand-written one to zero gradients, without a
+warning, wherever the forward pass returns an alias of its result.)
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def pixel_shift_attention_shifted(
     dilation: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Compute what :func:`pixel_shift_attention_reference` defines, window by window."""
+    """Compute :func:`pixel_shift_attention_reference` window by window."""
     inputs = query, key, value, kernel_size, num_heads, stride, dilation, dtype
     if is_traced(query.device):
         return join_groups(_attend(*inputs))
@@ -87,20 +87,20 @@ def _differentiate(
 
 
 def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, h, d, H, W)``, in at least single precision.
+    """Split the heads, ``(B, C, H, W)`` to ``(B, h, d, H, W)``, in at least float32.
 
-    The sums grow with the third power of the input, beyond what half precision holds.
+    The sums are cubic in the inputs and may overflow in half precision.
     """
     return split_groups(x, num_heads).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """``(B, h, d, H, W)`` twice to ``(B, h, 1, H, W)``."""
+    """Multiply two maps ``(B, h, d, H, W)`` and sum over channels: ``(B, h, 1, H, W)``."""
     return (a * b).sum(2, keepdim=True)
 
 
 def _windows(query: Tensor, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple]:
-    """Yield for each offset the index of what the queries see of a padded map."""
+    """Yield, for each offset, the index of the pixels that queries see in a padded map."""
     height, width = query.shape[-2:]
     for top in range(0, kernel_size * dilation, dilation):
         for left in range(0, kernel_size * dilation, dilation):

@@ -1,21 +1,21 @@
-"""Pixel-shift attention by one kernel in Triton: reads query, key and value where they lie.
+"""Pixel-shift attention in one Triton kernel that reads query, key and value without copying them.
 
-Nothing is normalised, so the operator is linear in each of its three maps, and its derivatives are
-the operator itself with maps exchanged. With ``attend(query, key, value)(p) = Σ_n (query(p) ·
-key(n)) value(n) / √d`` over the pixels n that p sees, and ``seen`` the same over the queries that
-see a pixel::
+Without a softmax the operator is linear in each of its three maps, so its derivatives are the
+operator itself with the maps exchanged. With ``attend(query, key, value)(p) = Σ_n (query(p) ·
+key(n)) value(n) / √d`` over the pixels n that p sees, and ``seen`` the same sum over the queries
+that see a pixel::
 
     grad_query = attend(grad, value, key)
     grad_key   = seen(value, grad, query)
     grad_value = seen(key, query, grad)
 
-Query p sees pixel n if ``query_step·p + δ = key_step·n`` for an offset δ of the K×K; offsets are
-symmetric, so `seen` is `attend` with the two steps exchanged. Every sum is gathered by the pixel
-that owns it: no atomics, the same result each time, and derivatives of any order.
+Query p sees pixel n if ``query_step·p + δ = key_step·n`` for one of the K×K offsets δ. Offsets are
+symmetric, so `seen` is `attend` with the two steps exchanged. Each program gathers the sums of its
+own pixels: no atomics, deterministic results, and derivatives of any order.
 
-Weights are computed anew in the backward pass. To store them would save a third of its products,
-but take K² numbers for each query and head, several maps where heads are narrow; this way nothing
-is kept but query, key and value.
+The backward pass recomputes the weights. Storing them would save a third of its products but take
+K² numbers per query and head, the size of several maps if heads are narrow; so only query, key and
+value are saved.
 """
 
 from typing import NamedTuple
@@ -25,12 +25,12 @@ from torch import Tensor
 
 from .. import triton_support
 
-# so that the weights of a tile stay in registers
+# limited so that the weights of a tile stay in registers
 MAX_KERNEL_SIZE = 7
 
 
 class _Plan(NamedTuple):
-    """How the kernel cuts its maps: channels at a time, rows and columns of queries."""
+    """Block sizes of the kernel: channels at a time, and rows and columns of a query tile."""
 
     BLOCK_D: int
     TILE_Y: int
@@ -38,9 +38,9 @@ class _Plan(NamedTuple):
 
 
 def unsupported_reason(query: Tensor, kernel_size: int) -> str | None:
-    """Return why :func:`pixel_shift_attention_triton` cannot run for such a query, or None."""
+    """Return why :func:`pixel_shift_attention_triton` cannot process `query`, or None."""
     if kernel_size > MAX_KERNEL_SIZE:
-        return f"kernel_size is at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
+        return f"kernel_size must be at most {MAX_KERNEL_SIZE}, got {kernel_size=}"
     return triton_support.unsupported_reason(query.device, query.dtype)
 
 
@@ -54,13 +54,13 @@ def pixel_shift_attention_triton(
     dilation: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Compute what :func:`pixel_shift_attention_reference` defines, in a kernel."""
-    # beyond the map there are zeros, however far; the kernel counts in 32 bits
+    """Compute :func:`pixel_shift_attention_reference` in a Triton kernel."""
+    # the map is zero at any distance outside, so clamping is exact and keeps 32-bit indices valid
     dilation = min(dilation, max(key.shape[2:]))
     return _attend(query, key, value, kernel_size, num_heads, dilation, stride, 1, dtype)
 
 
-# written out, because versions of torch differ in the annotations that they understand
+# explicit schema, because torch versions differ in the annotations that they can parse
 @torch.library.custom_op(
     "hybrid_backbones::pixel_shift_attention",
     mutates_args=(),
@@ -68,7 +68,7 @@ def pixel_shift_attention_triton(
     " int query_step, int key_step, ScalarType dtype) -> Tensor",
 )
 def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key_step, dtype):
-    """Attend from each query to the pixels it sees; the output lies in memory as query does."""
+    """Attend from each query to the pixels it sees; the output has the layout of `query`."""
     from .triton_kernel import attend_columns_kernel, attend_kernel
 
     out = torch.empty_like(query, dtype=dtype)
@@ -80,7 +80,7 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
     tiles_y = min(key_step, height) * _divide_up(height, key_step * plan.TILE_Y)
     tiles_x = min(key_step, width) * _divide_up(width, key_step * plan.TILE_X)
     kernel = attend_kernel if query.stride(1) == 1 else attend_columns_kernel
-    # the kernel of Triton runs on the current device, whatever that of its tensors
+    # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(query):
         kernel[(batch * num_heads * tiles_y * tiles_x,)](
             query,
@@ -102,7 +102,7 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
             HEAD_DIM=head_dim,
             **plan._asdict(),
             num_warps=4,
-            # many small programs hide each other's loads; a pipeline would cost more than it gives
+            # many small programs already hide load latency; pipelining costs more than it saves
             num_stages=1,
         )
     return out
@@ -136,8 +136,8 @@ _attend.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _plan(query: Tensor, kernel_size: int, head_dim: int, key_step: int) -> _Plan:
-    """Choose tiles whose sums fill the registers of four warps, without spilling on an H100."""
-    # the longer side of a block is the one along which memory runs
+    """Choose tiles whose sums fill the registers of four warps without spilling on an H100."""
+    # the longer side of a block follows the innermost axis in memory
     block_d, cells = (32, 16) if query.stride(1) == 1 else (8, 64)
     if kernel_size > 3:
         block_d, cells = block_d // 2, cells // 2
@@ -153,5 +153,5 @@ def _divide_up(number: int, by: int) -> int:
 
 
 def _power_of_two(number: int) -> int:
-    """Return the power of two that has room for `number`."""
+    """Return the smallest power of two that is at least `number`."""
     return 1 << (number - 1).bit_length()

@@ -1,12 +1,12 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""The one kernel of pixel-shift attention: `triton` tells how it serves the gradients, too.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Triton kernel of pixel-shift attention; `triton` explains how it also computes the gradients.
 
-A program owns a tile of ``TILE_Y × TILE_X`` queries of one head and walks its channels twice,
-``BLOCK_D`` at a time: first to add up the products with each of the K² keys that a query sees, then
-to weigh the values. In between, the K² weights of the tile lie in registers. Neighbouring queries
-see neighbouring keys, so what is read several times comes from the cache.
+A program owns a tile of ``TILE_Y × TILE_X`` queries of one head and iterates over its channels
+twice, ``BLOCK_D`` at a time: first to sum the products with each of the K² keys that a query sees,
+then to weight the values. In between, the K² weights of the tile stay in registers. Adjacent
+queries share keys, so repeated loads come from the cache.
 
-Queries of one tile lie `key_step` apart, so that an offset leads all of them to keys, or none.
+Queries of a tile are `key_step` apart, so that each offset leads all of them to keys, or none.
 """
 
 import triton
@@ -17,13 +17,13 @@ from ..triton_support import MAP_COUNTS
 
 @triton.jit
 def _first_cell(tile, spacing, TILE: tl.constexpr):
-    """Return the first cell of a tile along an axis; the next ones lie `spacing` apart."""
+    """Return the first cell of a tile along an axis; the next ones are `spacing` apart."""
     return tile % spacing + tile // spacing * (TILE * spacing)
 
 
 @triton.jit
 def _see(first, cells, query_step, key_step, dilation, length, KERNEL: tl.constexpr):
-    """Return for each offset along an axis the first cell's key, and which cells see one inside."""
+    """Return, per offset along an axis, the first cell's key and which cells see a key inside."""
     keys, seen = (), ()
     for tap in tl.static_range(KERNEL):
         position = query_step * first + (tap - KERNEL // 2) * dilation
@@ -36,7 +36,7 @@ def _see(first, cells, query_step, key_step, dilation, length, KERNEL: tl.conste
 
 @triton.jit
 def _spread(start, y, x, step_d, step_y, step_x, BLOCK_D: tl.constexpr):
-    """Return pointers (BLOCK_D, N) to the first channels of N cells."""
+    """Return pointers (BLOCK_D, N) to the first ``BLOCK_D`` channels of N cells."""
     dims = tl.arange(0, BLOCK_D).to(tl.int64) * step_d
     cells = y.to(tl.int64) * step_y + x.to(tl.int64) * step_x
     return start + dims[:, None] + cells[None, :]
@@ -44,7 +44,7 @@ def _spread(start, y, x, step_d, step_y, step_x, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _exist(first, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Tell which of the channels from `first` on there are: (BLOCK_D, 1)."""
+    """Return which channels from `first` on exist: (BLOCK_D, 1)."""
     if HEAD_DIM % BLOCK_D == 0:
         return tl.full([BLOCK_D, 1], 1, tl.int1)
     return (first + tl.arange(0, BLOCK_D) < HEAD_DIM)[:, None]
@@ -89,7 +89,7 @@ def attend_kernel(
     TILE_Y: tl.constexpr,
     TILE_X: tl.constexpr,
 ):
-    """Attend from one tile of queries of one head."""
+    """Compute pixel-shift attention for one tile of queries of one head."""
     program = tl.program_id(0)
     row = program // tiles_x
     head = (row // tiles_y).to(tl.int64)
@@ -108,14 +108,14 @@ def attend_kernel(
     query = _spread(query, y, x, query_d, query_y, query_x, BLOCK_D)
     out += batch * out_b + channel * out_d
     out = _spread(out, y, x, out_d, out_y, out_x, BLOCK_D)
-    # from the key that the tile's first query sees; an offset moves all of them alike
+    # relative to the key of the tile's first query, since an offset moves all pointers equally
     y, x = cell_y * query_step, cell_x * query_step
     key += batch * key_b + channel * key_d
     key = _spread(key, y, x, key_d, key_y, key_x, BLOCK_D)
     value += batch * value_b + channel * value_d
     value = _spread(value, y, x, value_d, value_y, value_x, BLOCK_D)
 
-    # channels stay apart until the end: one sum over threads for each offset, not for each block
+    # channels stay separate until the end: one sum over threads per offset, not per block
     zeros = tl.zeros([BLOCK_D, TILE_Y * TILE_X], tl.float32)
     products = ()
     for _ in tl.static_range(KERNEL * KERNEL):
@@ -152,8 +152,8 @@ def attend_kernel(
         out += BLOCK_D * out_d
 
 
-# where columns are innermost in memory, threads take one each: groups of aligned ones, which the
-# masks split up again, would set the threads of one load apart
+# where columns are innermost in memory, each thread loads one: aligned groups, which the masks
+# split up again, would scatter the addresses that adjacent threads load
 attend_columns_kernel = triton.jit(
     attend_kernel.fn,
     do_not_specialize=MAP_COUNTS,

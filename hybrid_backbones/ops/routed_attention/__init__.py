@@ -1,4 +1,4 @@
-"""Attention of the tokens of each region over the tokens of the regions it is routed to."""
+"""Routed attention: each region's tokens attend to those of the regions it is routed to."""
 
 from .api import routed_attention, validate_backend
 

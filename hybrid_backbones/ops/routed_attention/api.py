@@ -1,4 +1,4 @@
-"""The one public function: what it computes, what it accepts, which implementation runs."""
+"""Public function of routed attention: argument checks and choice of backend."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from .chunked import routed_attention_chunked
 from .reference import routed_attention_reference
 from .triton import routed_attention_triton, unsupported_reason
 
-# all but 'triton' run on every device and floating dtype
+# all except 'triton' run on any device and in any floating-point dtype
 BACKENDS = {
     "triton": routed_attention_triton,
     "chunked": routed_attention_chunked,
@@ -32,28 +32,27 @@ def routed_attention(
 
         out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
 
-    As published, the scale is that of all channels, not that of one head.
-    ``backend='reference'`` is this definition, gathered.
+    As published, the scale uses the number of all channels, not that of one head.
+    ``backend='reference'`` gathers the keys and values and computes exactly this definition.
 
-    The backward pass of ``'triton'`` reads the result: do not change it in place before.
+    The backward pass of ``'triton'`` uses the output: do not modify it in place before then.
 
     Args:
-        query: ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
-        key: ``(B, R, n, C)``.
-        value: ``(B, R, n, C)``.
-        routes: ``(B, R', k)``, integers below R, none twice for one query region.
-        num_heads: h, a divisor of C.
-        valid_mask: ``(R, n)``, boolean, which keys take part; at least one of each query region's.
-            None is all.
-        backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None takes the
-            fastest that can run.
+        query: queries, ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
+        key: keys, ``(B, R, n, C)``, R regions of n tokens.
+        value: values, ``(B, R, n, C)``.
+        routes: regions of each query region, ``(B, R', k)``, distinct integers from 0 to R - 1.
+        num_heads: number of attention heads h, must divide C.
+        valid_mask: boolean padding mask ``(R, n)``, True for valid keys; each query region needs at
+            least one. None means that all keys are valid.
+        backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None selects
+            the fastest that can run.
 
     Returns:
-        ``(B, R', n', C)``, of the dtype of query.
+        Weighted sums of values, ``(B, R', n', C)``, in the dtype of `query`.
 
     Raises:
-        ValueError: for shapes, dtypes or settings other than these, and for a named backend that
-            cannot run.
+        ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
     """
     validate_backend(backend)
     _validate_tensors(query, key, value, routes, num_heads, valid_mask)
@@ -66,10 +65,10 @@ def routed_attention(
 
 
 def validate_backend(backend: str | None) -> None:
-    """Check the name of a backend; modules do so at construction.
+    """Validate the name of a backend; layers call this at construction.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: if no backend has this name.
     """
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
@@ -85,7 +84,7 @@ def _validate_tensors(
 ) -> None:
     if key.ndim != 4 or key.shape != value.shape:
         raise ValueError(
-            "key and value must have one shape (B, R, n, C), "
+            "key and value must have the same shape (B, R, n, C), "
             f"got {tuple(key.shape)} and {tuple(value.shape)}"
         )
     batch, num_regions, num_tokens, channels = key.shape
@@ -98,23 +97,27 @@ def _validate_tensors(
         raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
     if routes.ndim != 3 or routes.shape[:2] != query.shape[:2] or routes.dtype != torch.int64:
         raise ValueError(
-            f"routes must be integers of shape ({batch}, {query.shape[1]}, k), "
+            f"routes must be int64 integers of shape ({batch}, {query.shape[1]}, k), "
             f"got {routes.dtype} of shape {tuple(routes.shape)}"
         )
     if not 1 <= routes.shape[2] <= num_regions:
-        raise ValueError(f"routes must name 1 to {num_regions} regions, got {routes.shape[2]}")
+        raise ValueError(
+            f"each query region must have 1 to {num_regions} regions, got {routes.shape[2]}"
+        )
     if valid_mask is not None and (
         valid_mask.shape != key.shape[1:3] or valid_mask.dtype != torch.bool
     ):
         raise ValueError(
-            f"valid_mask must be booleans of shape ({num_regions}, {num_tokens}), "
+            f"valid_mask must hold booleans of shape ({num_regions}, {num_tokens}), "
             f"got {valid_mask.dtype} of shape {tuple(valid_mask.shape)}"
         )
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            "query, key and value must have one floating dtype, "
+            "query, key and value must have the same floating-point dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
     devices = [x.device for x in (query, key, value, routes, valid_mask) if x is not None]
     if len(set(devices)) > 1:
-        raise ValueError(f"all tensors must be on one device, got {', '.join(map(str, devices))}")
+        raise ValueError(
+            f"all tensors must be on the same device, got {', '.join(map(str, devices))}"
+        )

@@ -1,8 +1,8 @@
-"""Routed attention in chunks of regions: the gathered keys and values of all never exist at once.
+"""Routed attention in chunks of regions, without gathering all keys and values at once.
 
-A chunk of regions gathers its keys and values, attends and forgets them. The backward pass gathers
-them again, recomputes the weights and adds the gradients into the rows of one buffer; through an
-ordinary gather, the gradient would be a dense tensor of R times the keys and values.
+Each chunk of regions gathers its keys and values, attends, and releases them. The backward pass
+gathers them again, recomputes the weights and adds the gradients into the rows of one buffer; the
+gradient of an ordinary gather would be a dense tensor of R times the keys and values.
 """
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from ..own_gradient import with_gradient
 from ..softmax_attention import attention_gradients
 
-# values that a chunk may hold: half of those of query, or these numbers where query is small; a CPU
-# is fastest within its caches, and to a GPU small chunks are many launches
+# a chunk may hold half as many values as query, or this many if query is small: a CPU is fastest
+# within its caches, and on a GPU small chunks mean many kernel launches
 MIN_WORKSPACE = 2**23
 MIN_WORKSPACE_ON_CPU = 2**20
 
@@ -28,21 +28,21 @@ def routed_attention_chunked(
     *,
     chunk: int | None = None,
 ) -> Tensor:
-    """Compute what :func:`routed_attention_reference` defines, in chunks.
+    """Compute :func:`routed_attention_reference` in chunks.
 
     Args:
         query, key, value, routes, num_heads, valid_mask: as in :func:`routed_attention`.
-        chunk: number of query regions, over the whole batch, that are computed at a time; None
-            derives it from the size of query.
+        chunk: number of query regions of the whole batch that are computed at a time; None derives
+            it from the size of `query`.
     """
     batch, num_regions, num_tokens, channels = key.shape
     num_queries, num_keys = routes.shape[1], routes.shape[2] * num_tokens
     if chunk is None:
         least = MIN_WORKSPACE_ON_CPU if query.device.type == "cpu" else MIN_WORKSPACE
-        # in the backward pass, keys and values with their gradients, weights with theirs
+        # in the backward pass: keys, values and their gradients; weights and their gradients
         values = num_keys * (4 * channels + 2 * num_heads * query.shape[2])
         chunk = max(1, max(query.numel() // 2, least) // values)
-    # regions of the whole batch in one row
+    # number the regions through the whole batch
     first = torch.arange(batch, device=routes.device)[:, None, None] * num_regions
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
@@ -62,7 +62,7 @@ def _attend_in_chunks(
     num_heads: int,
     chunk: int,
 ) -> Tensor:
-    """Attend with ``routes`` (R', k) from ``query`` (R', n', C) to ``key``, ``value`` (R, n, C)."""
+    """Attend from ``query`` (R', n', C) to ``routes`` (R', k) of ``key``, ``value`` (R, n, C)."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
@@ -81,7 +81,7 @@ def _differentiate_in_chunks(
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
-    # many regions add to one: in half precision the sum would lose what is small
+    # many regions add to one: a sum in half precision would lose small terms
     kind = dict(dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     grad_key, grad_value = torch.zeros(key.shape, **kind), torch.zeros(value.shape, **kind)
@@ -105,7 +105,7 @@ def _attend(
     num_heads: int,
     valid_mask: Tensor | None,
 ) -> Tensor:
-    """Attend from one chunk of ``query``, (chunk, n', C), with ``routes`` (chunk, k)."""
+    """Attend from one chunk of ``query``, (chunk, n', C), to its ``routes``, (chunk, k)."""
     out = F.scaled_dot_product_attention(
         _split_heads(query, num_heads),
         _split_heads(_gather(key, routes), num_heads),
@@ -125,9 +125,9 @@ def _differentiate(
     num_heads: int,
     valid_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of one chunk's query and of the keys and values it gathers.
+    """Return the gradients of one chunk's queries and of the keys and values it gathers.
 
-    At least in float32: logits of half precision may be larger than half precision holds.
+    Computes in at least float32, because logits may overflow in half precision.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     bias = None
@@ -143,15 +143,15 @@ def _differentiate(
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:
-    """Copy the regions (R, n, ...) that the `routes` (chunk, k) name: (chunk, k·n, ...)."""
+    """Gather the regions (R, n, ...) listed in `routes` (chunk, k): (chunk, k·n, ...)."""
     return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """``(chunk, n, C)`` to ``(chunk, h, n, d)``."""
+    """Split the heads, ``(chunk, n, C)`` to ``(chunk, h, n, d)``."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _join_heads(x: Tensor) -> Tensor:
-    """``(chunk, h, n, d)`` to ``(chunk, n, C)``."""
+    """Join the heads, ``(chunk, h, n, d)`` to ``(chunk, n, C)``."""
     return x.transpose(1, 2).flatten(2)

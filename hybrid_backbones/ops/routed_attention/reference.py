@@ -12,17 +12,17 @@ def routed_attention_reference(
     num_heads: int,
     valid_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attend from the tokens of each region to those of its routes, all copied out first.
+    """Attend from the tokens of each region to those of its routes, which are gathered first.
 
     In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
 
         out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
 
-    Shapes as in :func:`hybrid_backbones.ops.routed_attention`. It needs k times the memory of key
-    and value, and its gradients as much again.
+    Shapes as in :func:`hybrid_backbones.ops.routed_attention`. Memory: k times that of key and
+    value, and as much again for the gradients.
     """
     dtype = query.dtype
-    # logits of half precision may be larger than it holds
+    # logits may overflow in half precision
     query, key, value = (
         x.to(torch.promote_types(dtype, torch.float32)) for x in (query, key, value)
     )

@@ -1,8 +1,8 @@
-"""Routed attention by kernels in Triton: reads query, key and value where they lie, writes `out`.
+"""Routed attention in Triton kernels that index regions instead of gathering them.
 
-Nothing else is made but two numbers for each query and head. In the backward pass, each region of
-keys adds up over the query regions that are routed to it, which an inverse index tells: no atomics,
-so the result is the same each time.
+Besides the output they write two numbers per query and head. In the backward pass, each region of
+keys sums its gradients over the query regions that are routed to it, which an inverse index lists:
+without atomics, so the result is deterministic.
 """
 
 import math
@@ -17,7 +17,7 @@ MAX_HEAD_DIM = 128
 
 
 class _Plan(NamedTuple):
-    """The blocks of one kernel, and how the GPU runs it."""
+    """Block sizes and launch options of one kernel."""
 
     BLOCK_QUERY: int
     BLOCK_KEY: int
@@ -30,7 +30,7 @@ def _with_dense_channels(x: Tensor) -> Tensor:
 
 
 def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> None:
-    # the kernel of Triton runs on the current device, whatever that of its tensors
+    # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(args[0]):
         kernel[(num_programs,)](
             *args, HEAD_DIM=head_dim, BLOCK_D=_power_of_two(head_dim), **plan._asdict()
@@ -38,22 +38,22 @@ def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> Non
 
 
 def _plan_queries(query: Tensor, head_dim: int) -> _Plan:
-    """Choose the blocks of a kernel whose programs own queries and walk keys."""
+    """Choose the blocks of a kernel whose programs own queries and iterate over keys."""
     own, walked, num_warps, num_stages = _sizes(query, head_dim)
     return _Plan(_block(query.shape[2], own), walked, num_warps, num_stages)
 
 
 def _plan_keys(key: Tensor, head_dim: int) -> _Plan:
-    """Choose the blocks of a kernel whose programs own keys and walk queries."""
+    """Choose the blocks of a kernel whose programs own keys and iterate over queries."""
     own, walked, num_warps, num_stages = _sizes(key, head_dim)
-    # two sums are in registers, so half as many numbers beside them
+    # two accumulators occupy the registers, so halve the block of queries
     return _Plan(max(16, walked // 2), _block(key.shape[2], own), num_warps, num_stages)
 
 
 def _sizes(x: Tensor, head_dim: int) -> tuple[int, int, int, int]:
-    """Return the largest owned block, the walked block, warps and stages.
+    """Return the largest owned block, the block loaded at a time, warps and stages.
 
-    Chosen so that registers do not spill when compiled for an H100.
+    Chosen to avoid register spilling when compiled for an H100.
     """
     if x.dtype == torch.float32:
         return (32, 16, 4, 2) if head_dim <= 64 else (16, 16, 4, 2)
@@ -61,27 +61,27 @@ def _sizes(x: Tensor, head_dim: int) -> tuple[int, int, int, int]:
 
 
 def _block(num_tokens: int, most: int) -> int:
-    """Choose the block in which the tokens of a region cost least, a power of two from 16 on."""
+    """Choose the cheapest block for the tokens of a region, a power of two from 16 to 64."""
     blocks = [size for size in (64, 32, 16) if size <= most]
-    # each block costs its tokens, padding included, and about 16 more for what it walks
+    # a block costs its tokens, padding included, plus about 16 for the tokens it iterates over
     return min(blocks, key=lambda size: -(-num_tokens // size) * (size + 16))
 
 
 def _power_of_two(head_dim: int) -> int:
-    """Return the power of two from 16 on that has room for `head_dim`."""
+    """Return the smallest power of two that is at least `head_dim` and at least 16."""
     return max(16, 1 << (head_dim - 1).bit_length())
 
 
 def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
-    """List for each region the query regions that are routed to it.
+    """List, for each region, the query regions that are routed to it.
 
     Args:
-        routes: ``(B, R', k)``, integers below R, contiguous.
-        num_regions: R.
+        routes: regions of each query region, ``(B, R', k)``, integers below R, contiguous.
+        num_regions: number of regions R.
 
     Returns:
         sources ``(B, R'·k)`` and bounds ``(B, R, 2)``: the query regions routed to region j of
-        image b are ``sources[b, bounds[b, j, 0]:bounds[b, j, 1]]``, in rising order.
+        image b are ``sources[b, bounds[b, j, 0]:bounds[b, j, 1]]``, in ascending order.
     """
     from .triton_backward import invert_kernel
 
@@ -95,7 +95,7 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
     return sources, bounds
 
 
-# written out, because versions of torch differ in the annotations that they understand
+# explicit schema, because torch versions differ in the annotations that they can parse
 @torch.library.custom_op(
     "hybrid_backbones::routed_attention",
     mutates_args=(),
@@ -103,9 +103,9 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, routes, valid_mask, num_heads):
-    """Return the output, and of each softmax the largest logit and the sum, both (B, R', h, n').
+    """Return the output and, for each softmax, the largest logit and the sum, (B, R', h, n').
 
-    Both, because a logarithm of the sum would round logits that are large.
+    A single log-sum-exp would round large logits.
     """
     from .triton_forward import forward_kernel
 
@@ -252,9 +252,9 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> str | None:
-    """Return why :func:`routed_attention_triton` cannot run for such a query, None if it can."""
+    """Return why :func:`routed_attention_triton` cannot process `query`, or None if it can."""
     if query.shape[3] > MAX_HEAD_DIM * num_heads:
-        return f"a head has at most {MAX_HEAD_DIM} channels, got {query.shape[3] // num_heads}"
+        return f"a head may have at most {MAX_HEAD_DIM} channels, got {query.shape[3] // num_heads}"
     return triton_support.unsupported_reason(query.device, query.dtype)
 
 
@@ -266,7 +266,7 @@ def routed_attention_triton(
     num_heads: int,
     valid_mask: Tensor | None = None,
 ) -> Tensor:
-    """Compute what :func:`routed_attention_reference` defines, in kernels.
+    """Compute :func:`routed_attention_reference` in Triton kernels.
 
     Arguments as in :func:`routed_attention`.
     """

@@ -1,8 +1,8 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""The kernels of the gradients; `triton_tokens` tells how they walk.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Triton kernels for the gradients of routed attention; `triton_tokens` explains the blocks.
 
-Queries walk the regions that they are routed to. Keys walk the regions that are routed to them,
-which an inverse index tells.
+Programs that own queries iterate over the regions that these are routed to. Programs that own keys
+iterate over the query regions that are routed to these, which an inverse index lists.
 """
 
 import triton
@@ -48,7 +48,7 @@ def query_gradient_kernel(
     BLOCK_QUERY: tl.constexpr,
     BLOCK_KEY: tl.constexpr,
 ):
-    """Add up the gradient of one block of queries, and write its ``delta = Σ out · grad``.
+    """Compute the gradient of one block of queries and its ``delta = Σ out · grad``.
 
     With P the weights: ``dP = dO Vᵀ``, ``dS = P ∘ (dP - delta)``, ``dQ = s·dS K``.
     """
@@ -97,10 +97,10 @@ def query_gradient_kernel(
 
 @triton.jit(do_not_specialize=COUNTS)
 def invert_kernel(routes, sources, bounds, num_queries, num_keys, topk, BLOCK: tl.constexpr):
-    """List the query regions that are routed to one region, in rising order, after those of all
-    regions before it: ``sources[bounds[row, 0]:bounds[row, 1]]`` of its image.
+    """List the query regions that are routed to one region, in ascending order.
 
-    Counting takes R times R'·k comparisons, far less than the sorting of so few numbers.
+    They are ``sources[bounds[row, 0]:bounds[row, 1]]`` of its image, after those of all regions
+    before it. Counting takes R times R'·k comparisons, far less time than sorting so few numbers.
     """
     row = tl.program_id(0).to(tl.int64)
     region, length = row % num_keys, num_queries * topk
@@ -163,9 +163,9 @@ def key_value_gradient_kernel(
     BLOCK_QUERY: tl.constexpr,
     BLOCK_KEY: tl.constexpr,
 ):
-    """Add up the gradients of one block of keys over the query regions that are routed to it.
+    """Sum the gradients of one block of keys over the query regions that are routed to it, if any.
 
-    There may be none. With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``,
+    With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``,
     ``dK = s·dSᵀ Q``.
     """
     row, head, tokens, exist = locate(key_tokens, num_heads, BLOCK_KEY)
@@ -200,7 +200,7 @@ def key_value_gradient_kernel(
         share = 1 / tl.load(totals + statistics, mask=inside, other=1.0)
         deltas = tl.load(delta + statistics, mask=inside, other=0.0)
         logits = tl.where(takes_part[:, None], dot(keys, tl.trans(queries)) * scale, float("-inf"))
-        # beyond `length`, queries and grads are zeros: finite weights, and nothing is added
+        # beyond `length`, queries and grads are zero: weights are finite and add nothing
         weights = tl.exp2(logits - top[None, :]) * share[None, :]
         grad_values += dot(weights.to(grads.dtype), grads)
         grad_logits = weights * (dot(values, tl.trans(grads)) - deltas[None, :])

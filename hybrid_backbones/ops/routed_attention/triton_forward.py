@@ -1,5 +1,5 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""The kernel that attends; `triton_tokens` tells how."""
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Triton kernel for the output of routed attention; `triton_tokens` explains the blocks."""
 
 import triton
 import triton.language as tl
@@ -37,7 +37,7 @@ def forward_kernel(
     BLOCK_QUERY: tl.constexpr,
     BLOCK_KEY: tl.constexpr,
 ):
-    """Attend from one block of queries of one head with an online softmax."""
+    """Compute attention for one block of queries of one head with an online softmax."""
     row, head, tokens, exist = locate(query_tokens, num_heads, BLOCK_QUERY)
     batch, channel = row // num_queries, head * HEAD_DIM
     query += batch * query_batch + row % num_queries * query_region + channel
@@ -45,7 +45,7 @@ def forward_kernel(
     value += batch * value_batch + channel
 
     queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
-    # finite, so that a first block without any real key subtracts no infinities
+    # finite, because -inf - (-inf) would be NaN if the first block holds no valid key
     top = tl.full([BLOCK_QUERY], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_QUERY], tl.float32)
     mean = tl.zeros([BLOCK_QUERY, BLOCK_D], tl.float32)

@@ -1,13 +1,13 @@
-# ruff: noqa: N803 (constants of compilation in capitals, as everywhere in Triton)
-"""What the kernels of routed attention share: nothing is gathered, regions are walked by indices.
+# ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+"""Shared parts of the Triton kernels of routed attention: regions are indexed, not gathered.
 
-All tokens of the regions that one region is routed to count as one row of keys, walked in blocks;
-where in memory a key lies follows from its number. So regions of any size fill the blocks. Of
-channels there are ``BLOCK_D``, a power of two; those from ``HEAD_DIM`` on are zeros.
+The tokens of all regions that one region is routed to form one sequence of keys, processed in
+blocks; the number of a key in it determines its address. So regions of any size fill the blocks.
+Channels are padded with zeros from ``HEAD_DIM`` to ``BLOCK_D``, a power of two.
 
-A ``row`` is a region of the whole batch, ``b·R + i``. What the kernels write is contiguous; query,
-key, value and the gradient of the output have any strides, but their channels lie side by side.
-Logits are in base 2.
+A ``row`` is a region of the whole batch, ``b·R + i``. The kernels write contiguous tensors; query,
+key, value and the gradient of the output may have any strides with contiguous channels. Logits are
+in base 2.
 """
 
 import triton
@@ -15,12 +15,12 @@ import triton.language as tl
 
 from ..triton_support import INTERPRETED
 
-# no kernel is compiled anew for another number of these
+# a new value of these parameters does not recompile a kernel
 COUNTS = ["num_queries", "num_keys", "num_heads", "query_tokens", "key_tokens", "topk"]
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
-# of float32; finite, so that it can be subtracted from what is infinite
+# lowest finite float32: subtracting it from an infinite logit gives no NaN
 LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
 
 
@@ -34,7 +34,7 @@ def load_tokens(start, tokens, inside, HEAD_DIM: tl.constexpr, BLOCK_D: tl.const
 
 @triton.jit
 def store_tokens(start, tokens, inside, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Store `x` (N, BLOCK_D) where :func:`load_tokens` loads."""
+    """Store `x` (N, BLOCK_D), addressed as in :func:`load_tokens`."""
     dims = tl.arange(0, BLOCK_D)
     mask = inside[:, None] & (dims < HEAD_DIM)[None, :]
     tl.store(start + tokens[:, None] + dims[None, :], x.to(start.dtype.element_ty), mask=mask)
@@ -42,10 +42,10 @@ def store_tokens(start, tokens, inside, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.c
 
 @triton.jit
 def dot(x, y):
-    # the interpreter would take the bits of bfloat16 for integers; products are exact this way, too
+    # the interpreter would read bfloat16 bits as integers; products in float32 are exact, too
     if _INTERPRETED:
         x, y = x.to(tl.float32), y.to(tl.float32)
-    # float32 stays float32; for half precision the setting means nothing
+    # keeps float32 at full precision; has no effect on half precision
     return tl.dot(x, y, input_precision="ieee")
 
 
@@ -62,7 +62,7 @@ def locate(num_tokens, num_heads, BLOCK: tl.constexpr):
 
 @triton.jit
 def walk(first, length, regions, num_tokens, BLOCK: tl.constexpr):
-    """Return region and token of the numbers from `first` on, and which are below `length`."""
+    """Return region and index of the tokens from number `first` on, and which of them exist."""
     numbers = first + tl.arange(0, BLOCK)
     inside = numbers < length
     region = tl.load(regions + numbers // num_tokens, mask=inside, other=0)

@@ -1,4 +1,4 @@
-"""Attention within the windows of a map, which may be shifted."""
+"""Window attention: self-attention within windows of a map, optionally shifted."""
 
 from .api import shifted_window_attention
 from .shifted_windows import roll

@@ -1,4 +1,4 @@
-"""The one public function: what it computes, which implementation runs."""
+"""Public function of window attention: argument checks and choice of implementation."""
 
 from torch import Tensor
 
@@ -15,28 +15,30 @@ def shifted_window_attention(
     window_size: int,
     shift: int = 0,
 ) -> Tensor:
-    """Relate the positions of each window by their likeness and their offset.
+    """Compute attention with a relative position bias within shifted windows.
 
-    For each head and window, ``out = softmax(query · keyᵀ / √d + bias) · value``. The windows tile
-    the plane from row and column `shift`; the map's borders cut them, and what lies outside takes
-    no part (Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030).
+    For each head and window, ``out = softmax(query · keyᵀ / √d + bias) · value``. The window grid
+    starts at row and column `shift`; windows are cropped at the borders of the map, so positions
+    outside take no part (Liu et al., "Swin Transformer", ICCV 2021,
+    https://arxiv.org/abs/2103.14030).
 
-    A CPU computes it in chunks of windows; elsewhere, and in what is compiled or exported, it is
-    one call of PyTorch's attention.
+    On a CPU, windows are computed in chunks; on other devices, and in compiled or exported code, by
+    one call of PyTorch's scaled dot-product attention.
 
     Args:
-        query: ``(B, C, H, W)``, channels head-major; fastest where these are innermost in memory.
-        key: ``(B, C, H, W)``.
-        value: ``(B, C, H, W)``.
-        bias: ``(h, N, N)`` for the ``N = window_size²`` positions of a window, in rows.
+        query: queries, ``(B, C, H, W)``, channels head-major; channels-last memory is fastest.
+        key: keys, ``(B, C, H, W)``.
+        value: values, ``(B, C, H, W)``.
+        bias: bias of the logits, ``(h, N, N)``, for the ``N = window_size²`` positions of a window
+            in row-major order; h must divide C.
         window_size: side of the windows, in positions.
-        shift: from 0 to below window_size, in positions.
+        shift: first row and column of the window grid, from 0 to `window_size` - 1.
 
     Returns:
-        ``(B, C, H, W)``, of the dtype of query.
+        Weighted sums of values, ``(B, C, H, W)``, in the dtype of `query`.
 
     Raises:
-        ValueError: for shapes or settings other than these, and for maps of different dtypes.
+        ValueError: if a shape, dtype or setting is invalid.
     """
     _validate(query, key, value, bias, window_size, shift)
     chunked = query.device.type == "cpu" and not is_traced(query.device)
@@ -49,16 +51,18 @@ def _validate(
 ) -> None:
     if query.ndim != 4 or not query.shape == key.shape == value.shape:
         raise ValueError(
-            "query, key and value must have one shape (B, C, H, W), "
+            "query, key and value must have the same shape (B, C, H, W), "
             f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
         )
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
-            "query, key and value must have one floating dtype, "
+            "query, key and value must have the same floating-point dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
     if window_size < 1 or not 0 <= shift < window_size:
-        raise ValueError(f"shift must be from 0 to below window_size, got {window_size=}, {shift=}")
+        raise ValueError(
+            f"shift must satisfy 0 <= shift < window_size, got {window_size=}, {shift=}"
+        )
     places = window_size**2
     if bias.ndim != 3 or bias.shape[1:] != (places, places):
         raise ValueError(
@@ -66,4 +70,4 @@ def _validate(
             f"got {tuple(bias.shape)}"
         )
     if len(bias) < 1 or query.shape[1] % len(bias):
-        raise ValueError(f"{len(bias)} heads of the bias must divide {query.shape[1]} channels")
+        raise ValueError(f"the {len(bias)} heads of bias must divide {query.shape[1]} channels")

@@ -1,8 +1,8 @@
-"""Window attention in chunks of windows, for CPUs: maps are never cut as a whole.
+"""Window attention in chunks of windows, for CPUs: whole maps are never partitioned at once.
 
-A position is a row of its channels here. A chunk of windows copies its rows of the maps, attends
-while they are in the caches, and writes its rows of the result. The backward pass copies them again
-and recomputes the weights, so that none are kept.
+Maps are flattened to rows of channels, one per position. Each chunk of windows gathers its rows,
+attends while they are in cache, and writes its rows of the result. The backward pass gathers them
+again and recomputes the weights, so that none are saved.
 """
 
 from collections.abc import Iterator
@@ -16,26 +16,24 @@ from ..size_cache import cached_by_size
 from ..softmax_attention import attention_gradients, attention_weights
 from .shifted_windows import cut_shifted_windows, separate, window_regions
 
-# values that a chunk may hold: few enough for a CPU's caches, enough to outweigh a dozen calls
+# number of values that a chunk may hold: fits a CPU's caches and amortises a dozen calls
 WORKSPACE = 2**20
 
 
 class _Windows(NamedTuple):
-    """n windows of one map, with N places each.
+    """n windows of one map, with N positions each.
 
-    Where a place is outside of the map its row is that of a place inside, the same for the whole
-    window. Attention to rows that are all the same has no gradient.
+    All positions of a window outside the map take the row of one position inside. They attend only
+    to each other, and attention to identical rows has no gradient in the logits.
     """
 
-    rows: Tensor  # (n, N) row of the map at each place
-    outside: Tensor | None  # (n, N) which places are no position of the map; None for none
-    cross_region_mask: (
-        Tensor | None
-    )  # (n, 1, N, N) which two are not in one part of the map; None for none
+    rows: Tensor  # (n, N) row of the map at each position
+    outside: Tensor | None  # (n, N) True outside the map; None if all positions are inside
+    cross_region_mask: Tensor | None  # (n, 1, N, N) True across regions; None if there is only one
 
 
 class _Chunk(NamedTuple):
-    """p windows of each of B maps."""
+    """p windows from each of B maps."""
 
     sources: Tensor  # (B·p·N,) rows to read
     targets: Tensor  # (B·p·N,) rows to write
@@ -46,7 +44,7 @@ class _Chunk(NamedTuple):
 def shifted_window_attention_chunked(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
 ) -> Tensor:
-    """Compute what :func:`hybrid_backbones.ops.shifted_window_attention` defines, in chunks."""
+    """Compute :func:`hybrid_backbones.ops.shifted_window_attention` in chunks."""
     batch, _, *size = query.shape
     rows = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (query, key, value))  # (B·H·W, C)
     settings = (*size, window_size, shift)
@@ -57,14 +55,15 @@ def shifted_window_attention_chunked(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]
 ) -> Tensor:
-    """Attend within the windows of maps that follow one another, rows ``(B·H·W, C)``."""
+    """Compute attention within windows, on the rows ``(B·H·W, C)`` of all maps."""
     num_heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
     bias, out = bias.to(exact), _make_rows(query)
     for chunk in _cut_chunks(query, bias, batch, settings):
         queries, keys, values = (_take(x, chunk, num_heads).to(exact) for x in (query, key, value))
         weights = attention_weights(queries, keys, _hide(bias, chunk), queries.shape[3] ** -0.5)
         _put(out, chunk, weights @ values)
-    return out.resize_(query.shape)  # a view could not be changed in place
+    # drop the last row without slicing, because a view could not be modified in place
+    return out.resize_(query.shape)
 
 
 def _differentiate(
@@ -92,7 +91,7 @@ def _differentiate(
 
 
 def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
-    """Add to the bias what keeps apart the regions of windows: ``(p or 1, h, N, N)``."""
+    """Set the bias to -inf between positions of different regions: ``(p or 1, h, N, N)``."""
     return (
         bias[None]
         if chunk.cross_region_mask is None
@@ -101,10 +100,10 @@ def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
 
 
 def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
-    """Yield the windows of all maps, a chunk at a time."""
+    """Yield the windows of all maps in chunks."""
     height, width, *_ = settings
     first = torch.arange(batch, device=x.device)[:, None, None] * (height * width)
-    # three maps and three results, weights and two gradients of these
+    # three maps and three results; weights and two gradients of these
     values = bias.shape[1] * (6 * x.shape[1] + 3 * len(bias) * bias.shape[2])
     num_windows = max(1, WORKSPACE // (values * max(1, batch)))
     for rows, outside, cross_region_mask in _find_windows(*settings, device=x.device):
@@ -122,14 +121,14 @@ def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) 
 def _find_windows(
     height: int, width: int, window_size: int, shift: int, *, device: torch.device
 ) -> tuple[_Windows, ...]:
-    """Find the windows that are one part of the map, then those at its end that may not be."""
+    """Return the windows within one region, then those at the far borders that may span more."""
     numbers = torch.arange(1, height * width + 1, device=device).view(1, 1, height, width)
-    rows = cut_shifted_windows(numbers, window_size, shift)[0, :, :, 0] - 1  # -1 where none is
+    rows = cut_shifted_windows(numbers, window_size, shift)[0, :, :, 0] - 1  # -1 outside the map
     rows = torch.where(rows < 0, rows.amax(1, keepdim=True), rows)
     regions = window_regions((height, width), window_size, shift, device)
     if regions is None:
         return (_Windows(rows, None, None),)
-    # windows before the first position that is padding or was rolled
+    # windows before the first padded or rolled position
     whole_rows, whole_columns = (max(0, side - shift) // window_size for side in (height, width))
     order = torch.arange(len(rows), device=device).view(-(-height // window_size), -1)
     whole = order[:whole_rows, :whole_columns].flatten()
@@ -142,17 +141,17 @@ def _find_windows(
 
 
 def _make_rows(x: Tensor) -> Tensor:
-    """Make the rows of a result, and one more for what is outside of the map."""
+    """Allocate the rows of a result, and one more for positions outside the map."""
     return x.new_empty(len(x) + 1, x.shape[1])
 
 
 def _take(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
-    """Copy rows ``(B·H·W, C)`` to ``(B·p, h, N, d)``."""
+    """Gather the rows of a chunk, ``(B·H·W, C)`` to ``(B·p, h, N, d)``."""
     rows = x.index_select(0, chunk.sources).unflatten(0, chunk.lengths)
     return rows.unflatten(2, (num_heads, -1)).transpose(1, 2).contiguous()
 
 
 def _put(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
-    """Write ``(B·p, h, N, d)`` to rows of `out`, what is outside of the map to the last one."""
+    """Write ``(B·p, h, N, d)`` to the rows of `out`, positions outside the map to the last."""
     rows = x.transpose(1, 2).flatten(2).flatten(0, 1)  # (B·p·N, C)
     out.index_copy_(0, chunk.targets, rows.to(out.dtype))

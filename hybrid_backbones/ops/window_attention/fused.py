@@ -1,4 +1,4 @@
-"""Window attention as one call of PyTorch's attention, on maps that are cut into windows."""
+"""Window attention on partitioned maps, by one call of scaled dot-product attention."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +9,7 @@ from .shifted_windows import cut_shifted_windows, join_shifted_windows, separate
 def shifted_window_attention_fused(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
 ) -> Tensor:
-    """Compute what :func:`hybrid_backbones.ops.shifted_window_attention` defines, at once."""
+    """Compute :func:`hybrid_backbones.ops.shifted_window_attention` in one call."""
     size, num_heads = query.shape[2:], bias.shape[0]
     query, key, value = (
         cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
@@ -17,9 +17,9 @@ def shifted_window_attention_fused(
     )  # (B, n, h, N, d)
     cross_region_mask = separated_positions(*size, window_size, shift, device=query.device)
     if cross_region_mask is None:
-        batch = (0, 1)  # one bias for all windows: these join the batch
+        batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
     else:
-        batch = (1, 2)  # one bias each: they join the heads
+        batch = (1, 2)  # one bias per window, so merge the windows into the heads
         bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (n·h, N, N)
     lengths = [query.shape[dim] for dim in batch]
     out = F.scaled_dot_product_attention(
