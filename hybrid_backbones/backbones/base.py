@@ -90,7 +90,7 @@ class HierarchicalBackbone(BaseModule):
             parts get no gradients and stay in evaluation mode.
         norm_eval: whether all batch normalisation stays in evaluation mode during training.
         with_cp: whether blocks use gradient checkpointing, which recomputes their activations in
-            the backward pass; or, for each of the four stages, the number of leading blocks that do.
+            the backward pass; or, for each of the four stages, how many leading blocks use it.
         init_cfg: initialisation, as in :class:`mmengine.model.BaseModule`;
             ``dict(type='Published', checkpoint=...)`` loads a published checkpoint.
 
@@ -180,7 +180,7 @@ class HierarchicalBackbone(BaseModule):
         return tuple(self.channels[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the feature maps ``(B, C_i, H_i, W_i)`` of `out_indices`."""
+        """Map images ``(B, 3, H, W)`` to feature maps ``(B, C_i, H_i, W_i)``, one per out index."""
         if self.channels_last and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
         outs = enumerate(self.run_stages(self.stem(x)))

@@ -116,7 +116,7 @@ STL_SIZES = dict(
 # Zhu et al., table 1; stl, with the layout of Swin-T, is from the published code. `overlap`: stem
 # and downsampling are overlapping convolutions, with position encoding, or patches without it.
 # `pointwise_convs`: the refactored operators, with 1×1 convolutions and other padding. `stl` was
-# published as biformer_stl_nchw and `stl_linear` as biformer_stl; their weights are not exchangeable
+# published as biformer_stl_nchw and `stl_linear` as biformer_stl; neither loads the other's weights
 VARIANTS = {
     "tiny": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
     "small": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),

@@ -1,8 +1,8 @@
 """SwiftFormer: convolutional stages, each of which ends with one linear-time attention block.
 
 Shaker et al., "SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile
-Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. The idea: attention whose cost is linear
-in the number of tokens is affordable in every stage, and one such block per stage is enough.
+Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. Attention with linear
+cost is affordable in every stage, also at stride 4, and one such block per stage is enough.
 """
 
 from collections.abc import Mapping

@@ -41,7 +41,7 @@ KEEP_RATIO = TRADE_OFF = 0.5
 
 
 class Evolving(NamedTuple):
-    """Inputs and outputs of the blocks of stages 3 and 4; published with a global for the scores."""
+    """State that the blocks of stages 3 and 4 pass on; published with a global for the scores."""
 
     map: Tensor  # (B, C, H, W)
     cls: Tensor  # (B, 1, C), the class token
@@ -254,7 +254,7 @@ class UniFormerLight(HierarchicalBackbone):
         return (*channels, channels[-1]) if self._has_pair else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the feature maps ``(B, C_i, H_i, W_i)`` of `out_indices`."""
+        """Map images ``(B, 3, H, W)`` to feature maps ``(B, C_i, H_i, W_i)``, one per out index."""
         outs = super().forward(x)
         return (*outs[:-1], *outs[-1]) if self._has_pair else outs
 

@@ -28,7 +28,7 @@ class XVolutionResNet(HybridResNet):
             convolutions, or the indices of the blocks in which they do.
         num_heads: number of attention heads of each X-volution.
         attention: attention branch of X-volution, ``'shift'`` or ``'global'``.
-        merged: whether to build the network after :meth:`switch_to_deploy`, to load its checkpoints.
+        merged: whether to build the form after :meth:`switch_to_deploy`, for its checkpoints.
         **kwargs: arguments of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
 
     Raises:

@@ -91,7 +91,7 @@ def _match_published(
         if ours not in own and not is_classifier and backbone.is_droppable(renamed):
             dropped.append(name)
         elif ours in given:
-            raise ValueError(f"two entries of the checkpoint are renamed to {ours}, one of them is {name}")
+            raise ValueError(f"two entries of the checkpoint are renamed to {ours}, one is {name}")
         else:
             given[ours] = value
 
@@ -184,7 +184,7 @@ def load_pretrained(
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     if not given or len(missing) == len(counted):
         raise ValueError(
-            f"no entry of the checkpoint fits {network}: expected {', '.join(counted[:3])} ..., got "
+            f"nothing in it fits {network}: expected {', '.join(counted[:3])} ..., got "
             f"{', '.join([*given][:3]) or f'no entry under {prefix}'} ...; type='Published' loads "
             "published weights of our backbones"
         )

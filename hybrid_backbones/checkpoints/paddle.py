@@ -26,7 +26,7 @@ KINDS = {np.dtype(kind) for kind in ("f2", "f4", "f8", "i4", "i8", "?")}
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
     """Replace `_codecs.encode`, with which pickles of protocol 2 create bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"expected array bytes in the encoding latin1, got {encoding!r}")
+        raise pickle.UnpicklingError(f"array bytes must be encoded as latin1, got {encoding!r}")
     return text.encode("latin1")
 
 
