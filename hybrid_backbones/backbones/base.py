@@ -180,7 +180,7 @@ class HierarchicalBackbone(BaseModule):
         return tuple(self.channels[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to feature maps ``(B, C_i, H_i, W_i)``, one per out index."""
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
         if self.channels_last and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
         outs = enumerate(self.run_stages(self.stem(x)))

@@ -102,8 +102,8 @@ def _read_hybrid_stages(
             hybrid = range(number) if hybrid else ()
         if isinstance(hybrid, (int, str)) or not set(hybrid) <= set(range(number)):
             raise ValueError(
-                "hybrid_stages needs for each stage a bool or some numbers of its blocks, which "
-                f"are {', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
+                "hybrid_stages must be, for each stage, a bool or indices of its blocks, which number "
+                f"{', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
             )
         hybrid_blocks.append(sorted(set(hybrid)))
     return hybrid_blocks

@@ -254,7 +254,7 @@ class UniFormerLight(HierarchicalBackbone):
         return (*channels, channels[-1]) if self._has_pair else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to feature maps ``(B, C_i, H_i, W_i)``, one per out index."""
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
         outs = super().forward(x)
         return (*outs[:-1], *outs[-1]) if self._has_pair else outs
 

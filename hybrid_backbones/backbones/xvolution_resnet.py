@@ -2,8 +2,8 @@
 
 Chen et al., "X-volution: On the Unification of Convolution and Self-attention", 2021,
 https://arxiv.org/abs/2106.02253. The paper replaces the 3×3 convolutions of one stage at a time;
-stage 3 gives the best results. A basic block (depths 18 and 34) has two of them; we replace both,
-since the paper does not say. The block keeps its batch normalisation after the operator's own.
+stage 3 gives the best results. A basic block (depths 18 and 34) has two of them; our reading is to
+replace both. The block keeps its batch normalisation after the operator's own.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class XVolutionResNet(HybridResNet):
         super().__init__(depth, hybrid_stages, make_operator, **kwargs)
 
     def switch_to_deploy(self) -> None:
-        """Merge all X-volutions into convolutions in place; the name is mmpretrain's.
+        """Merge the branches of all X-volutions in place; the name is mmpretrain's.
 
         Raises:
             ValueError: in training mode, or if no X-volution can be merged.

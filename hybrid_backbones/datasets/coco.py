@@ -107,7 +107,7 @@ class CheckedCOCO(COCO):
         for key, known in (("category_id", self.cats), ("image_id", self.imgs)):
             used = {annotation[key] for annotation in self.anns.values()}
             if unknown := sorted(used - known.keys()):
-                raise self._malformed(f"annotations with {key} {unknown[:5]}, which it lacks")
+                raise self._malformed(f"annotations refer to unknown {key} {unknown[:5]}")
 
     def _require_categories(self, classes: Sequence[str], allow_others: bool) -> None:
         names = {category["name"] for category in self.cats.values()}

@@ -51,7 +51,7 @@ class LoadImageStrict(BaseTransform):
 
 
 def to_bgr(picture: Image.Image) -> np.ndarray:
-    """Return BGR pixels as mmcv does: alpha is dropped, but grey with alpha is blended onto grey."""
+    """Return BGR pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
     if picture.mode == "LA":
         paper = Image.new("RGB", picture.size, (124, 117, 104))
         paper.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
