@@ -102,7 +102,7 @@ def _read_hybrid_stages(
             hybrid = range(number) if hybrid else ()
         if isinstance(hybrid, (int, str)) or not set(hybrid) <= set(range(number)):
             raise ValueError(
-                "hybrid_stages must be, for each stage, a bool or indices of its blocks, which number "
+                "hybrid_stages must have for each stage a bool or indices of its blocks, numbering "
                 f"{', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
             )
         hybrid_blocks.append(sorted(set(hybrid)))
