@@ -1,4 +1,4 @@
-"""What published classifiers have between backbone and logits, and mmpretrain has not."""
+"""Necks and heads of published classifiers that mmpretrain lacks."""
 
 import torch.nn.functional as F
 from mmpretrain.models import LinearClsHead
@@ -11,11 +11,11 @@ from .layers import to_tokens
 
 @MODELS.register_module()
 class ProjectedPooling(nn.Module):
-    """Compute ``mean(GELU(proj(x)))`` over all positions: a projection before the pooling.
+    """Neck that projects a feature map before global pooling: ``mean(GELU(proj(x)))``.
 
     Args:
-        in_channels: channels of the map.
-        out_channels: channels of the result.
+        in_channels: number of channels of the feature map.
+        out_channels: number of output channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -25,21 +25,21 @@ class ProjectedPooling(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Map the last of several ``(B, C, H, W)`` to ``(B, out_channels)``."""
+        """Map the last of several feature maps ``(B, C, H, W)`` to ``(B, out_channels)``."""
         tokens = to_tokens(maps[-1])  # (B, N, C)
         return (F.gelu(self.proj(tokens)).mean(1),)
 
 
 @MODELS.register_module()
 class PairedLinearHead(LinearClsHead):
-    """Classify twice, by two linear layers; each loss is the mean of both.
+    """Head of two linear classifiers, trained with the mean of their losses.
 
-    The first layer, `fc`, sees the first of the features, the second, `paired_fc`, the last; these
-    are the same where there is one.
+    The layer `fc` takes the first of the features, `paired_fc` the last, which is the same if
+    there is only one.
 
     Args:
-        average: predict by the mean of both logits, else by the first.
-        **kwargs: settings of mmpretrain's LinearClsHead.
+        average: whether predictions use the mean of both logits instead of the first.
+        **kwargs: arguments of mmpretrain's LinearClsHead.
     """
 
     def __init__(self, *, average: bool, **kwargs):

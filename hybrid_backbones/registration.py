@@ -1,12 +1,12 @@
-"""Modules that need a host are imported when the host first looks for something like them.
+"""Registration of modules that need mmdet, mmseg or mmpretrain, imported on first use.
 
-Each host is large, and few programs use all of them: importing this package imports none.
+Each of these libraries is large and few programs use all, so importing this package imports none.
 """
 
 from contextlib import suppress
 from importlib import import_module
 
-# by host and registry: the modules that have more for it
+# modules to import, by library and registry
 MODULES = {
     ("mmdet", "DATASETS"): ("datasets.coco", "locformer.data"),
     ("mmdet", "TRANSFORMS"): ("locformer.data",),
@@ -20,11 +20,11 @@ MODULES = {
 
 
 def register_with_hosts() -> None:
-    """Add our modules to those that the registries of the installed hosts import."""
+    """Add our modules to the import locations of the installed libraries' registries."""
     for (host, name), modules in MODULES.items():
-        # a host that is missing or broken says so where it is used
+        # a missing or broken library raises where it is used
         with suppress(Exception):
             registry = getattr(import_module(f"{host}.registry"), name)
             registry._locations.extend(f"{__package__}.{module}" for module in modules)
-            # also where it has been searched before
+            # import again if the registry has already imported its locations
             registry._imported = False

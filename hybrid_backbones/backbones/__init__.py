@@ -1,4 +1,4 @@
-"""Backbones, registered in mmengine's root `MODELS`, which every OpenMMLab library consults."""
+"""Backbones, registered in mmengine's root `MODELS`, which all OpenMMLab libraries share."""
 
 from .acmix_resnet import ACmixResNet
 from .acmix_swin import ACmixSwin

@@ -2,7 +2,7 @@
 
 Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 https://arxiv.org/abs/2111.14556. The published training script re-initialises every convolution,
-and with it the shift kernels of ACmix; here these stay shifts, as the paper describes them.
+including the shift kernels of ACmix; here they keep their shift initialisation, as in the paper.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from .resnet import HybridResNet
 
 @MODELS.register_module()
 class ACmixResNet(HybridResNet):
-    """Compute the four feature maps of an ACmix-ResNet.
+    """ACmix-ResNet backbone for images of any size.
 
-    Maps have strides 4, 8, 16, 32 and 256, 512, 1024, 2048 channels, for images of any size.
+    The feature maps have strides 4, 8, 16, 32 and 256, 512, 1024, 2048 channels.
 
     Args:
-        depth: 26, 38, 50 or 101.
-        hybrid_stages: for each of the four stages, whether its 3×3 convolutions are ACmix, or the
-            numbers of the blocks where they are.
-        num_heads: of ACmix.
-        attn_kernel_size: of ACmix, odd, in pixels of the stage's map.
-        **kwargs: settings of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
+        depth: number of layers: 26, 38, 50 or 101.
+        hybrid_stages: for each of the four stages, whether ACmix replaces its 3×3 convolutions, or
+            the indices of the blocks in which it does.
+        num_heads: number of attention heads of each ACmix.
+        attn_kernel_size: side of the local attention window, odd, in positions of the feature map.
+        **kwargs: arguments of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
     """
 
     depths = (26, 38, 50, 101)

@@ -3,11 +3,10 @@
 Pan et al., "On the Integration of Self-Attention and Convolution", CVPR 2022,
 https://arxiv.org/abs/2111.14556. The network is Swin (Liu et al., ICCV 2021,
 https://arxiv.org/abs/2103.14030); in each block a convolution branch shares query, key and value
-with the attention in windows, which are shifted in every other block.
+with the window attention; the windows are shifted in every second block.
 
-The published network is built for one input size, of which every stage is a multiple of the
-windows. Here images may have any size; on sizes that the published network takes, this one
-computes the same.
+The published network is built for one input size, and its windows must divide every feature map.
+This network takes images of any size and computes the same as the published one where both apply.
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 
 class WholePatchEmbed(PatchEmbed):
-    """Project patches, then normalise; zeros complete the last patches."""
+    """Patch embedding that zero-pads incomplete patches at the right and the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, embed_dims, H', W')``, rounding up."""
@@ -30,12 +29,12 @@ class WholePatchEmbed(PatchEmbed):
 
 
 class PatchMerging(nn.Module):
-    """Join each 2×2 positions and project them: ``reduction(norm([x00, x10, x01, x11]))``.
+    """Patch merging, which halves height and width: ``reduction(norm([x00, x10, x01, x11]))``.
 
-    A map with odd sides is extended by zeros.
+    Odd sides are zero-padded.
 
     Args:
-        embed_dims: channels of x; the result has twice as many.
+        embed_dims: number of input channels; the result has twice as many.
     """
 
     def __init__(self, embed_dims: int):
@@ -52,12 +51,12 @@ class PatchMerging(nn.Module):
 
 
 class ACmixSwinBlock(nn.Module):
-    """Relate positions by ACmix, then mix channels; each added to its input.
+    """Transformer block of ACmix in windows and an MLP, each with a residual connection.
 
     Args:
-        embed_dims: channels of x and of the result.
-        drop_path: rate of stochastic depth.
-        **kwargs: settings of :class:`ACmixWindow`.
+        embed_dims: number of input and output channels.
+        drop_path: stochastic depth rate of both branches.
+        **kwargs: arguments of :class:`ACmixWindow`.
     """
 
     def __init__(self, embed_dims: int, drop_path: float, **kwargs):
@@ -76,7 +75,7 @@ class ACmixSwinBlock(nn.Module):
 
 
 SIZES = dict(embed_dims=96, num_heads=(3, 6, 12, 24))
-# of the published configurations
+# the authors' configurations
 VARIANTS = {
     "tiny": dict(SIZES, depths=(2, 2, 6, 2), drop_path_rate=0.2),
     "small": dict(SIZES, depths=(2, 2, 18, 2), drop_path_rate=0.3),
@@ -85,22 +84,22 @@ VARIANTS = {
 
 @MODELS.register_module()
 class ACmixSwin(HierarchicalBackbone):
-    """Compute the four feature maps of an ACmix-Swin.
+    """ACmix-Swin backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, rounding up, for images of any size.
+    The feature maps have strides 4, 8, 16 and 32; their sides are rounded up.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows; channels double from stage
-            to stage, beginning with `embed_dims`.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
-            None takes that of `arch`.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
-            a classifier, ``'none'`` none.
-        window_size: side of the windows, in positions of a stage's map.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows; the number of
+            channels starts at `embed_dims` and doubles with every stage.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block. None takes the rate of `arch`.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last one, for a classifier; ``'none'`` no output.
+        window_size: side of the attention windows, in positions of the feature map.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    # of https://github.com/LeapLabTHU/ACmix
+    # names of https://github.com/LeapLabTHU/ACmix
     rename_rules = (
         (r"^patch_embed\.", "stem."),
         (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
@@ -142,7 +141,7 @@ class ACmixSwin(HierarchicalBackbone):
             self.stages.append(self.make_stage(i, blocks, downsample))
         self.add_norms(out_norm, LayerNorm2d, LayerNorm2d)
         for module in self.modules():
-            # as published: linear layers anew, convolutions and norms as PyTorch does
+            # as published: convolutions and norms keep PyTorch's default initialisation
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:

@@ -1,4 +1,4 @@
-"""The base of all backbones: one control flow, one set of settings."""
+"""Base class of all backbones: one control flow and one set of arguments."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +15,11 @@ OUT_NORMS = ("each", "final", "none")
 
 
 def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> dict[str, Any]:
-    """Look up the sizes of a network by name, or take them from a dict with the same keys.
+    """Return the settings of a variant, given by name or as a dict with the same keys.
 
     Raises:
-        ValueError: for an unknown name, for missing or unknown keys, and for sizes that are not
-            given for each of the four stages.
+        ValueError: if the name is unknown, a key is missing or unknown, or a setting per stage
+            does not have four positive values.
     """
     if isinstance(arch, str):
         if arch not in variants:
@@ -35,25 +35,27 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Spread stochastic depth over all blocks, rising linearly from 0 to `rate`; one list a stage.
+    """Return the stochastic depth rate of each block, one list per stage.
+
+    The rates rise linearly from 0 in the first block to `rate` in the last.
 
     Raises:
-        ValueError: for a rate outside of [0, 1].
+        ValueError: if `rate` lies outside [0, 1].
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"drop_path_rate must be from 0 to 1, got {rate}")
-    # on the CPU also where a network is built on the meta device
+    # on the CPU even if the network is built on the meta device, which holds no values
     rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 class Stage(nn.Sequential):
-    """Run the downsampling of a stage, named `downsample`, then its blocks, named 0, 1, ...
+    """Stage of a backbone: its downsampling, named `downsample`, then its blocks, named 0, 1, ...
 
     Args:
         parts: modules by name, in the order in which they run.
-        recomputed: names of the parts that run again in the backward pass of a training step
-            instead of keeping what they computed.
+        recomputed: names of the parts whose activations are recomputed in the backward pass
+            instead of stored (gradient checkpointing).
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], recomputed: Iterable[str] = ()):
@@ -61,11 +63,11 @@ class Stage(nn.Sequential):
         self.recomputed = frozenset(recomputed)
 
     def forward(self, x: Any, before_blocks: Callable[[Any], Any] | None = None) -> Any:
-        """Map the output of the previous stage to that of this one.
+        """Map the output of the previous stage to the output of this one.
 
         Args:
-            x: a map ``(B, C, H, W)``, or what the blocks of the network exchange.
-            before_blocks: applied to the input of the first block.
+            x: feature map ``(B, C, H, W)``, or another type that the blocks of the network share.
+            before_blocks: function applied to the input of the first block.
         """
         recomputes = self.training and torch.is_grad_enabled()
         for name, part in self.named_children():
@@ -76,38 +78,38 @@ class Stage(nn.Sequential):
 
 
 class HierarchicalBackbone(BaseModule):
-    """Compute four maps of decreasing resolution: stem, then four stages.
+    """Backbone of a stem and four stages of decreasing resolution.
 
-    A subclass provides `stem`, `stages` (four, made by `make_stage`) and `channels`, calls
-    `add_norms` where outputs are normalised, and ends its constructor with ``self.train()``, which
-    applies `frozen_stages`. A forward hook on a stage sees its output before the norm.
+    A subclass defines `stem`, `stages` (four, built by `make_stage`) and `channels`, calls
+    `add_norms` if outputs are normalised, and ends its constructor with ``self.train()``, which
+    applies `frozen_stages`. A forward hook on a stage receives the output before the norm.
 
     Args:
-        out_indices: stages whose maps are returned, ascending, from 0 to 3.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no
-            gradients, and normalisation as in evaluation.
-        norm_eval: keep all batch normalisation in evaluation mode while training.
-        with_cp: recompute each block in the backward pass instead of storing what is inside; four
-            numbers recompute that many leading blocks of each stage.
-        init_cfg: as in :class:`mmengine.model.BaseModule`; ``dict(type='Published',
-            checkpoint=...)`` loads a published checkpoint.
+        out_indices: ascending indices, from 0 to 3, of the stages whose feature maps are returned.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages; frozen
+            parts get no gradients and stay in evaluation mode.
+        norm_eval: whether all batch normalisation stays in evaluation mode during training.
+        with_cp: whether blocks use gradient checkpointing, which recomputes their activations in
+            the backward pass; or, for each of the four stages, how many leading blocks use it.
+        init_cfg: initialisation, as in :class:`mmengine.model.BaseModule`;
+            ``dict(type='Published', checkpoint=...)`` loads a published checkpoint.
 
     Raises:
-        ValueError: for settings other than these.
+        ValueError: if an argument has another value.
     """
 
     strides = (4, 8, 16, 32)
-    # keep the channels of a map innermost in memory on a CPU, for networks that gain by it there
+    # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
     channels_last: ClassVar[bool] = False
-    # channels of the four stages
+    # number of channels of each of the four stages
     channels: tuple[int, ...]
     # (pattern, replacement) pairs from published entry names to ours, applied in turn by `re.sub`
     rename_rules: ClassVar[Sequence[tuple[str, str]]] = ()
-    # prefixes of what an ImageClassifier has beside its backbone
+    # prefixes of the entries of an ImageClassifier outside its backbone
     classifier_parts: ClassVar[tuple[str, ...]] = ("head.", "neck.")
-    # patterns of published entries that are tables of indices or masks, which are computed here
+    # patterns of published entries with index tables or masks, which are computed here
     computed_entries: ClassVar[Sequence[str]] = ()
-    # patterns of entries that no published classifier has and that start fresh
+    # patterns of entries that no published classifier has, which keep their initialisation
     fresh_entries: ClassVar[Sequence[str]] = (r"^norms\.",)
 
     def __init__(
@@ -133,13 +135,13 @@ class HierarchicalBackbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        # by the number of their stage
+        # the key is the index of the stage
         self.norms = nn.ModuleDict()
 
     def make_stage(
         self, index: int, blocks: Iterable[nn.Module], downsample: nn.Module | None = None
     ) -> Stage:
-        """Make the stage of this index from its blocks and its downsampling."""
+        """Build stage `index` from its blocks and its downsampling."""
         parts = {} if downsample is None else dict(downsample=downsample)
         parts |= {str(j): block for j, block in enumerate(blocks)}
         if isinstance(self.with_cp, bool):
@@ -152,16 +154,16 @@ class HierarchicalBackbone(BaseModule):
         make_each: Callable[[int], nn.Module],
         make_final: Callable[[int], nn.Module],
     ) -> None:
-        """Build the normalisation of the outputs from functions of the number of channels.
+        """Build the normalisation of the outputs.
 
         Args:
-            out_norm: ``'each'`` normalises each output, as dense prediction wants it; ``'final'``
-                only the last stage, with the norm before the published classifier; ``'none'`` none.
-            make_each: for a norm of each output.
-            make_final: for the norm of the last stage.
+            out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+                last stage, as the published classifier does; ``'none'`` no output.
+            make_each: function from the number of channels to the norm of one output.
+            make_final: function from the number of channels to the norm of the last stage.
 
         Raises:
-            ValueError: for another `out_norm`, or 'final' without the last stage as output.
+            ValueError: if `out_norm` is unknown, or 'final' without the last stage as an output.
         """
         if out_norm not in OUT_NORMS:
             raise ValueError(f"out_norm must be one of {OUT_NORMS}, got {out_norm!r}")
@@ -174,7 +176,7 @@ class HierarchicalBackbone(BaseModule):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of the returned maps."""
+        """Number of channels of each returned feature map."""
         return tuple(self.channels[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -187,12 +189,12 @@ class HierarchicalBackbone(BaseModule):
     def run_stages(
         self, x: Any, before_blocks: Sequence[Callable[[Any], Any]] | None = None
     ) -> list[Any]:
-        """Return the output of each stage, not normalised.
+        """Return the output of each stage, before its norm.
 
         Args:
-            x: the output of the stem.
-            before_blocks: for each stage, a function of the input of its first block, such as a
-                fusion with other features, whose result replaces this input.
+            x: output of the stem.
+            before_blocks: for each stage, a function applied to the input of its first block, for
+                example to fuse other features into it.
         """
         outs = []
         for i, stage in enumerate(self.stages):
@@ -201,22 +203,22 @@ class HierarchicalBackbone(BaseModule):
         return outs
 
     def normalise(self, stage: int, x: Any) -> Any:
-        """Apply the norm of an output, if there is one, to the output of a stage."""
+        """Apply the output norm of a stage, if it has one."""
         if str(stage) in self.norms:
             return self.norms[str(stage)](x)
         return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
 
     def is_droppable(self, entry: str) -> bool:
-        """Tell whether a published entry, renamed, belongs to a part that was left out by choice.
+        """Return whether a renamed published entry belongs to a part that this model omits.
 
-        That is the classifier and its norm, or the norm of a stage that is not normalised.
+        These parts are the classifier with its norm, and the norms of stages without one here.
         """
         if entry.startswith((*self.classifier_parts, "final_norm.")):
             return True
         return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
     def train(self, mode: bool = True) -> "HierarchicalBackbone":
-        """Set the training mode, except for what is frozen."""
+        """Set the training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -242,7 +244,7 @@ class HierarchicalBackbone(BaseModule):
 
 
 def _recompute(part: nn.Module, x: Any) -> Any:
-    """Run a part of a stage without keeping what it computes for the backward pass."""
+    """Run a part of a stage with gradient checkpointing."""
     return checkpoint(
         part,
         x,
@@ -253,7 +255,7 @@ def _recompute(part: nn.Module, x: Any) -> Any:
 
 @contextmanager
 def _keep_running_statistics(block: nn.Module):
-    """Keep recomputation from counting a batch into the running statistics a second time."""
+    """Leave the running statistics unchanged during recomputation, which sees a batch again."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked.clone() for norm in norms]

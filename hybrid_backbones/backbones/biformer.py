@@ -1,9 +1,9 @@
-"""BiFormer: a vision transformer whose tokens attend to the few regions that matter to them.
+"""BiFormer: a vision transformer whose tokens attend to the few most relevant regions.
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
-https://arxiv.org/abs/2303.08810. The one idea: bi-level routing attention in the first three stages
-(:mod:`hybrid_backbones.ops.biformer`), with 1, 4 and 16 of S×S regions, full attention in
-the last.
+https://arxiv.org/abs/2303.08810. The first three stages use bi-level routing attention
+(:mod:`hybrid_backbones.ops.biformer`) to 1, 4 and 16 of S×S regions; the last stage uses full
+attention.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
 from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
-# regions that a region attends to in the first three stages
+# number of regions that each region attends to in the first three stages
 TOPKS = (1, 4, 16)
 HEAD_DIMS = 32
-# of the last stage, whatever its channels
+# the last stage has 8 heads for any number of channels
 NUM_LAST_HEADS = 8
 
 BlockNorm = partial(LayerNorm2d, eps=1e-6)
 
 
 class MapMlp(Mlp):
-    """Compute the MLP over the channels of a map, by linear layers."""
+    """MLP over the channels of a feature map, with linear layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
@@ -37,9 +37,10 @@ class MapMlp(Mlp):
 
 
 class PatchConv2d(nn.Conv2d):
-    """Convolve patches that do not overlap; a map smaller than one is extended by zeros.
+    """Convolution of non-overlapping patches.
 
-    What is left over at the right and the bottom is cut off, as published.
+    Incomplete patches at the right and the bottom are cut off, as published; a map smaller than one
+    patch is zero-padded.
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch_size: int):
@@ -52,18 +53,18 @@ class PatchConv2d(nn.Conv2d):
 
 
 class BiFormerBlock(nn.Module):
-    """Add positions, then attention, then an MLP::
+    """Transformer block with an optional position encoding::
 
-        x = x + pos_embed(x)      where there is one
+        x = x + pos_embed(x)      if conv_position
         x = x + attn(norm1(x))
         x = x + mlp(norm2(x))
 
     Args:
-        embed_dims: C.
-        attn: maps ``(B, C, H, W)`` to the same shape.
-        mlp: the same.
-        conv_position: whether a 3×3 depthwise convolution tells positions.
-        drop_path_rate: of both residual branches.
+        embed_dims: number of channels C.
+        attn: attention that maps ``(B, C, H, W)`` to the same shape.
+        mlp: MLP that maps ``(B, C, H, W)`` to the same shape.
+        conv_position: whether a 3×3 depthwise convolution encodes positions.
+        drop_path_rate: stochastic depth rate of the attention and the MLP branch.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class BiFormerBlock(nn.Module):
 
 
 def patch_stem(channels: int) -> nn.Sequential:
-    """Map images ``(B, 3, H, W)`` to ``(B, channels, H/4, W/4)``, rounding down."""
+    """Build a stem from images ``(B, 3, H, W)`` to ``(B, channels, H // 4, W // 4)``."""
     return nn.Sequential(PatchConv2d(3, channels, 4), nn.BatchNorm2d(channels))
 
 
 def patch_downsample(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halve a map, rounding down: batch normalisation, then patches of 2×2."""
+    """Build a downsampling by 2, rounding down: batch normalisation, then 2×2 patches."""
     return nn.Sequential(nn.BatchNorm2d(in_channels), PatchConv2d(in_channels, out_channels, 2))
 
 
@@ -112,10 +113,10 @@ STL_SIZES = dict(
     mlp_ratio=4,
     overlap=False,
 )
-# Zhu et al., table 1, and for stl, the layout of Swin-T, the published code. `overlap` is of stem,
-# downsampling and positions: convolutions or patches; `pointwise_convs` are in place of linear
-# layers, in the refactored operators, which pad otherwise. What is `stl` here was published as
-# biformer_stl_nchw, `stl_linear` as biformer_stl; each refuses the weights of the other
+# Zhu et al., table 1; stl, with the layout of Swin-T, is from the published code. `overlap`: stem
+# and downsampling are overlapping convolutions, with position encoding, or patches without it.
+# `pointwise_convs`: the refactored operators, with 1×1 convolutions and other padding. `stl` was
+# published as biformer_stl_nchw and `stl_linear` as biformer_stl; neither loads the other's weights
 VARIANTS = {
     "tiny": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
     "small": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
@@ -127,21 +128,23 @@ VARIANTS = {
 
 @MODELS.register_module()
 class BiFormer(HierarchicalBackbone):
-    """Compute the four feature maps of a BiFormer.
+    """BiFormer backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, for images of any size; `stl` and `stl_linear` round their
-    sides down, the others up.
+    The feature maps have strides 4, 8, 16 and 32; `stl` and `stl_linear` round their sides down,
+    the other variants up.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
-        num_windows: S, regions a side in the first three stages, at least 4; published are 7 for
-            classification, 16 for detection and 8 for segmentation, with the same weights.
-        mask_padding: keep what extends a map to whole regions out of the attention. The published
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows.
+        num_windows: number S of regions per side in the first three stages, at least 4. The
+            publication uses 7 for classification, 16 for detection and 8 for segmentation, with
+            the same weights.
+        mask_padding: whether attention masks the padding that completes the regions. The published
             networks were trained without; see :class:`BiLevelRoutingAttention`.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
-            a classifier, ``'none'`` none.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last one, for a classifier; ``'none'`` no output.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     channels_last = True
@@ -149,7 +152,7 @@ class BiFormer(HierarchicalBackbone):
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
         (r"^(stages\.\d)\.blocks\.", r"\1."),
-        # the activation, and in tiny to base an identity, have numbers too
+        # the activation, and in tiny to base also an identity, take indices of the Sequential
         (r"\.mlp\.0\.", ".mlp.fc1."),
         (r"\.mlp\.[23]\.", ".mlp.fc2."),
         (r"^extra_norms\.", "norms."),
@@ -200,7 +203,7 @@ class BiFormer(HierarchicalBackbone):
             self.stages.append(self.make_stage(i, blocks, downsample))
         self.add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
         for module in self.modules():
-            # as published; convolutions keep PyTorch's initialisation
+            # as published: convolutions keep PyTorch's default initialisation
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:

@@ -1,12 +1,12 @@
-"""MixFormer: in each block, window attention and a depthwise convolution that gate one another.
+"""MixFormer: window attention and a depthwise convolution in parallel that gate each other.
 
 Chen et al., "MixFormer: Mixing Features across Windows and Dimensions", CVPR 2022,
-https://arxiv.org/abs/2204.02557. The one idea is :class:`MixingAttention`; as its convolution
-crosses the windows, these need not be shifted.
+https://arxiv.org/abs/2204.02557. The idea is :class:`MixingAttention`; its convolution
+connects neighbouring windows, so the windows are not shifted.
 
-The published network takes images whose sides are multiples of 32. Here zeros complete odd maps
-before they are halved, so that images may have any size; on sizes that the published network
-takes, this one computes the same.
+The published network takes images whose sides are multiples of 32. Here feature maps with odd sides
+are zero-padded before downsampling, so images may have any size; for sizes that the published
+network takes, this one computes the same.
 """
 
 import math
@@ -22,12 +22,12 @@ from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 
 class MixFormerStem(PatchEmbed):
-    """Convolve three times, the first with stride 2, then embed patches of 2×2.
+    """Stem of three convolutions, the first with stride 2, and a 2×2 patch embedding.
 
-    Zeros complete the last patches of 4×4 pixels.
+    Images are zero-padded at the right and the bottom to multiples of 4 pixels.
 
     Args:
-        embed_dims: channels of the result.
+        embed_dims: number of output channels.
     """
 
     def __init__(self, embed_dims: int):
@@ -45,12 +45,12 @@ class MixFormerStem(PatchEmbed):
 
 
 class PatchMerging(nn.Module):
-    """Normalise, then join each 2×2 positions: ``reduction(norm(x))``.
+    """Patch merging, which halves height and width: ``reduction(norm(x))``.
 
-    Zeros behind the norm complete a map with odd sides, which the published network refuses.
+    Odd sides, which the published network does not take, are zero-padded after the norm.
 
     Args:
-        embed_dims: channels of x; the result has twice as many.
+        embed_dims: number of input channels; the result has twice as many.
     """
 
     def __init__(self, embed_dims: int):
@@ -64,13 +64,13 @@ class PatchMerging(nn.Module):
 
 
 class MixFormerBlock(nn.Module):
-    """Mix positions, then channels; each added to its input.
+    """Transformer block of mixing attention and an MLP, each with a residual connection.
 
     Args:
-        embed_dims: channels of x and of the result.
-        num_heads: of the attention.
-        drop_path: rate of stochastic depth, of both branches.
-        mask_padding: as in :class:`MixingAttention`.
+        embed_dims: number of input and output channels.
+        num_heads: number of attention heads.
+        drop_path: stochastic depth rate of both branches.
+        mask_padding: whether padding is masked; see :class:`MixingAttention`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, drop_path: float, mask_padding: bool):
@@ -89,9 +89,9 @@ class MixFormerBlock(nn.Module):
 
 
 def init_weights_as_published(network: nn.Module) -> None:
-    """Draw linear weights with deviation 0.02 and convolutions by Paddle's default.
+    """Initialise linear layers with standard deviation 0.02, convolutions with Paddle's default.
 
-    That default divides by all input channels, also where a depthwise convolution sees one.
+    That default counts all input channels as fan-in, even in a depthwise convolution.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -103,7 +103,7 @@ def init_weights_as_published(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-# of https://github.com/PaddlePaddle/PaddleClas
+# https://github.com/PaddlePaddle/PaddleClas
 VARIANTS = {
     "b0": dict(embed_dims=24, depths=(1, 2, 6, 6), num_heads=(3, 6, 12, 24), drop_path_rate=0.0),
     "b1": dict(embed_dims=32, depths=(1, 2, 6, 6), num_heads=(2, 4, 8, 16), drop_path_rate=0.0),
@@ -117,23 +117,23 @@ VARIANTS = {
 
 @MODELS.register_module()
 class MixFormer(HierarchicalBackbone):
-    """Compute the four feature maps of a MixFormer.
+    """MixFormer backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, rounding up, for images of any size. The published classifier
-    projects the last map before it pools, which is ``ProjectedPooling`` as a neck. Published
-    checkpoints load as they are, from the files of Paddle.
+    The feature maps have strides 4, 8, 16 and 32; their sides are rounded up. The published
+    classifier projects the last feature map before pooling: use ``ProjectedPooling`` as the neck.
+    Published Paddle checkpoints load without conversion.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows; channels double from stage
-            to stage, beginning with `embed_dims`.
-        mask_padding: leave what completes the windows out of all sums; the published weights were
-            trained without this, see :class:`MixingAttention`.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
-            None takes that of `arch`.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
-            a classifier, ``'none'`` none. How the authors normalised dense outputs is not
-            published; 'each' does it by layer norms, as Swin does.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows; the number of
+            channels starts at `embed_dims` and doubles with every stage.
+        mask_padding: whether the padding that completes the windows is masked. The published
+            weights were trained without; see :class:`MixingAttention`.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block. None takes the rate of `arch`.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last one, for a classifier; ``'none'`` no output. The authors'
+            normalisation for dense prediction is unpublished; 'each' uses layer norms, as in Swin.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     rename_rules = (

@@ -1,6 +1,6 @@
-"""ResNets whose 3×3 convolutions give way to another operator.
+"""ResNets in which another operator replaces 3×3 convolutions.
 
-The network is torchvision's; only the operator in its 3×3 slots is ours.
+The network is torchvision's; only the operator is ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,22 +23,24 @@ DEPTHS = {
 
 
 class HybridResNet(HierarchicalBackbone):
-    """Run a ResNet (v1.5) with another operator in the 3×3 slots of some stages or blocks.
+    """ResNet (v1.5) with another operator as the 3×3 convolutions of some stages or blocks.
 
-    A bottleneck has one slot, a basic block has two. Entries keep torchvision's names; those of the
-    operator stand under ``layerL.B.conv2``, in basic blocks under ``layerL.B.conv1`` too.
+    A bottleneck has one such convolution, a basic block has two. State dict entries keep
+    torchvision's names; those of the operator start with ``layerL.B.conv2``, in basic blocks also
+    with ``layerL.B.conv1``.
 
     Args:
-        depth: one of the network's `depths`.
+        depth: number of layers, one of the class's `depths`.
         hybrid_stages: for each of the four stages, whether its blocks use the operator, or the
-            numbers of the blocks that do, from 0.
-        make_operator: called with ``(in_channels, out_channels, stride=stride)`` for each slot.
-        zero_init_residual: begin with blocks that pass their input on, as the ResNets of the
-            OpenMMLab libraries do; without it a training from scratch begins with huge gradients.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+            indices, from 0, of the blocks that do.
+        make_operator: function that builds each operator, called with
+            ``(in_channels, out_channels, stride=stride)``.
+        zero_init_residual: whether each block starts as an identity, as the ResNets of the
+            OpenMMLab libraries do; otherwise training from scratch starts with huge gradients.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    # those of `DEPTHS` that the network has
+    # keys of `DEPTHS` that the network supports
     depths: ClassVar[Sequence[int]] = tuple(DEPTHS)
     rename_rules = ((r"^fc\.", "head.fc."),)
 
@@ -67,7 +69,7 @@ class HybridResNet(HierarchicalBackbone):
             for index in indices:
                 _fill_slots(stage[index], make_operator)
         for module in self.modules():
-            # as the publications do, operators included
+            # as published, including the convolutions inside the operators
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, block_type) and zero_init_residual:
@@ -91,7 +93,7 @@ class HybridResNet(HierarchicalBackbone):
 def _read_hybrid_stages(
     hybrid_stages: Sequence[bool | Sequence[int]], num_blocks: Sequence[int]
 ) -> list[list[int]]:
-    """List the blocks of each stage that use the operator."""
+    """Return the indices of the blocks of each stage that use the operator."""
     if len(hybrid_stages) != 4:
         raise ValueError(f"hybrid_stages needs four values, got {hybrid_stages}")
     hybrid_blocks = []
@@ -100,8 +102,8 @@ def _read_hybrid_stages(
             hybrid = range(number) if hybrid else ()
         if isinstance(hybrid, (int, str)) or not set(hybrid) <= set(range(number)):
             raise ValueError(
-                "hybrid_stages needs for each stage a bool or some numbers of its blocks, which "
-                f"are {', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
+                "hybrid_stages must have for each stage a bool or indices of its blocks, numbering "
+                f"{', '.join(map(str, num_blocks))}, counted from 0; got {hybrid_stages}"
             )
         hybrid_blocks.append(sorted(set(hybrid)))
     return hybrid_blocks

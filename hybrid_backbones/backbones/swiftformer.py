@@ -1,8 +1,8 @@
-"""SwiftFormer: convolutional stages that end with one block of linear-time attention each.
+"""SwiftFormer: convolutional stages, each of which ends with one linear-time attention block.
 
 Shaker et al., "SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile
-Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. The one idea: attention that is
-linear in the tokens can be afforded in every stage, also at stride 4, and once a stage is enough.
+Vision Applications", ICCV 2023, https://arxiv.org/abs/2303.15446. Attention with linear
+cost is affordable in every stage, also at stride 4, and one such block per stage is enough.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ MLP_RATIO = 4
 
 
 def layer_scale(embed_dims: int, value: float) -> nn.Parameter:
-    """Make a factor ``(C, 1, 1)`` of each channel of a map."""
+    """Build a learned factor ``(C, 1, 1)`` per channel of a feature map."""
     return nn.Parameter(torch.full((embed_dims, 1, 1), value))
 
 
 class ConvEncoder(nn.Module):
-    """Add a depthwise convolution and an MLP: ``x + s ⊙ pwconv2(GELU(pwconv1(BN(dwconv(x)))))``.
+    """Convolutional block: ``x + s ⊙ pwconv2(GELU(pwconv1(BN(dwconv(x)))))``.
 
     Args:
-        embed_dims: channels of x.
-        hidden_dims: channels inside the MLP.
+        embed_dims: number of input and output channels.
+        hidden_dims: number of hidden channels of the MLP.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: int):
@@ -48,11 +48,11 @@ class ConvEncoder(nn.Module):
 
 
 class NormedMlp(Mlp):
-    """Compute ``fc2(GELU(fc1(BN(x))))`` over the channels of each position of a map.
+    """MLP with batch normalisation, at each position: ``fc2(GELU(fc1(BN(x))))``.
 
     Args:
-        embed_dims: channels of x and of the result.
-        hidden_dims: channels in between.
+        embed_dims: number of input and output channels.
+        hidden_dims: number of hidden channels.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: int):
@@ -65,18 +65,19 @@ class NormedMlp(Mlp):
 
 
 class SwiftFormerEncoder(nn.Module):
-    """Mix neighbours, then all positions, then channels, each as a residual branch::
+    """Block of convolution, efficient additive attention and MLP, each with a residual connection::
 
         x = local_representation(x)
         x = x + s1 ⊙ attn(x)
         x = x + s2 ⊙ linear(x)
 
-    Attention has no normalisation before it.
+    The attention has no normalisation before it.
 
     Args:
-        embed_dims: channels of x.
-        drop_path: rate of stochastic depth, of the last two branches.
-        first_release: the form of :class:`EfficientAdditiveAttention`.
+        embed_dims: number of input and output channels.
+        drop_path: stochastic depth rate of the attention and the MLP branch.
+        first_release: whether the attention is that of the first release; see
+            :class:`EfficientAdditiveAttention`.
     """
 
     def __init__(self, embed_dims: int, drop_path: float, first_release: bool):
@@ -106,23 +107,23 @@ VARIANTS = {
 
 @MODELS.register_module()
 class SwiftFormer(HierarchicalBackbone):
-    """Compute the four feature maps of a SwiftFormer.
+    """SwiftFormer backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, for images of any size, which are rounded up. The published
-    classifier predicts by the mean of two linear layers, ``PairedLinearHead(average=True)``.
+    The feature maps have strides 4, 8, 16 and 32; their sides are rounded up. The published
+    classifier averages two linear layers: use ``PairedLinearHead(average=True)`` as the head.
 
-    .. warning:: Weights load into either form of the attention, but are right in one: those that
-       the authors linked before 2023-07-26 need ``first_release=True``, later ones and timm's do
-       not; see :class:`EfficientAdditiveAttention`.
+    .. warning:: Weights load into both forms of the attention, but are correct in only one: weights
+       that the authors linked before 2023-07-26 need ``first_release=True``; later ones and timm's
+       need ``first_release=False``. See :class:`EfficientAdditiveAttention`.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
-        first_release: whether attention has the form of the first release.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first;
-            as published, only the last block of each stage has it.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
-            a classifier, ``'none'`` none.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows.
+        first_release: whether the attention is that of the first release.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block. As published, it applies only to the last block of each stage.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last one, for a classifier; ``'none'`` no output.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     channels_last = True
@@ -144,7 +145,7 @@ class SwiftFormer(HierarchicalBackbone):
         (r"^norm\.", "final_norm."),
         (r"^head\.(weight|bias)$", r"head.fc.\1"),
         (r"^(dist_head|head_dist)\.", "head.paired_fc."),
-        # what else timm calls otherwise
+        # other names that only timm uses
         (r"^(stages\.\d)\.blocks\.", r"\1."),
         (r"\.attn\.proj\.", ".attn.Proj."),
         (r"\.gamma$", ""),

@@ -1,9 +1,9 @@
-"""UniFormer: convolution in high resolution, self-attention in low, in blocks of one form.
+"""UniFormer: convolution at high resolution and self-attention at low, in one form of block.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
 https://arxiv.org/abs/2201.09450. A block is a depthwise convolution as position encoding, a
-relation aggregator and a channel MLP. The aggregator relates neighbours in stages 1 and 2, and all
-positions in stages 3 and 4; for dense prediction, some blocks of stage 3 relate windows only.
+relation aggregator and an MLP. The aggregator is local (a convolution) in stages 1 and 2 and global
+(self-attention) in stages 3 and 4; for dense prediction, stage 3 can use window attention.
 """
 
 import warnings
@@ -20,22 +20,22 @@ from ..ops.uniformer import GlobalRelationAggregator, LocalRelationAggregator
 from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 ATTENTIONS = ("global", "hybrid", "windows")
-# of the blocks and of the dense outputs; the patch embeddings keep PyTorch's 1e-5, as published
+# for blocks and dense outputs; as published, patch embeddings keep PyTorch's eps of 1e-5
 BlockNorm = partial(LayerNorm2d, eps=1e-6)
 
 
 def position_encoding(embed_dims: int) -> nn.Conv2d:
-    """Make the depthwise 3×3 convolution that tells a block where its positions are."""
+    """Build the depthwise 3×3 convolution that encodes positions."""
     return nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
 
 
 def patch_embed(in_channels: int, embed_dims: int, patch_size: int = 2) -> PatchEmbed:
-    """Make the layer that leads to a stage."""
+    """Build the patch embedding before a stage."""
     return PatchEmbed(in_channels, embed_dims, patch_size, LayerNorm2d)
 
 
 def init_linear_layers(network: nn.Module) -> None:
-    """Initialise as published: linear layers anew, convolutions and norms as PyTorch does."""
+    """Initialise linear layers as published; convolutions and norms keep PyTorch's default."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -43,12 +43,12 @@ def init_linear_layers(network: nn.Module) -> None:
 
 
 class LocalBlock(nn.Module):
-    """Encode positions, relate neighbours, mix channels; each added to its input.
+    """Block of position encoding, local relation aggregator and MLP, with residual connections.
 
     Args:
-        embed_dims: channels of x and of the result.
-        mlp_ratio: hidden channels of the MLP per channel.
-        drop_path: rate of stochastic depth.
+        embed_dims: number of input and output channels.
+        mlp_ratio: ratio of the MLP's hidden channels to `embed_dims`.
+        drop_path: stochastic depth rate of the aggregator and the MLP.
     """
 
     def __init__(self, embed_dims: int, mlp_ratio: int, drop_path: float):
@@ -68,14 +68,14 @@ class LocalBlock(nn.Module):
 
 
 class GlobalBlock(nn.Module):
-    """Encode positions, relate all positions or those of a window, mix channels.
+    """Block of position encoding, self-attention and MLP, with residual connections.
 
     Args:
-        embed_dims: channels of x and of the result.
-        mlp_ratio: hidden channels of the MLP per channel.
-        drop_path: rate of stochastic depth.
-        layer_scale: whether learned factors, small at first, scale both branches by channel.
-        **kwargs: settings of :class:`GlobalRelationAggregator`.
+        embed_dims: number of input and output channels.
+        mlp_ratio: ratio of the MLP's hidden channels to `embed_dims`.
+        drop_path: stochastic depth rate of the attention and the MLP.
+        layer_scale: whether both branches have learned factors per channel, which start at 1e-6.
+        **kwargs: arguments of :class:`GlobalRelationAggregator`.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class GlobalBlock(nn.Module):
 
 
 SIZES = dict(embed_dims=(64, 128, 320, 512), head_dims=64, conv_stem=False, layer_scale=False)
-# Li et al., table 3, and the published code for what the paper leaves out. The shape of no weight
-# tells head_dims: the weights of small_plus load into small_plus_dim64 and compute something else
+# Li et al., table 3, and the published code for what the paper omits. No weight's shape depends on
+# head_dims: the weights of small_plus also load into small_plus_dim64, with wrong results
 VARIANTS = {
     "small": dict(SIZES, depths=(3, 4, 8, 3)),
     "small_plus": dict(SIZES, depths=(3, 5, 9, 3), head_dims=32, conv_stem=True),
@@ -113,7 +113,7 @@ VARIANTS = {
     "base": dict(SIZES, depths=(5, 8, 20, 7)),
     "base_ls": dict(SIZES, depths=(5, 8, 20, 7), layer_scale=True),
 }
-# of https://github.com/Sense-X/UniFormer, where stages count from 1
+# names of https://github.com/Sense-X/UniFormer, which numbers stages from 1
 STAGE_RULES = (
     (r"^blocks([12])\.(\d+)\.(conv1|conv2|attn)\.(weight|bias)$", r"blocks\1.\2.attn.\3.\4"),
     (r"^patch_embed1\.(proj\.(?=\d))?", "stem."),
@@ -126,23 +126,24 @@ STAGE_RULES = (
 
 @MODELS.register_module()
 class UniFormer(HierarchicalBackbone):
-    """Compute the four feature maps of a UniFormer.
+    """UniFormer backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, for images of any size: a patch stem, as published, cuts off
-    what is left over at the right and the bottom; a convolution stem (`small_plus`) rounds up.
+    The feature maps have strides 4, 8, 16 and 32. With a patch stem, as published, their sides are
+    rounded down; with a convolution stem (`small_plus`), up.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
-        attention: what a block of stage 3 relates: ``'global'`` all positions, ``'windows'`` those
-            of a window, ``'hybrid'`` all in each fourth block, those of a window in the others.
-            Stage 4 always relates all. The entries are the same: weights of one load into another.
-        window_size: side of the windows, in positions of stage 3.
-        mask_padding: keep what extends a map to whole windows out of the attention. The published
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows.
+        attention: self-attention of stage 3: ``'global'`` over all positions, ``'windows'`` within
+            windows, ``'hybrid'`` global in every fourth block and within windows in the others.
+            Stage 4 is always global. The weights are interchangeable.
+        window_size: side of the attention windows, in positions of stage 3.
+        mask_padding: whether attention masks the padding that completes the windows. The published
             networks were trained without; see :class:`GlobalRelationAggregator`.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'final'`` the last, for
-            a classifier, ``'none'`` none.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last one, for a classifier; ``'none'`` no output.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     rename_rules = (*STAGE_RULES, (r"^norm\.", "final_norm."))

@@ -1,8 +1,8 @@
-"""UniFormerLight: a small UniFormer whose attention evolves with the tokens' importance.
+"""UniFormerLight: a small UniFormer that prunes uninformative tokens from its attention.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
-https://arxiv.org/abs/2201.09450. In stages 3 and 4 a class token scores all tokens; each block
-relates the better half and one representative of the others, which follow it.
+https://arxiv.org/abs/2201.09450. In stages 3 and 4 a class token scores all tokens. Each
+block processes the better half and one representative of the others, which receive its update.
 """
 
 from collections.abc import Mapping
@@ -36,12 +36,12 @@ from .uniformer import (
 )
 
 MLP_RATIO = 3
-# of the tokens that a block relates one by one, and of the newest score in the running score
+# share of the tokens that a block processes individually; weight of the newest score
 KEEP_RATIO = TRADE_OFF = 0.5
 
 
 class Evolving(NamedTuple):
-    """What blocks of stages 3 and 4 hand on; the published code keeps scores in a global."""
+    """State that the blocks of stages 3 and 4 pass on; published with a global for the scores."""
 
     map: Tensor  # (B, C, H, W)
     cls: Tensor  # (B, 1, C), the class token
@@ -49,11 +49,11 @@ class Evolving(NamedTuple):
 
 
 class ClassTokenEmbed(PatchEmbed):
-    """Lead to stage 3: embed patches, and begin with a class token and without scores.
+    """Patch embedding before stage 3, which adds a class token and scores of zero.
 
     Args:
-        in_channels: channels of x.
-        embed_dims: channels of the result.
+        in_channels: number of input channels.
+        embed_dims: number of output channels.
     """
 
     def __init__(self, in_channels: int, embed_dims: int):
@@ -61,7 +61,7 @@ class ClassTokenEmbed(PatchEmbed):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
 
     def forward(self, x: Tensor) -> Evolving:
-        """Begin with a map ``(B, in_channels, H, W)``."""
+        """Embed a feature map ``(B, in_channels, H, W)``."""
         x = super().forward(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         score = x.new_zeros(x.shape[0], x.shape[2] * x.shape[3], dtype=dtype)
@@ -69,11 +69,11 @@ class ClassTokenEmbed(PatchEmbed):
 
 
 class EvolvingPatchEmbed(PatchEmbed):
-    """Lead to stage 4: embed patches of the map, project the class token, pool the scores.
+    """Patch embedding before stage 4, which also projects the class token and pools the scores.
 
     Args:
-        in_channels: channels of the map and the class token.
-        embed_dims: the same of the result.
+        in_channels: number of input channels of feature map and class token.
+        embed_dims: number of output channels of both.
     """
 
     def __init__(self, in_channels: int, embed_dims: int):
@@ -81,17 +81,17 @@ class EvolvingPatchEmbed(PatchEmbed):
         self.cls_upsample = nn.Linear(in_channels, embed_dims)
 
     def forward(self, x: Evolving) -> Evolving:
-        """Halve the map of `x`."""
+        """Embed the feature map, class token and scores of `x`."""
         score = pool_score(x.score, x.map.shape[2:])
         return Evolving(super().forward(x.map), self.cls_upsample(x.cls), score)
 
 
 class ScoringAttention(nn.Module):
-    """Compute multi-head self-attention, and how much of it the class token pays to each token.
+    """Multi-head self-attention that also scores tokens by the attention of the class token.
 
     Args:
-        embed_dims: channels of the tokens.
-        head_dims: channels of one head, a divisor of embed_dims.
+        embed_dims: number of channels of the tokens.
+        head_dims: number of channels per head, which must divide `embed_dims`.
     """
 
     def __init__(self, embed_dims: int, head_dims: int):
@@ -101,22 +101,23 @@ class ScoringAttention(nn.Module):
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map ``(B, 1 + N, C)``, the class token first, to the same and scores ``(B, N)``."""
+        """Map ``(B, 1 + N, C)``, the class token first, to the same shape and scores ``(B, N)``."""
         query, key, value = split_heads(self.qkv(tokens), self.num_heads)
         out = F.scaled_dot_product_attention(query, key, value)  # (B, h, 1 + N, d)
         return self.proj(out.transpose(1, 2).flatten(2)), class_token_score(query, key)
 
 
 class EvolvingBlock(nn.Module):
-    """Encode positions, then relate and mix the class token, the best tokens and a representative.
+    """Transformer block with position encoding and token pruning.
 
-    The other tokens receive what the representative receives.
+    Attention and MLP process the class token, the tokens with the highest scores and one
+    representative of the others; its update is added to all of these others.
 
     Args:
-        embed_dims: channels.
-        head_dims: channels of one head.
-        drop_path: rate of stochastic depth.
-        keep_ratio: how many of the tokens are the best.
+        embed_dims: number of channels of the tokens.
+        head_dims: number of channels per head, which must divide `embed_dims`.
+        drop_path: stochastic depth rate of the attention and the MLP.
+        keep_ratio: share of the tokens that are processed individually.
         trade_off: weight of the block's own score in the running score.
     """
 
@@ -150,7 +151,7 @@ class EvolvingBlock(nn.Module):
         if dropped.shape[1]:
             related.append(representative_token(dropped, score[:, num_kept:]))
         related, received, new_score = self._relate(torch.cat(related, 1))
-        # as published, no stochastic depth for these
+        # as published, without stochastic depth
         dropped = dropped + received[:, -1:]
         cls, kept = related[:, :1], related[:, 1 : num_kept + 1]
         score = update_score(score, new_score[:, :num_kept], self.trade_off)
@@ -166,10 +167,10 @@ class EvolvingBlock(nn.Module):
 
 
 class PairedNorm(nn.Module):
-    """Normalise the map and the class token, each for a classifier of its own.
+    """Norms of the feature map and the class token, which have separate classifiers.
 
     Args:
-        embed_dims: channels of both.
+        embed_dims: number of channels of both.
     """
 
     def __init__(self, embed_dims: int):
@@ -178,7 +179,7 @@ class PairedNorm(nn.Module):
         self.cls_norm = nn.LayerNorm(embed_dims)
 
     def forward(self, x: Evolving) -> tuple[Tensor, Tensor]:
-        """Return a map ``(B, C, H, W)`` and a class token as a map ``(B, C, 1, 1)``."""
+        """Return the feature map ``(B, C, H, W)`` and the class token as ``(B, C, 1, 1)``."""
         return self.map_norm(x.map), self.cls_norm(x.cls)[:, 0, :, None, None]
 
 
@@ -191,19 +192,20 @@ VARIANTS = {
 
 @MODELS.register_module()
 class UniFormerLight(HierarchicalBackbone):
-    """Compute the four feature maps of a light UniFormer.
+    """Light UniFormer backbone for images of any size.
 
-    Maps have strides 4, 8, 16 and 32, for images of any size. The stem rounds sizes up; the later
-    stages, as published, cut off what is left over at the right and the bottom.
+    The feature maps have strides 4, 8, 16 and 32. As published, the stem rounds their sides up and
+    the later stages round them down.
 
     Args:
-        arch: a key of `VARIANTS`, or a dict with the keys of its rows.
-        drop_path_rate: of stochastic depth in the last block, rising linearly from 0 in the first.
-        out_norm: ``'each'`` normalises each output, for dense prediction, ``'none'`` none.
-            ``'final'`` normalises the last, for a classifier, and appends the normalised class
-            token as a map ``(B, C, 1, 1)``: behind an average pooling, a
-            ``PairedLinearHead(average=False)`` classifies both, as published.
-        **kwargs: settings of :class:`HierarchicalBackbone`.
+        arch: key of `VARIANTS`, or a dict with the same keys as its rows.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'none'`` no output.
+            ``'final'`` normalises the last one and appends the normalised class token as
+            ``(B, C, 1, 1)``, for a classifier with average pooling and a
+            ``PairedLinearHead(average=False)``, as published.
+        **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     rename_rules = (
@@ -229,7 +231,7 @@ class UniFormerLight(HierarchicalBackbone):
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             if stage < 2:
                 return LocalBlock(self.channels[stage], MLP_RATIO, rate)
-            # there are no scores before the first block, which keeps all tokens
+            # the first block has no scores yet, so it keeps all tokens
             first = dict(keep_ratio=1, trade_off=1) if (stage, index) == (2, 0) else {}
             return EvolvingBlock(self.channels[stage], sizes["head_dims"], rate, **first)
 
@@ -247,7 +249,7 @@ class UniFormerLight(HierarchicalBackbone):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of the returned maps."""
+        """Number of channels of each returned feature map."""
         channels = super().out_channels
         return (*channels, channels[-1]) if self._has_pair else channels
 

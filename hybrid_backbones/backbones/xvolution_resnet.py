@@ -1,9 +1,9 @@
 """X-volution-ResNet: a ResNet whose 3×3 convolutions are X-volutions in one stage.
 
 Chen et al., "X-volution: On the Unification of Convolution and Self-attention", 2021,
-https://arxiv.org/abs/2106.02253. The paper replaces the 3×3 convolutions of one stage at a time and
-finds the third best. A basic block (depths 18 and 34) has two of them: both are replaced, which is
-our reading. The block's own batch normalisation stays behind the operator, which ends in its own.
+https://arxiv.org/abs/2106.02253. The paper replaces the 3×3 convolutions of one stage at a time;
+stage 3 gives the best results. A basic block (depths 18 and 34) has two of them; our reading is to
+replace both. The block keeps its batch normalisation after the operator's own.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from .resnet import HybridResNet
 
 @MODELS.register_module()
 class XVolutionResNet(HybridResNet):
-    """Compute the four feature maps of an X-volution-ResNet.
+    """X-volution-ResNet backbone for images of any size.
 
-    Maps have strides 4, 8, 16, 32 and 256, 512, 1024, 2048 channels, a quarter of that at depths 18
-    and 34, for images of any size.
+    The feature maps have strides 4, 8, 16, 32 and 256, 512, 1024, 2048 channels; a quarter of the
+    channels at depths 18 and 34.
 
     Args:
-        depth: 18, 34, 50 or 101.
-        hybrid_stages: for each of the four stages, whether its 3×3 convolutions are X-volutions, or
-            the numbers of the blocks where they are.
-        num_heads: of X-volution.
-        attention: of X-volution, ``'shift'`` or ``'global'``.
-        merged: build what :meth:`switch_to_deploy` makes, for its checkpoints.
-        **kwargs: settings of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
+        depth: number of layers: 18, 34, 50 or 101.
+        hybrid_stages: for each of the four stages, whether X-volutions replace its 3×3
+            convolutions, or the indices of the blocks in which they do.
+        num_heads: number of attention heads of each X-volution.
+        attention: attention branch of X-volution, ``'shift'`` or ``'global'``.
+        merged: whether to build the form after :meth:`switch_to_deploy`, for its checkpoints.
+        **kwargs: arguments of :class:`HybridResNet` and :class:`HierarchicalBackbone`.
 
     Raises:
-        ValueError: for settings other than these; global attention cannot be merged.
+        ValueError: if an argument has another value, or for merged global attention.
     """
 
     depths = (18, 34, 50, 101)
@@ -55,9 +55,9 @@ class XVolutionResNet(HybridResNet):
         super().__init__(depth, hybrid_stages, make_operator, **kwargs)
 
     def switch_to_deploy(self) -> None:
-        """Merge all operators in place; mmpretrain's name for it.
+        """Merge the branches of all X-volutions in place; the name is mmpretrain's.
 
         Raises:
-            ValueError: in training mode, and where nothing can be merged.
+            ValueError: in training mode, or if no X-volution can be merged.
         """
         merge_xvolutions(self)

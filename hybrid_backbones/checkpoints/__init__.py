@@ -1,4 +1,4 @@
-"""Checkpoints: read without running code in them, load strictly under their published names."""
+"""Checkpoints: safe reading, without running code, and strict loading of published names."""
 
 from .guard import guard_loads
 from .load import (

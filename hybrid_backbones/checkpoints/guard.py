@@ -1,8 +1,8 @@
-"""Checkpoints that the host loads, guarded for the time of a run.
+"""Context manager that makes mmengine load checkpoints safely and strictly.
 
-mmengine runs the code in a checkpoint where it cannot be read without, for ``load_from``,
-``resume`` and ``init_cfg=dict(type='Pretrained')`` alike, and always where a URL is loaded. What
-does not fit it only logs.
+mmengine falls back to running the code in a checkpoint, for ``load_from``, ``resume`` and
+``init_cfg=dict(type='Pretrained')``, and always runs it for URLs. Entries that do not fit are only
+logged.
 """
 
 import logging
@@ -19,19 +19,20 @@ from torch import nn
 from .load import load_pretrained
 from .read import RUN_CODE, read_file
 
-# PyTorch's own switches, which processes that are started inherit
+# PyTorch's environment variables, which child processes inherit
 FORCED_SAFE, FORCED_UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @contextmanager
 def guard_loads(*, run_code: bool = False) -> Iterator[None]:
-    """Read each checkpoint as :func:`read_checkpoint` does, whichever library asks for it.
+    """Make all libraries read checkpoints as :func:`read_checkpoint` does.
 
-    All loading ends in `torch.load`, which is replaced here, in this process and those that it
-    forks or starts. ``init_cfg=dict(type='Pretrained')`` loads as :func:`load_pretrained` does.
+    Replaces `torch.load`, on which all loading relies, in this process and its forks; processes
+    started otherwise inherit PyTorch's safe mode. ``init_cfg=dict(type='Pretrained')`` loads as
+    :func:`load_pretrained` does.
 
     Args:
-        run_code: run the code in checkpoints all the same, which can do whatever the user can.
+        run_code: whether code in checkpoints runs nevertheless, with all rights of the user.
     """
 
     def load(f, map_location=None, *args, **kwargs):
@@ -39,8 +40,8 @@ def guard_loads(*, run_code: bool = False) -> Iterator[None]:
 
     if run_code:
         print_log(
-            "checkpoints are read with their code, which can do on this machine whatever you can: "
-            "only for files that you would run as a program",
+            "code in checkpoints will be run and can do on this machine whatever you can: load "
+            "only files that you would run as a program",
             logger="current",
             level=logging.WARNING,
         )

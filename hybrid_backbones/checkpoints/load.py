@@ -1,7 +1,7 @@
-"""Load checkpoints: rename published entries by rules, load strictly, report.
+"""Strict loading of checkpoints, with rules that rename published entries.
 
-mmengine loads non-strictly, so a published file with its own names would load nothing and only log
-it. Here everything fits, or nothing is loaded.
+mmengine loads non-strictly: a published file with other names would load nothing, with only a log
+message. Here either every entry fits or nothing is loaded.
 """
 
 import logging
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from .read import read_checkpoint, read_state_dict
 
-# names that one error message lists of each kind
+# maximum number of names per kind of problem in an error message
 MAX_LISTED = 20
 
 
 class LoadReport(NamedTuple):
-    """What became of each entry, by name."""
+    """Names of the entries that were loaded, dropped or left at their initialisation."""
 
     loaded: list[str]  # names in the model
-    dropped: list[str]  # names in the checkpoint that the model has no place for, by rule
+    dropped: list[str]  # names in the checkpoint that the model omits, by rule
     fresh: list[str]  # names in the model that keep their initialisation, by rule
 
     def __str__(self) -> str:
@@ -43,21 +43,24 @@ def _list(names: Sequence[str]) -> str:
 
 
 def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadReport:
-    """Load weights with their published names into a backbone or into a model around one.
+    """Load weights with published names into a backbone, or into a model that contains one.
 
-    The backbone's `rename_rules` give the names; its classifier is loaded where the model is an
-    mmpretrain classifier and dropped elsewhere. Checkpoints of this project's own classifiers load
-    too. The model is changed only if every entry fits.
+    The backbone's `rename_rules` translate the names. The published classifier is loaded into an
+    mmpretrain classifier and dropped for other models. Checkpoints of this project's classifiers
+    load too. The model changes only if every entry fits.
 
     Args:
-        model: a backbone of this package, or a model with one as its attribute `backbone`.
-        checkpoint: as for :func:`read_state_dict`.
+        model: backbone of this package, or a model with one as its attribute `backbone`.
+        checkpoint: path, URL or dict, as for :func:`read_state_dict`.
+
+    Returns:
+        names of the entries that were loaded, dropped or left at their initialisation.
 
     Raises:
-        ValueError: lists the entries that are missing, unexpected, of another shape or kind, or not
-            finite.
+        ValueError: lists the entries that are missing, unexpected, not finite, or of another shape
+            or kind.
     """
-    # a detector may have rules for all that it has
+    # a detector may have rules for all of its entries
     backbone = model if hasattr(model, "rename_rules") else getattr(model, "backbone", model)
     if not hasattr(backbone, "rename_rules"):
         raise ValueError(
@@ -74,7 +77,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
 def _match_published(
     target: nn.Module, backbone: nn.Module, checkpoint: str | Path | Mapping
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Give the weights of a checkpoint the names that they have in a classifier or a backbone."""
+    """Return a checkpoint's weights under the names that they have in the target, and a report."""
     own, is_classifier = target.state_dict(), target is not backbone
     given, dropped = {}, []
     for name, value in read_state_dict(checkpoint).items():
@@ -88,12 +91,12 @@ def _match_published(
         if ours not in own and not is_classifier and backbone.is_droppable(renamed):
             dropped.append(name)
         elif ours in given:
-            raise ValueError(f"two entries of the checkpoint stand for {ours}, one is {name}")
+            raise ValueError(f"two entries of the checkpoint are renamed to {ours}, one is {name}")
         else:
             given[ours] = value
 
     missing = own.keys() - given.keys()
-    # of each kind all or none: a checkpoint with some of them has lost the others
+    # a checkpoint has all entries of a kind or none: with only some, the others are missing
     absent = [p for p in backbone.fresh_entries if not any(re.search(p, name) for name in given)]
     fresh = [name for name in missing if any(re.search(p, name) for p in absent)]
     _require_fit(type(backbone).__name__, own, given, missing.difference(fresh))
@@ -101,19 +104,19 @@ def _match_published(
 
 
 def load_trained(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
-    """Load what a training of this very model has saved; for a classifier, published weights too.
+    """Load a checkpoint that was saved in training the same model, or a published classifier.
 
     Raises:
-        ValueError: as for :func:`load_published`.
+        ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
     _unwrap(model).load_state_dict(trained_weights(model, checkpoint))
 
 
 def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
-    """Return the entries of a model with the values that :func:`load_trained` loads.
+    """Return the state dict that :func:`load_trained` loads into a model.
 
     Raises:
-        ValueError: as for :func:`load_published`.
+        ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
     model = _unwrap(model)
     if not _is_classifier(model):
@@ -124,10 +127,10 @@ def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[
 
 
 def require_same_entries(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint whose entries are those of the model.
+    """Return the weights of a checkpoint that has exactly the entries of the model.
 
     Raises:
-        ValueError: as for :func:`load_published`.
+        ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
     model = _unwrap(model)
     own, given = model.state_dict(), read_state_dict(checkpoint)
@@ -136,10 +139,10 @@ def require_same_entries(model: nn.Module, checkpoint: str | Path | Mapping) -> 
 
 
 def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
-    """Check that the weights of a checkpoint fit, and that mmengine will not run a part of it.
+    """Check that a checkpoint fits the model, and that mmengine will not run code in it.
 
     Raises:
-        ValueError: as for :func:`load_published`, or for a program in the meta data.
+        ValueError: if the checkpoint does not fit, or holds a program in its meta data.
     """
     is_file = isinstance(checkpoint, str | Path)
     content = read_checkpoint(checkpoint) if is_file else checkpoint
@@ -147,7 +150,7 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
     if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(
             "the checkpoint holds a program as meta.config, which mmengine would run on resuming: "
-            "only checkpoints that tools/train.py saved are resumed"
+            "resume only checkpoints that tools/train.py has saved"
         )
     require_same_entries(model, content)
 
@@ -155,16 +158,16 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
 def load_pretrained(
     module: nn.Module, checkpoint: str | Path | Mapping, prefix: str | None = None
 ) -> None:
-    """Load what a checkpoint has for a module, as ``init_cfg=dict(type='Pretrained')`` asks for.
+    """Load the entries of a checkpoint that a module has, for ``init_cfg=dict(type='Pretrained')``.
 
-    A part may be missing, such as an operator that the published network does not have, and a part
-    unexpected, such as the classifier of a backbone; both are logged.
+    Some entries may be missing (an operator that the published network does not have) or
+    unexpected (the classifier of a published backbone); both are logged.
 
     Args:
-        prefix: loads the entries under this prefix only, without it.
+        prefix: prefix of the entries to load, removed from their names; None loads all entries.
 
     Raises:
-        ValueError: where nothing fits, and for entries of another shape or kind, or not finite.
+        ValueError: if nothing fits, or an entry is not finite or of another shape or kind.
     """
     given = read_state_dict(checkpoint)
     if prefix is not None:
@@ -175,7 +178,7 @@ def load_pretrained(
     try:
         # a module may rename and resize entries while it loads
         missing, unexpected = module.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # PyTorch's list of what does not fit, on many lines
+    except RuntimeError as error:  # PyTorch's list of mismatches, on many lines
         raise ValueError(" ".join(str(error).split())) from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
@@ -195,18 +198,18 @@ def load_pretrained(
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    """Return what DistributedDataParallel has wrapped."""
+    """Return the model inside a DistributedDataParallel wrapper."""
     return getattr(model, "module", model)
 
 
 def _is_classifier(model: nn.Module) -> bool:
-    """Tell whether a model is a classifier around one of our backbones."""
+    """Return whether a model is a classifier with one of our backbones."""
     backbone = getattr(model, "backbone", None)
     return hasattr(backbone, "rename_rules") and getattr(model, "head", None) is not None
 
 
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    """Apply (pattern, replacement) rules in turn, after stripping our own ``backbone.``."""
+    """Remove the prefix ``backbone.``, then apply (pattern, replacement) rules in turn."""
     name = name.removeprefix("backbone.")
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
@@ -229,7 +232,7 @@ def _require_fit(network: str, own: Mapping, given: Mapping, missing: set[str]) 
 
 
 def _misfits(own: Mapping, given: Mapping) -> dict[str, list[str]]:
-    """List entries of the right name and shape with values that the model cannot have."""
+    """Return the entries with matching name and shape but unusable values, by kind of problem."""
     fitting = [n for n in sorted(own.keys() & given.keys()) if own[n].shape == given[n].shape]
     kinds = [
         f"{name}: {given[name].dtype} instead of {own[name].dtype}"
@@ -245,9 +248,9 @@ def _misfits(own: Mapping, given: Mapping) -> dict[str, list[str]]:
 def _is_finite(values: Tensor) -> bool:
     if not values.is_floating_point() or not values.numel():
         return True
-    # 8 bits have no reductions
+    # PyTorch has no reductions of 8-bit floats
     values = values.float() if values.itemsize == 1 else values
-    # many times faster than `isfinite` of each value
+    # many times faster than `isfinite` on every value
     return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
@@ -261,15 +264,15 @@ def _raise_problems(network: str, problems: Mapping[str, Sequence[str]], hint: s
 
 @WEIGHT_INITIALIZERS.register_module(name="Published")
 class PublishedInit:
-    """Initialise from a checkpoint: ``init_cfg=dict(type='Published', checkpoint=...)``."""
+    """Initialiser from published weights: ``init_cfg=dict(type='Published', checkpoint=...)``."""
 
     def __init__(self, checkpoint: str | Path):
         self.checkpoint = checkpoint
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into `module`, as :func:`load_published` does."""
+        """Load the checkpoint into `module` with :func:`load_published`."""
         report = load_published(module, self.checkpoint)
-        # what has been loaded must not be initialised again by a method of its own
+        # keep the `init_weights` of submodules from overwriting loaded weights
         for name, part in module.named_modules():
             if isinstance(part, BaseModule) and any(
                 entry.startswith(f"{name}.") for entry in report.loaded

@@ -1,7 +1,7 @@
-"""Checkpoints of PaddlePaddle: read `.pdparams` files without Paddle, and into PyTorch's layout.
+"""PaddlePaddle checkpoints: reading `.pdparams` files without Paddle, in PyTorch's layout.
 
-Such a file is a pickle of a dict of numpy arrays. A pickle may name any function to be called, so
-the few that arrays need are listed here, and a file that names another is refused.
+Such a file is a pickle of a dict of numpy arrays. A pickle can call any function, so only the few
+that arrays need are allowed here.
 """
 
 import pickle
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 SUFFIX = ".pdparams"
-# an entry that names the others as Paddle does internally
+# entry that maps the other names to Paddle's internal names
 NAME_TABLE = "StructuredToParameterName@@"
-# where batch normalisation keeps its statistics
+# Paddle's and PyTorch's names of the batch normalisation statistics
 STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
-# of what arrays may be
+# allowed data types of arrays
 KINDS = {np.dtype(kind) for kind in ("f2", "f4", "f8", "i4", "i8", "?")}
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Stand in for `_codecs.encode`, which pickles of protocol 2 make bytes with."""
+    """Replace `_codecs.encode`, with which pickles of protocol 2 create bytes."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes of an array may not be encoded as {encoding!r}")
+        raise pickle.UnpicklingError(f"array bytes must be encoded as latin1, got {encoding!r}")
     return text.encode("latin1")
 
 
-# numpy 2 has moved what arrays are made with; builtins have another name before protocol 3
+# numpy 2 renamed `core` to `_core`; before pickle protocol 3, builtins have another name
 ALLOWED = {
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
@@ -53,48 +53,48 @@ ALLOWED = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle arrays in dicts and tuples, and refuse all else."""
+    """Unpickler that accepts only arrays, dicts and tuples."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a file may name.
+        """Return the object that a file names.
 
         Raises:
-            UnpicklingError: for anything but `ALLOWED`.
+            UnpicklingError: if the object is not in `ALLOWED`.
         """
         try:
             return ALLOWED[f"{module}.{name}"]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"it names {module}.{name}, which arrays do not need; nothing of it was executed"
+                f"it names {module}.{name}, which arrays do not need; no code in it was executed"
             ) from None
 
 
 def read_paddle(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a `.pdparams` file, named and laid out as :func:`from_paddle` does.
+    """Read the weights of a `.pdparams` file and convert them with :func:`from_paddle`.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is of another kind, cut short, or names code; nothing of it is run.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is of another kind, cut short, or names code, which is never run.
     """
     try:
         with open(path, "rb") as file:
             content = ArrayUnpickler(file).load()
     except FileNotFoundError:
         raise
-    except Exception as error:  # a file of another kind fails in many ways
-        raise ValueError(f"{str(path)!r} holds no weights of Paddle: {error}") from error
+    except Exception as error:  # files of other kinds raise many types of errors
+        raise ValueError(f"{str(path)!r} holds no Paddle weights: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"{str(path)!r} holds no weights of Paddle: expected a dict of arrays, "
+            f"{str(path)!r} holds no Paddle weights: expected a dict of arrays, "
             f"got {type(content).__name__}"
         )
     return from_paddle(content)
 
 
 def is_paddle(content: Mapping[str, Any]) -> bool:
-    """Tell whether weights in memory are arrays with the names that Paddle gives.
+    """Return whether weights in memory are arrays with Paddle's names.
 
-    A network without batch normalisation is not recognised: its names tell nothing of the layout.
+    A network without batch normalisation is not recognised, because its names do not differ.
     """
     return any(
         str(name).endswith("._mean") and not isinstance(value, Tensor)
@@ -103,30 +103,30 @@ def is_paddle(content: Mapping[str, Any]) -> bool:
 
 
 def from_paddle(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Rename and transpose weights of Paddle as PyTorch has them.
+    """Convert Paddle weights to PyTorch's names and layout.
 
-    Statistics of batch normalisation get their name and a counter beside them, and the weights of
-    linear layers, ``(in, out)`` in Paddle, become ``(out, in)``.
+    Batch normalisation statistics are renamed and get a batch counter; weights of linear layers are
+    transposed from ``(in, out)`` to ``(out, in)``.
 
     Args:
         content: arrays by name, or pairs of an internal name and an array.
 
     Raises:
-        ValueError: names what is no array of numbers.
+        ValueError: names an entry that is not an array of numbers.
     """
     state_dict = {}
     for name, value in content.items():
         if name == NAME_TABLE:
             continue
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        # bfloat16 is no weight here: Paddle writes it as uint16, which would load as integers
+        # bfloat16 is refused: Paddle writes it as uint16, which would load as integers
         if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in KINDS:
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"expected numpy arrays of weights, as Paddle has; {name} is {kind}")
+            raise ValueError(f"expected numpy arrays of weights, as in Paddle; {name} is {kind}")
         *owner, entry = str(name).split(".")
         if array.ndim == 2 and entry == "weight":
             array = array.T
-        # a copy in the byte order and the layout that PyTorch takes
+        # copy into the byte order and memory layout that PyTorch supports
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         state_dict[".".join([*owner, STATISTICS.get(entry, entry)])] = torch.from_numpy(array)
         if entry == "_variance":

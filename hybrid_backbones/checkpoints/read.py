@@ -1,7 +1,7 @@
-"""Read checkpoint files: no code in them is run, and damage is found.
+"""Reading of checkpoint files, without running code in them and with checks for damage.
 
-A checkpoint is a pickle, which may name any function to be called. Only those that weights and
-mmengine's log need are allowed here.
+A checkpoint is a pickle, which can call any function. Only those that weights and mmengine's log
+need are allowed here.
 """
 
 import pickle
@@ -23,29 +23,29 @@ from torch import Tensor
 
 from .paddle import SUFFIX, from_paddle, is_paddle, read_paddle
 
-# keys under which training scripts store the weights, in the order of trial
+# keys under which training scripts store the weights, in the order in which they are tried
 STATE_DICT_KEYS = ("state_dict", "model")
-# whether the code in checkpoints is run; only `guard_loads` sets it
+# whether code in checkpoints is run; only `guard_loads` sets it
 RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
-# what the readers of zip, pickle and tensors raise for a file that is broken or of another kind
+# errors of the zip, pickle and tensor readers for files that are broken or of another kind
 UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(ArithmeticError, MemoryError),
 )
 
-# `guard_loads` puts another in its place
+# the original, since `guard_loads` replaces `torch.load`
 _torch_load = torch.load
 
 
 def _statistic(owner: type, name: str):
-    """Stand in for `getattr`, with which mmengine's log names its statistics."""
+    """Replace `getattr`, with which mmengine's log names its statistics."""
     if owner is not HistoryBuffer or name not in ("current", "max", "mean", "min"):
         raise pickle.UnpicklingError(f"a checkpoint may not look up {name!r} of {owner!r}")
     return getattr(owner, name)
 
 
-# mmengine's checkpoints hold its log too, in numpy arrays and scalars
+# mmengine's checkpoints also hold its log, as numpy arrays and scalars
 SAFE_GLOBALS = [
     HistoryBuffer,
     (_statistic, "builtins.getattr"),
@@ -55,20 +55,19 @@ SAFE_GLOBALS = [
     np.float64(0).__reduce__()[0],
     *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
 ]
-# for versions of mmengine that call `torch.load` without further ado
+# for versions of mmengine that call `torch.load` directly
 torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
 
 def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint, whatever training script wrote it.
+    """Read the weights of a checkpoint of any training script.
 
     Args:
-        checkpoint: a path, an http(s) URL, or an already loaded dict; the weights themselves or a
-            dict that holds them under ``state_dict`` or ``model``. Paddle's ``.pdparams`` and
-            arrays are converted.
+        checkpoint: path, http(s) URL or loaded dict of the weights, or of a dict that holds them
+            under ``state_dict`` or ``model``. Paddle's ``.pdparams`` and arrays are converted.
 
     Raises:
-        ValueError: where there is no such file, it is not a checkpoint, or holds no weights.
+        ValueError: if the file does not exist, is not a checkpoint or holds no weights.
     """
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     for key in STATE_DICT_KEYS:
@@ -82,13 +81,13 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     if others or not content:
         raise ValueError(
             "no weights in the checkpoint: expected named tensors, bare or under one of "
-            f"{STATE_DICT_KEYS}, got other things, {others[:8]}"
+            f"{STATE_DICT_KEYS}, got other entries {others[:8]}"
         )
     for name, value in content.items():
         if unusable := _unusable(value):
             raise ValueError(
-                f"{name} of the checkpoint is {unusable}: expected dense tensors, as "
-                "model.state_dict() has them"
+                f"{name} of the checkpoint is {unusable}: expected dense tensors, as in "
+                "model.state_dict()"
             )
     state_dict = {str(name): value for name, value in content.items()}
     if all(name.startswith("module.") for name in state_dict):
@@ -97,10 +96,10 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
 
 
 def read_checkpoint(checkpoint: str | Path) -> Mapping:
-    """Read all that a checkpoint file or URL holds, without running code in it.
+    """Read the whole content of a checkpoint file or URL, without running code in it.
 
     Raises:
-        ValueError: where there is no such file, it is not a checkpoint, or damaged.
+        ValueError: if the file does not exist, is not a checkpoint or is damaged.
     """
     path = str(checkpoint)
     downloaded = path.startswith(("http://", "https://"))
@@ -115,14 +114,14 @@ def read_checkpoint(checkpoint: str | Path) -> Mapping:
 
 
 def read_file(file: str | Path | BinaryIO, map_location: Any = None) -> Any:
-    """Read what `torch.save` has written, as `torch.load` does, but safely.
+    """Read a file that `torch.save` has written, without running code in it.
 
-    The checksums of a file are verified, which `torch.load` does not do; only files in the format
-    from before PyTorch 1.6 have none. No code in it is run.
+    Unlike `torch.load`, this verifies the checksums of the file, which only the format from before
+    PyTorch 1.6 lacks.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is not a checkpoint, is damaged, or needs code to be run.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a checkpoint, is damaged, or needs code to be run.
     """
     try:
         _require_checksums(file)
@@ -138,11 +137,11 @@ def read_file(file: str | Path | BinaryIO, map_location: Any = None) -> Any:
 
 
 def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
-    """Return what a checkpoint says of the data that it was trained on, or None.
+    """Return the description of the training data that a checkpoint holds.
 
     Returns:
-        a dict that has names under `classes`, and for segmentation colours under `palette`.
-        Published weights say nothing.
+        a dict with names under `classes`, and for segmentation colours under `palette`; None if
+        the checkpoint holds none, as published weights do.
     """
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     meta = content.get("meta") if isinstance(content, Mapping) else None
@@ -153,7 +152,7 @@ def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
 
 
 def _unusable(value: Tensor) -> str | None:
-    """Say why a tensor cannot become an entry of a model, or None where it can."""
+    """Return why a tensor cannot become an entry of a model, or None if it can."""
     if value.is_meta:
         return "a meta tensor, which has no values"
     if value.is_quantized:
@@ -164,14 +163,14 @@ def _unusable(value: Tensor) -> str | None:
 
 
 def _require_checksums(file: str | Path | BinaryIO) -> None:
-    """Compare the checksum of each record with its content, in about half the time of reading."""
+    """Verify the checksum of each record, in about half the time of reading the file."""
     with nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:
         start = stream.tell()
         is_zip = stream.read(4) == b"PK\x03\x04"
         stream.seek(start)
         if is_zip:
             with zipfile.ZipFile(stream) as archive:
-                # PyTorch can be set to write none, which are zeros
+                # PyTorch can be configured to write no checksums, which are then zero
                 if any(record.CRC for record in archive.infolist()) and (bad := archive.testzip()):
                     raise zipfile.BadZipFile(f"the checksum of its record {bad!r} is wrong")
             stream.seek(start)
@@ -179,9 +178,9 @@ def _require_checksums(file: str | Path | BinaryIO) -> None:
 
 @contextmanager
 def _allow_safe_globals() -> Iterator[None]:
-    """Allow what we and users have chosen, but not `getattr`, which mmengine adds when it reads.
+    """Allow our safe globals and the user's, but not `getattr`, which mmengine adds when it reads.
 
-    When it has read, it also removes some that are ours.
+    After reading, mmengine also removes some of ours.
     """
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
@@ -196,27 +195,27 @@ def _allow_safe_globals() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why a file cannot be read, without PyTorch's advice to run the code in it."""
+    """Return why a file cannot be read, without PyTorch's advice to run the code in it."""
     if isinstance(error, EOFError):
         return "it is empty or cut short"
     if isinstance(error, zipfile.BadZipFile):
         return f"it is damaged or cut short ({error})"
     if "TorchScript" in str(error):
-        return "it is a program of TorchScript; expected what torch.save(model.state_dict()) writes"
+        return "it is a TorchScript program; expected a file of torch.save(model.state_dict())"
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         return (
-            f"it names {named[1]}, which weights do not need and which may run code; nothing of it "
+            f"it names {named[1]}, which weights do not need and which may run code; no code in it "
             "was executed. Get a file of the weights alone, which torch.save(model.state_dict()) "
             "writes"
         )
     if isinstance(error, pickle.UnpicklingError):
-        # PyTorch puts its advice around the reason
+        # PyTorch wraps the reason in its advice
         error = error.__context__ or error
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _download(url: str) -> str:
-    """Download a checkpoint into PyTorch's cache, unless it is there, and return its path."""
+    """Download a checkpoint into PyTorch's cache unless it is cached, and return its path."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Data: the embedded mini set, and loading that names the file when something is wrong with it."""
+"""Datasets and loading transforms whose errors name the faulty file."""

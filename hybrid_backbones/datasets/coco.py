@@ -1,4 +1,4 @@
-"""COCO annotations, checked: mmdet would pass over mistakes in silence, or fail far from them."""
+"""COCO datasets with checked annotations; mmdet ignores mistakes or fails with unclear errors."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from .coco_checks import BOX_CHECKS, LEFT_OUT, MASK_CHECKS, REFUSED, Finding, find_faults
 
 IDS, NUMBERS = (int, str), (int, float)
-# what each section calls its entries, and the fields that they must have
+# the kind of entry in each section, and the fields that it must have
 SECTIONS = dict(
     images=("image", dict(id=IDS, file_name=str, width=NUMBERS, height=NUMBERS)),
     annotations=(
@@ -26,20 +26,20 @@ SECTIONS = dict(
 
 
 class CheckedCOCO(COCO):
-    """pycocotools' index of an annotation file, which is what it should be.
+    """pycocotools' index of an annotation file, with checks.
 
-    Annotations that cannot be used are marked ``ignore``, so mmdet passes over them; one warning
-    counts them and names the first of each fault.
+    Unusable annotations are marked ``ignore``, so that mmdet skips them; one warning counts them
+    and names the first annotation with each fault.
 
     Args:
-        annotation_file: path of the file.
-        classes: names that must be among its categories.
-        allow_others: whether it may have more.
-        with_masks: whether the masks are used.
-        evaluates: whether a metric reads the file, too, which passes over nothing.
+        annotation_file: path of the annotation file.
+        classes: names of the categories that the file must have.
+        allow_others: whether the file may have other categories.
+        with_masks: whether masks are used, and therefore checked.
+        evaluates: whether a metric also reads the file; a metric skips no annotations.
 
     Raises:
-        ValueError: names the file and what is wrong in it.
+        ValueError: names the file and its fault.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class CheckedCOCO(COCO):
         self._check_annotations(classes, with_masks)
 
     def createIndex(self) -> None:  # noqa: N802 - pycocotools calls it with the file's contents
-        """Index the contents, where each entry has its fields and an id of its own."""
+        """Check that each entry has its fields and a unique id, then index the contents."""
         for section, (kind, fields) in SECTIONS.items():
             entries = self.dataset.get(section)
             if not isinstance(entries, list):
                 raise self._malformed(f"no list of {section}")
             if kind == "annotation" and self.evaluates:
-                # which the metric reads and training does not need
+                # only the metric reads this field
                 fields = dict(fields, iscrowd=int)
             self._require_fields(entries, kind, fields)
             self._require_unique_ids(entries, kind)
@@ -99,7 +99,7 @@ class CheckedCOCO(COCO):
         known = {}
         for entry in entries:
             earlier = known.setdefault(entry["id"], entry)
-            # joined files list the same image twice
+            # merged files may list the same image twice
             if earlier is not entry and (kind != "image" or earlier != entry):
                 raise self._malformed(f"two entries with the id of {kind} {entry['id']}")
 
@@ -107,7 +107,7 @@ class CheckedCOCO(COCO):
         for key, known in (("category_id", self.cats), ("image_id", self.imgs)):
             used = {annotation[key] for annotation in self.anns.values()}
             if unknown := sorted(used - known.keys()):
-                raise self._malformed(f"annotations with {key} {unknown[:5]}, which it lacks")
+                raise self._malformed(f"annotations refer to unknown {key} {unknown[:5]}")
 
     def _require_categories(self, classes: Sequence[str], allow_others: bool) -> None:
         names = {category["name"] for category in self.cats.values()}
@@ -138,7 +138,7 @@ class CheckedCOCO(COCO):
             print_log(report, logger="current", level=logging.WARNING)
 
     def _treat(self, finding: Finding) -> str:
-        """Leave annotations out, or refuse them; return the line of the report."""
+        """Mark or refuse faulty annotations, and return their line of the report."""
         (fault, _, remedy, field), annotations = finding
         first = annotations[0]
         found = (
@@ -163,14 +163,14 @@ class CheckedCOCO(COCO):
 
 @DATASETS.register_module()
 class CheckedCocoDataset(CocoDataset):
-    """Read COCO annotations as mmdet does, where they are what the config expects.
+    """COCO dataset of mmdet that checks the annotations against the config.
 
-    The masks are checked where the pipeline loads them.
+    Masks are checked if the pipeline loads them.
 
     Raises:
-        ValueError: names the annotation file that is missing or malformed, that lacks a class of
-            the config, that has a category which the config does not know, or that has nothing to
-            train on. With ``metainfo=dict(classes=...)`` the file may have more than these.
+        ValueError: names an annotation file that is missing or malformed, lacks a class of the
+            config, has a category that is not in the config (allowed with
+            ``metainfo=dict(classes=...)``), or contains nothing to train on.
     """
 
     def __init__(self, *args, metainfo: dict | None = None, **kwargs):
@@ -178,8 +178,8 @@ class CheckedCocoDataset(CocoDataset):
         super().__init__(*args, metainfo=metainfo, **kwargs)
 
     @property
-    def COCOAPI(self):  # noqa: N802 - mmdet's name for what reads the file
-        """The reader that mmdet calls with the path."""
+    def COCOAPI(self):  # noqa: N802 - mmdet's name for the reader
+        """Reader that mmdet calls with the path of the annotation file."""
         return partial(
             CheckedCOCO,
             classes=self.metainfo["classes"],
@@ -189,11 +189,11 @@ class CheckedCocoDataset(CocoDataset):
         )
 
     def filter_data(self) -> list[dict]:
-        """Filter as mmdet does; something must be left."""
+        """Filter images as mmdet does, and check that some with objects remain."""
         data_list = super().filter_data()
         if not any(self.test_mode or has_object(info) for info in data_list):
             raise ValueError(
-                f"annotation file {self.ann_file} has no image with an object of use: of "
+                f"annotation file {self.ann_file} has no image with an object to train on: of "
                 f"{len(self.data_list)} images filter_cfg={self.filter_cfg} leaves "
                 f"{len(data_list)}, and the classes are {self.metainfo['classes'][:5]}"
             )
@@ -201,5 +201,5 @@ class CheckedCocoDataset(CocoDataset):
 
 
 def has_object(info: dict) -> bool:
-    """Whether an image has an annotated object, which is no crowd."""
+    """Return whether an image has an annotated object that is not a crowd."""
     return any(not instance["ignore_flag"] for instance in info["instances"])

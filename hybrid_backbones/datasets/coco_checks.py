@@ -1,4 +1,4 @@
-"""What can be wrong with boxes and masks in COCO's format: a table of checks."""
+"""Table of checks for faulty boxes and masks in COCO's format."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# what happens to an annotation with a fault
+# remedies for an annotation with a fault
 LEFT_OUT = "left out"
 CLIPPED = "clipped to the image when it is resized"
 DROPPED = "such polygons are left out, and objects without others ignored"
@@ -15,7 +15,7 @@ REFUSED = "refused"
 
 
 class Annotations(NamedTuple):
-    """The columns of N annotations; widths and heights are those of their images."""
+    """Columns of N annotations; `width` and `height` are those of their images."""
 
     x: np.ndarray
     y: np.ndarray
@@ -28,7 +28,7 @@ class Annotations(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A fault, the test for it, which returns bool (N,), what happens then, and where it lies."""
+    """A fault, its test, which returns bool ``(N,)``, its remedy and the faulty field."""
 
     fault: str
     test: Callable[[Annotations], np.ndarray]
@@ -37,14 +37,14 @@ class Check(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The annotations that a check found."""
+    """A check and the annotations that have its fault."""
 
     check: Check
     annotations: list[dict]
 
 
 def _each(test: Callable[[object, int, int], bool]) -> Callable[[Annotations], np.ndarray]:
-    """Turn a test of one mask and the height and width of its image into one of all masks."""
+    """Turn a test of one mask and its image's height and width into a test of all masks."""
 
     def test_all(a: Annotations) -> np.ndarray:
         rows = zip(a.masks, a.height.tolist(), a.width.tolist(), strict=True)
@@ -64,10 +64,10 @@ def _is_unknown(mask: object, height: int, width: int) -> bool:
 
 
 def _is_far(mask: list | dict, height: int, width: int) -> bool:
-    """Whether polygons have coordinates that are not numbers, or far outside the image."""
+    """Return whether polygon coordinates are no numbers or lie far outside the image."""
     far = 2 * max(height, width)
     try:
-        # the root mean square, in one call, since a data set has some ten million coordinates
+        # tests the root mean square in one fast call: a dataset has about ten million coordinates
         return isinstance(mask, list) and not all(
             math.hypot(*polygon) <= far * math.sqrt(len(polygon)) for polygon in mask
         )
@@ -94,7 +94,7 @@ def _does_not_add_up(mask: list | dict, height: int, width: int) -> bool:
 
 
 def _decompress(counts: str) -> list[int]:
-    """Return the run lengths of COCO's compressed form, which pycocotools reads unchecked."""
+    """Decode COCO's compressed run lengths, which pycocotools does not check."""
     runs, run, shift = [], 0, 0
     for code in counts.encode():
         bits = code - 48
@@ -102,13 +102,13 @@ def _decompress(counts: str) -> list[int]:
         shift += 5
         if not bits & 32:
             run -= bool(bits & 16) << shift
-            # from the fourth on, it is the difference to the last but one
+            # from the fourth run on, the code is the difference to the run before the last
             runs.append(run + (runs[-2] if len(runs) > 2 else 0))
             run, shift = 0, 0
     return runs
 
 
-# mmdet, too, leaves out boxes without area in the image and drops short polygons, but in silence
+# mmdet also skips boxes without area in the image and short polygons, but without a message
 BOX_CHECKS = [
     Check("a box that is not finite", lambda a: ~np.isfinite(a.x + a.y + a.w + a.h), LEFT_OUT),
     Check("a box of negative size", lambda a: (a.w < 0) | (a.h < 0), LEFT_OUT),
@@ -142,7 +142,7 @@ MASK_CHECKS = [
 def find_faults(
     annotations: Sequence[dict], images: dict[int | str, dict], checks: Sequence[Check]
 ) -> list[Finding]:
-    """Return what the checks find; what one leaves out or refuses, later ones do not see."""
+    """Run the checks in turn; annotations that one leaves out or refuses skip the later ones."""
     place = {image: i for i, image in enumerate(images)}
     sizes = np.array([[image["width"], image["height"]] for image in images.values()])
     boxes = np.fromiter(chain.from_iterable(one["bbox"] for one in annotations), float)

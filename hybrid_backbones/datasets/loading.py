@@ -1,4 +1,4 @@
-"""Loading that names the file when something is wrong with it."""
+"""Image loading whose errors name the faulty file."""
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -11,17 +11,17 @@ from .pictures import decode_picture
 
 @TRANSFORMS.register_module()
 class LoadImageStrict(BaseTransform):
-    """Load an image as mmcv does with Pillow, which refuses truncated files.
+    """Transform that loads an image as mmcv does with Pillow, which refuses truncated files.
 
-    OpenCV fills what a truncated file lacks with grey, and trains on it. Both turn images as their
-    EXIF orientation says, so annotations must be those of the upright image.
+    OpenCV would fill the missing part of a truncated file with grey. Both rotate images upright by
+    their EXIF orientation, so annotations must refer to the upright image.
 
     Args:
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
-        ValueError: names the file that is missing, that :func:`~.pictures.decode_picture` refuses,
-            or whose size is not the one in the annotations.
+        ValueError: names a file that is missing, that :func:`~.pictures.decode_picture` refuses, or
+            whose size differs from the annotations.
     """
 
     def __init__(self, backend_args: dict | None = None):
@@ -51,7 +51,7 @@ class LoadImageStrict(BaseTransform):
 
 
 def to_bgr(picture: Image.Image) -> np.ndarray:
-    """Return the pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
+    """Return BGR pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
     if picture.mode == "LA":
         paper = Image.new("RGB", picture.size, (124, 117, 104))
         paper.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))

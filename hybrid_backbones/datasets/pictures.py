@@ -1,4 +1,4 @@
-"""Image files as 8-bit pictures: what cannot be decoded right is an error that names the file."""
+"""Decoding of image files to 8 bits, with errors that name the faulty file."""
 
 import logging
 import struct
@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 # what Pillow raises for damaged files
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
-# a longer strip is resized to gigabytes (short side to 256) or to nothing (long side to 1333)
+# a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100
-# the first file of 16 bits, which was logged
+# name of the first 16-bit file; only that one is logged
 _scaled: list[str] = []
 
 
@@ -33,15 +33,15 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def decode(content: bytes, name: str) -> Image.Image:
-    """Decode an image file with Pillow, as it is stored. An animation gives its first frame.
+    """Decode an image file with Pillow, as it is stored; of an animation, the first frame.
 
     Args:
-        content: of the file.
-        name: what errors call it, such as "image 1.png".
+        content: bytes of the file.
+        name: name of the file in error messages, such as "image 1.png".
 
     Raises:
-        ValueError: the file is damaged or not an image, or has more pixels than Pillow's limit,
-            found in the header before any memory is allocated.
+        ValueError: if the file is damaged or not an image, or its header states more pixels than
+            Pillow's limit (checked before any memory is allocated).
     """
     with _naming(name), Image.open(BytesIO(content)) as picture:
         picture.load()
@@ -49,16 +49,16 @@ def decode(content: bytes, name: str) -> Image.Image:
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:
-    """Decode an image file to 8 bits per channel, upright as its EXIF orientation says.
+    """Decode an image file to 8 bits per channel, rotated upright by its EXIF orientation.
 
-    Grey values of 16 bits are divided by 256, as Pillow and OpenCV do with 16-bit colours, and the
-    log names the first such file.
+    16-bit grey values are divided by 256, as Pillow and OpenCV do for 16-bit colours; the first
+    such file is logged.
 
     Args:
         content, name: see :func:`decode`.
 
     Raises:
-        ValueError: :func:`decode` refuses the file, it has 32-bit pixels, or its sides differ by
+        ValueError: if :func:`decode` refuses the file, it has 32-bit pixels, or its sides differ by
             more than a factor of `MAX_ASPECT`.
     """
     picture = decode(content, name)
@@ -84,7 +84,7 @@ def _scale_down(picture: Image.Image, name: str) -> Image.Image:
     if not _scaled:
         _scaled.append(name)
         print_log(
-            f"{name} has 16 bits per pixel: such images are divided by 256 to 8 bits",
+            f"{name} has 16 bits per pixel: values of such images are divided by 256, to 8 bits",
             logger="current",
             level=logging.WARNING,
         )

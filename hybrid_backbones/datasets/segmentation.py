@@ -1,4 +1,4 @@
-"""Label maps that fit image and classes: mmseg would fail far from those that do not."""
+"""Segmentation datasets that check label maps, on which mmseg would fail with unclear errors."""
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -15,14 +15,14 @@ IGNORED = 255
 
 @DATASETS.register_module()
 class CheckedSegDataset(BaseSegDataset):
-    """Find images and label maps as mmseg does; pass on the number of classes, for the check.
+    """Segmentation dataset of mmseg that also passes the number of classes to the label check.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: if there are no images.
     """
 
     def load_data_list(self) -> list[dict]:
-        """Return paths and ``num_classes`` of each image."""
+        """Return the paths and ``num_classes`` of each image."""
         data_list = super().load_data_list()
         if not data_list:
             raise ValueError(
@@ -35,22 +35,22 @@ class CheckedSegDataset(BaseSegDataset):
 
 @DATASETS.register_module()
 class CheckedADE20KDataset(CheckedSegDataset, ADE20KDataset):
-    """ADE20K with its 150 classes, as mmseg has it, and the checks of the label maps."""
+    """mmseg's ADE20K dataset of 150 classes, with checked label maps."""
 
 
 @TRANSFORMS.register_module()
 class LoadAnnotationsStrict(BaseTransform):
-    """Load a label map as mmseg's LoadAnnotations does, where it fits the image and the classes.
+    """Transform that loads a label map as mmseg's LoadAnnotations does, and checks it.
 
-    Needs the loaded image and a data set that says ``num_classes``, as :class:`CheckedSegDataset`.
-    An image without label map, as in prediction, passes.
+    Requires the loaded image and a dataset that provides ``num_classes``, such as
+    :class:`CheckedSegDataset`. Images without a label map, as in prediction, pass unchanged.
 
     Args:
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
-        ValueError: names the map that is missing, truncated, not a map of 8-bit labels, of another
-            size than the image, or has labels of no class.
+        ValueError: names a label map that is missing, truncated, not of 8-bit labels, of another
+            size than the image, or contains labels without a class.
     """
 
     def __init__(self, backend_args: dict | None = None):
@@ -74,32 +74,32 @@ class LoadAnnotationsStrict(BaseTransform):
         picture = decode(content, f"label map {path}")
         if picture.mode not in LABEL_MODES:
             raise ValueError(
-                f"label map {path} has mode {picture.mode}: expected one channel of 8 bits, the "
-                "number of a class in each pixel"
+                f"label map {path} has mode {picture.mode}: expected one channel of 8 bits with "
+                "the class index of each pixel"
             )
         if picture.size != (width, height):
             raise ValueError(
                 f"label map {path} has {picture.width}×{picture.height} pixels, but its image "
-                f"{width}×{height}, upright as its EXIF orientation says: scale the map, or use "
+                f"{width}×{height}, rotated upright by its EXIF orientation: scale the map, or use "
                 "the image that was annotated"
             )
         return np.asarray(picture, dtype=np.uint8)
 
 
 def _to_classes(labels: np.ndarray, results: dict) -> np.ndarray:
-    """Return the class of each pixel, from the labels in the file."""
-    # from label to class; those of no class keep a number above all classes
+    """Convert the labels in a file to class indices."""
+    # maps labels to classes; labels without a class stay above all class indices
     classes = np.arange(256, dtype=np.uint8)
     for old, new in (results["label_map"] or {}).items():
         classes[old] = new
     if results["reduce_zero_label"]:
-        # label 0 is ignored, and so is 255
+        # labels 0 and 255 are ignored
         classes = np.array([IGNORED, *classes[:-2], IGNORED], dtype=np.uint8)
     unknown = (classes >= results["num_classes"]) & (classes != IGNORED)
     if unknown[labels].any():
         found = np.unique(labels[unknown[labels]])[:5].tolist()
         raise ValueError(
-            f"label map {results['seg_map_path']} has labels {found}, which are none of the "
+            f"label map {results['seg_map_path']} has labels {found}, outside the "
             f"{results['num_classes']} classes: correct it, or set metainfo.classes of the data set"
         )
     return classes[labels]

@@ -1,1 +1,1 @@
-"""The embedded mini set, and the preset that runs any config on it."""
+"""Embedded mini dataset, and the preset that runs any config on it."""

@@ -1,7 +1,7 @@
-"""The mini preset: any config of the repository on the embedded set, in minutes on two CPU cores.
+"""Mini preset, which runs any config on the embedded mini set in minutes on two CPU cores.
 
-The network's code is the config's. The preset replaces the data, the number of classes, the image
-size and the schedule, and drops ImageNet weights, which a first run cannot have.
+The network is that of the config. The preset replaces the data, the number of classes, the image
+size and the schedule, and removes ImageNet weights, so that nothing needs to be downloaded.
 """
 
 from collections.abc import Iterator
@@ -12,31 +12,31 @@ from mmengine.utils import get_object_from_string
 
 from .shapes import CLASSES, PALETTE, SCENES, SINGLES, draw_mini
 
-# what only makes sense with pre-trained weights or in a long training
+# settings that only suit pre-trained weights or long training, and their replacements
 FROM_SCRATCH = dict(
     init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False, drop_path_rate=0.0
 )
-# half of COCO's anchors, since the shapes are smaller than its objects, and fewer proposals
+# anchors of half of COCO's size, since the shapes are smaller, and fewer proposals
 DETECTION = dict(
     num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
 )
-# anchors and RoIs of one picture that the losses see: each RoI costs as much as a small picture
+# anchors and RoIs per image in the losses; one RoI costs as much as a small image
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
 NUM_SINGLES = SINGLES[0][1] * len(CLASSES)
-# pixels; the head costs as much per pixel as the backbone, and steps count more than pixels
+# (height, width) in pixels, small so that more steps fit into the time
 SEGMENTATION_CROP = (96, 96)
 
 
 def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
-    """Turn a config into its mini run, in place; draw the set where it is not there yet.
+    """Change a config to its mini run, in place, and draw the mini set if it does not exist.
 
     Args:
-        cfg: a config whose `default_scope` is mmdet, mmseg or mmpretrain.
-        root: folder of the embedded set.
+        cfg: config whose `default_scope` is mmdet, mmseg or mmpretrain.
+        root: folder of the mini set.
 
     Raises:
-        ValueError: for another scope.
+        ValueError: if `default_scope` has another value.
     """
     presets = {"mmdet": _detection, "mmseg": _segmentation, "mmpretrain": _classification}
     scope = cfg.get("default_scope")
@@ -44,9 +44,9 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
         raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
-    # an average over 10,000 steps would stay where a run of some hundreds begins
+    # an average over 10,000 steps would stay at the initial weights in a run of some hundreds
     cfg.default_hooks.pop("ema", None)
-    # a config may name a preset of its own, as that of a search by sketch does
+    # a config may name its own preset, as the sketch search config does
     own = cfg.get("mini_preset")
     preset = get_object_from_string(own) if own else presets[scope]
     for key, value in preset(cfg, draw_mini(root)).items():
@@ -58,7 +58,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = "segm" in cfg.val_evaluator.metric
-    # dense heads cost less per step, and need more of them
+    # dense heads need more steps, which cost less
     epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in DETECTION.items() if k in settings})
@@ -115,7 +115,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
     train = [
         dict(type="SeedSample"),
         *load,
-        # not a crop of background alone
+        # avoid crops of background alone
         dict(type="RandomCrop", crop_size=SEGMENTATION_CROP, cat_max_ratio=0.9),
         dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
         dict(type="PackSegInputs"),
@@ -148,7 +148,7 @@ def _classification(cfg: Config, root: Path) -> dict:
         if "num_classes" in settings:
             settings.num_classes = len(CLASSES)
     cfg.model.head.topk = (1,)
-    # no mixing of pictures
+    # no mixup or CutMix
     cfg.model.train_cfg = None
     epochs, batch_size = 8, 16
     train = [
@@ -178,7 +178,7 @@ def _classification(cfg: Config, root: Path) -> dict:
 
 
 def dicts(settings) -> Iterator[ConfigDict]:
-    """Walk through all dicts inside of dicts and lists."""
+    """Iterate over all dicts in nested dicts and lists."""
     if isinstance(settings, dict):
         yield settings
         settings = settings.values()
@@ -190,7 +190,7 @@ def dicts(settings) -> Iterator[ConfigDict]:
 def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
     return dict(
         batch_size=batch_size,
-        # decoding such pictures takes less than handing them over would
+        # decoding small images is faster than transferring them between processes
         num_workers=0,
         drop_last=True,
         sampler=dict(type=sampler, shuffle=True),

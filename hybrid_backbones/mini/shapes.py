@@ -1,11 +1,11 @@
-"""The embedded mini set: textured shapes that the project draws itself, so nothing is downloaded.
+"""Embedded mini set of textured shapes, drawn locally, so that nothing is downloaded.
 
-One generator serves three tasks: scenes of overlapping shapes come with COCO instance annotations
-and ADE-style label maps, scenes of a single shape lie in class folders. Outline and hue tell the
-class, so that minutes of training suffice; texture, shade, size and rotation are random. Every
-picture has its own seed and all arithmetic is on integers: every machine draws the same pixels.
+One generator serves three tasks: scenes of overlapping shapes have COCO instance annotations and
+ADE-style label maps; images of a single shape are sorted into class folders. Outline and hue
+determine the class, so minutes of training suffice; texture, shade, size and rotation are random.
+Each image has its own seed and all arithmetic is on integers, so pixels are equal on all machines.
 
-Folders are named as in the real sets, so a config only changes its root::
+Folders are named as in the real datasets, so a config only changes its root::
 
     coco/{train2017,val2017}/*.png           coco/annotations/instances_{train2017,val2017}.json
     ade/images/{training,validation}/*.png   ade/annotations/{training,validation}/*.png
@@ -25,28 +25,28 @@ from numpy.random import PCG64, Generator
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-# raise it with every change of what is drawn: a set of another version on disk is then replaced
+# increase with every change of the drawings; a set of another version on disk is replaced
 VERSION = "1"
 MARKER = ".hybrid-backbones-mini"
 
 # (COCO's folder, ADE20K's folder, number of scenes) and (ImageNet's folder, pictures per class)
 SCENES = (("train2017", "training", 256), ("val2017", "validation", 48))
 SINGLES = (("train", 160), ("val", 10))
-# pictures are (height, width), shapes (smallest, largest side), both in pixels
+# in pixels: image sizes (height, width), and (smallest, largest) sides of shapes
 SCENE_SIZES = ((128, 128), (128, 128), (96, 128), (128, 96), (128, 160))
 SCENE_SHAPES = (14, 80)
 SINGLE_SIZE = (64, 64)
 SINGLE_SHAPES = (44, 62)
 MAX_SHAPES = 5
-# percent of a shape that the later ones may cover
+# percentage of a shape that later shapes may cover
 MAX_HIDDEN = 35
 NUM_TRIES = 20
 
-# rounded so coarsely that the last bit of a machine's cosine has no effect
+# fixed-point numbers, rounded so that machines with different cosines agree
 ONE = 4096
 COS = [round(ONE * math.cos(math.radians(angle))) for angle in range(360)]
 SIN = [COS[angle - 90] for angle in range(360)]
-# an outline is tested at SUB x SUB points per pixel, which gives smooth edges
+# outlines are sampled at SUB × SUB points per pixel, for anti-aliased edges
 SUB = 4
 
 
@@ -55,13 +55,13 @@ def _rotate(y: np.ndarray, x: np.ndarray, angle: int) -> tuple[np.ndarray, np.nd
 
 
 def _star(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    # a pentagram is the points on the inner side of at least four of its five lines
+    # a point is in a pentagram if it is on the inner side of at least four of its five lines
     inner = [y * COS[angle] + x * SIN[angle] < 309 * ONE for angle in range(0, 360, 72)]
     return np.sum(inner, axis=0) >= 4
 
 
-# is a point inside? Coordinates are thousandths of the radius of a circle around the shape;
-# the order is alphabetical, so class folders sorted by name give the same labels
+# tests whether a point is inside; coordinates are thousandths of the circumscribed circle's radius.
+# The order is alphabetical, so that class folders sorted by name give the same labels
 OUTLINES = {
     "cross": lambda y, x: (np.minimum(abs(y), abs(x)) < 300) & (np.maximum(abs(y), abs(x)) < 950),
     "disc": lambda y, x: y**2 + x**2 < 900**2,
@@ -71,8 +71,8 @@ OUTLINES = {
     "triangle": lambda y, x: (y < 500) & (1732 * abs(x) - 1000 * y < 1000**2),
 }
 CLASSES = tuple(OUTLINES)
-HUES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # which are bright
-# the background first, as in segmentation; detection and classification take PALETTE[1:]
+HUES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))  # bright channels
+# the background first, for segmentation; detection and classification use PALETTE[1:]
 PALETTE = (
     (120, 120, 120),
     (230, 25, 75),
@@ -85,7 +85,7 @@ PALETTE = (
 
 
 def _clouds(rng: Generator, y: np.ndarray, x: np.ndarray, width: int) -> np.ndarray:
-    # random knots, straight lines between them
+    # bilinear interpolation between random values
     row, down = np.divmod(y - y.min(), 2 * width)
     column, right = np.divmod(x - x.min(), 2 * width)
     knots = rng.integers(256, size=(row.max() + 2, column.max() + 2))
@@ -94,7 +94,7 @@ def _clouds(rng: Generator, y: np.ndarray, x: np.ndarray, width: int) -> np.ndar
     return (upper * (2 * width - down) + lower * down) // (4 * width**2)
 
 
-# how much of the first of two colours, 0 to 255? Coordinates and width share any one unit
+# share of the first of two colours, 0 to 255; coordinates and width are in the same unit
 TEXTURES = (
     lambda rng, y, x, width: y // width % 2 * 255,  # stripes
     lambda rng, y, x, width: (y // width + x // width) % 2 * 255,  # checks
@@ -107,21 +107,21 @@ TEXTURES = (
 
 
 def _muted_colours(rng: Generator) -> np.ndarray:
-    """Return two near greys, (2, 3)."""
+    """Return two similar greyish RGB colours, (2, 3)."""
     base = rng.integers(70, 170) + rng.integers(-12, 13, size=3)
     return np.stack([base + 9, base - 9])
 
 
 def _vivid_colours(rng: Generator, label: int) -> np.ndarray:
-    """Return two shades of one saturated colour of the class's hue, (2, 3)."""
+    """Return two shades of a saturated RGB colour with the hue of the class, (2, 3)."""
     bright, dark = rng.integers([[180], [0]], [[256], [90]], size=(2, 3))
     colour = np.where(HUES[label], bright, dark)
     return np.stack([colour, colour * rng.integers(70, 88) // 100])
 
 
 def _paint(rng: Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
-    """Mix two colours by a random texture, (height, width, 3)."""
-    # in sixteenths of a pixel
+    """Return a random texture of two RGB colours, (height, width, 3)."""
+    # coordinates in sixteenths of a pixel
     y, x = _rotate(16 * np.arange(height)[:, None], 16 * np.arange(width), rng.integers(360))
     texture = TEXTURES[rng.integers(len(TEXTURES))]
     share = texture(rng, y, x, 16 * rng.integers(3, 8))[..., None]
@@ -129,7 +129,7 @@ def _paint(rng: Generator, height: int, width: int, colours: np.ndarray) -> np.n
 
 
 def _cover(rng: Generator, name: str, size: int) -> np.ndarray:
-    """Count the points of each pixel that lie in the randomly rotated shape, (size, size)."""
+    """Return the number of sample points per pixel in a randomly rotated shape, (size, size)."""
     points = np.arange(1 - size * SUB, size * SUB, 2) * 1000 // (size * SUB)
     inside = OUTLINES[name](*_rotate(points[:, None], points, rng.integers(360)))
     return inside.reshape(size, SUB, size, SUB).sum(axis=(1, 3))
@@ -138,7 +138,7 @@ def _cover(rng: Generator, name: str, size: int) -> np.ndarray:
 def _find_place(
     rng: Generator, owner: np.ndarray, areas: list[int], solid: np.ndarray
 ) -> tuple[slice, slice] | None:
-    """Find a window for a new shape where none of the others loses too much."""
+    """Return a random window for a new shape that hides no other too much, or None."""
     (height, width), size = owner.shape, len(solid)
     visible = np.bincount(owner.ravel(), minlength=len(areas))
     for _ in range(NUM_TRIES):
@@ -153,22 +153,22 @@ def _find_place(
 def draw_scene(
     rng: Generator, height: int, width: int, labels: list[int], *, shapes: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Draw one shape per label, each over the ones before it, on a textured background.
+    """Draw one shape per label, each on top of the previous ones, on a textured background.
 
-    A shape that finds no place, because it would hide too much of another one, is left out.
+    A shape that would hide too much of another one is skipped.
 
     Args:
-        labels: indices into CLASSES.
+        labels: class indices into `CLASSES`.
         shapes: smallest and largest side of a shape in pixels; small ones are more frequent.
 
     Returns:
         image: uint8 RGB (height, width, 3).
-        masks: what is visible of each shape, bool (N, height, width).
-        labels: the N labels of these shapes.
+        masks: visible part of each shape, bool (N, height, width).
+        labels: labels of these N shapes.
     """
     image = _paint(rng, height, width, _muted_colours(rng))
     owner = np.zeros((height, width), dtype=np.int64)  # the topmost shape, counted from 1
-    areas, placed = [0], []  # the background may disappear, so its area counts as 0
+    areas, placed = [0], []  # the background, which may be hidden completely, counts as area 0
     for label in labels:
         size = rng.integers(shapes[0], shapes[1] + 1, size=2).min()
         fill = _paint(rng, size, size, _vivid_colours(rng, label))
@@ -186,7 +186,7 @@ def draw_scene(
 
 
 def _annotation(mask: np.ndarray, label: int) -> dict:
-    """Describe one visible mask as COCO does; run lengths also hold holes and separate pieces."""
+    """Return a mask's COCO annotation; run lengths can encode holes and separate pieces."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "category_id": label + 1,
@@ -209,7 +209,7 @@ def _write_scenes(root: Path, seed: int, coco: str, ade: str, num_scenes: int) -
         height, width = SCENE_SIZES[rng.integers(len(SCENE_SIZES))]
         labels = rng.integers(len(CLASSES), size=rng.integers(1, MAX_SHAPES + 1)).tolist()
         image, masks, labels = draw_scene(rng, height, width, labels, shapes=SCENE_SHAPES)
-        # ADE20K's numbers: 0 is unlabelled (there is none here), 1 the background, then the shapes
+        # ADE20K's labels: 0 is unlabelled (unused here), 1 the background, then the shapes
         label_map = 1 + np.einsum("nhw,n->hw", masks, np.array(labels, dtype=np.uint8) + 1)
 
         name = f"{image_id:012d}.png"
@@ -242,12 +242,12 @@ def _write_singles(root: Path, seed: int, folder: str, num_per_class: int) -> No
 
 
 def _find_version(root: Path) -> str | None:
-    """Return the version of the set in a folder, or None if there is nothing yet."""
+    """Return the version of the set in a folder, or None if the folder is missing or empty."""
     try:
         names = os.listdir(root)
         if MARKER in names:
             return (root / MARKER).read_text()
-    except FileNotFoundError:  # also when another process moves an older set aside just now
+    except FileNotFoundError:  # also if another process is moving an older set away
         return None
     except NotADirectoryError:
         names = ["a file"]
@@ -260,31 +260,31 @@ def _find_version(root: Path) -> str | None:
 
 
 def _publish(draft: Path, root: Path) -> None:
-    """Move a whole set to its place, unless another process was first."""
+    """Move a complete set to its place, unless another process was faster."""
     try:
         if _find_version(root) not in (None, VERSION):
-            # another process may move the older set aside at the same time
+            # another process may move the older set away at the same time
             with suppress(FileNotFoundError):
                 root.rename(draft.with_name("retired"))
-        draft.rename(root)  # atomic, and refused where files are
+        draft.rename(root)  # atomic; fails if `root` contains files
     except OSError:
         if _find_version(root) != VERSION:
             raise
 
 
 def draw_mini(root: str | Path) -> Path:
-    """Draw the mini set into a folder, unless it is there already.
+    """Draw the mini set into a folder, unless it exists there, and return the folder.
 
-    The set appears at once when it is whole, so processes that want it at the same time may all
-    call this. A set of another version is replaced.
+    The complete set appears atomically, so several processes may call this at the same time. A set
+    of another version is replaced.
 
     Raises:
-        ValueError: the folder holds something that is not a mini set; it is left untouched.
+        ValueError: if the folder contains anything but a mini set; it stays unchanged.
     """
     root = Path(root).resolve()
     if _find_version(root) == VERSION:
         return root
-    # a sibling is on the same file system, which makes the final rename atomic
+    # a sibling folder is on the same file system, which makes the final rename atomic
     workspace = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
     draft = workspace / "draft"
     draft.mkdir(parents=True)

@@ -200,7 +200,7 @@ def test_a_classifier_of_its_own_loads_back(merged):
         (dict(depth=26), r"depth .*\[18, 34, 50, 101\].*26"),
         (dict(depth="50"), "depth .*'50'"),
         (dict(hybrid_stages=(True,) * 3), "hybrid_stages .*True, True, True"),
-        (dict(hybrid_stages=(False, False, 1, False)), r"bool or some numbers .* got \(False"),
+        (dict(hybrid_stages=(False, False, 1, False)), r"bool or indices .* got \(False"),
         (dict(hybrid_stages=(False, False, [6], False)), r"3, 4, 6, 3, counted from 0; .*\[6\]"),
         (dict(hybrid_stages=(False, False, [-1], False)), r"hybrid_stages .*\[-1\]"),
         (dict(hybrid_stages=(False, False, "all", False)), "hybrid_stages .*'all'"),
