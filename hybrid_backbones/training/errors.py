@@ -179,7 +179,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     (
         TypeError,
         r"DataLoader\.__init__\(\) got an unexpected keyword argument '(\w+)'",
-        r"a dataloader of the config has a setting '\1', which PyTorch's DataLoader does not accept",
+        r"a dataloader of the config sets '\1', which PyTorch's DataLoader does not accept",
     ),
     (TypeError, r"\(\) got an unexpected keyword argument '(\w+)'", _unknown_argument),
     (TypeError, r"(\w+)\.__init__\(\) missing \d+ required .*arguments?: (.+)", _missing_argument),

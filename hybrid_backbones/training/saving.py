@@ -105,8 +105,8 @@ class LoadFromHook(Hook):
         except ValueError as error:
             raise ValueError(
                 f"load_from={self.checkpoint} is loaded completely or not at all (for its "
-                "backbone only, leave load_from out and set model.backbone.init_cfg=dict(type='Pretrained',"
-                f" prefix='backbone', checkpoint=FILE)): {error}"
+                "backbone only, leave load_from out and set model.backbone.init_cfg="
+                f"dict(type='Pretrained', prefix='backbone', checkpoint=FILE)): {error}"
             ) from error
 
 

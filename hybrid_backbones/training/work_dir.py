@@ -62,7 +62,7 @@ def locked(work_dir: Path) -> Iterator[None]:
         except OSError as error:
             print_log(f"{work_dir} cannot be locked ({error}): do not run another training in it")
         if holder:
-            print_log(f"{work_dir} was in use by {holder}, probably killed; stop it if it still runs")
+            print_log(f"{work_dir} was in use by {holder}, probably killed; if not, stop it")
         file.truncate(0)
         file.write(own)
         file.flush()
