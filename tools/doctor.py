@@ -8,7 +8,7 @@ import runpy
 from pathlib import Path
 
 argparse.ArgumentParser(description="Diagnose the installation.").parse_args()
-# by its path: the doctor must run where `import hybrid_backbones` fails
+# run by path, since `import hybrid_backbones` may fail
 runpy.run_path(
     str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"),
     run_name="__main__",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..ops import ACmix
 from .probes import count_macs
 
-# relative deviation within which ours agrees, unless it rounds to the published figure anyway
+# relative tolerance of our figures; one that rounds to the published figure agrees as well
 TOLERANCE = 0.02
 # height and width of published FLOPs, unless a docstring states others
 SIZES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
@@ -97,7 +97,7 @@ class Row(NamedTuple):
 
     @property
     def deviations(self) -> dict[str, float]:
-        """Ratios to the published figures, of those outside the tolerance."""
+        """Ratios of our figures to the published ones, where they exceed the tolerance."""
         pairs = dict(
             parameters=(self.params, self.published_params), FLOPs=(self.macs, self.published_macs)
         )

@@ -106,8 +106,8 @@ def require_equal(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> N
     for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         if not torch.isfinite(theirs).all():
             raise ValueError(
-                f"map {i} of the backbone has infinite or NaN values on random input, before merging; "
-                "the weights are not those of a trained network; nothing was written"
+                f"map {i} of the backbone has infinite or NaN values on random input before "
+                "merging; the weights are not those of a trained network; nothing was written"
             )
         error = (ours - theirs).abs().max() / theirs.abs().max()
         # this form also rejects NaN

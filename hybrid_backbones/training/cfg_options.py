@@ -47,7 +47,7 @@ def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
-    """Check that a dotted key matches the config, and that its value is no text for a number."""
+    """Check that a dotted key matches the config, and that no text replaces a number."""
     settings, names = cfg, key.split(".")
     for i, name in enumerate(names):
         path = ".".join(names[:i])

@@ -143,7 +143,7 @@ def advice_for_a_full_disk(work_dir: str | Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         last = find_last_checkpoint(work_dir)
-        kept = f"{last} is whole: free some space and use --resume"
+        kept = f"{last} is complete: free some space and use --resume"
         none = f"there is no checkpoint in {work_dir} yet: free some space and start again"
         raise ValueError(f"{error}; {kept if last else none}") from error
 
