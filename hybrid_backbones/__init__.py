@@ -1,13 +1,13 @@
 """Hybrid convolution / self-attention backbones for OpenMMLab.
 
 Importing the package registers everything: with
-``custom_imports = dict(imports=['hybrid_backbones'])`` any mmdet, mmseg or mmpretrain config knows
-the backbones, the operators, the training hooks, and what there is for its host.
+``custom_imports = dict(imports=['hybrid_backbones'])`` any mmdet, mmseg or mmpretrain config can
+use the backbones, the operators, the training hooks, and the components for its framework.
 """
 
 from . import mmcv_ops
 
-# before anything imports mmdet or mmseg, which need the operators at import
+# must precede every import of mmdet or mmseg, which need the operators at import
 mmcv_ops.install()
 
 from . import backbones, checkpoints, ops, registration, training  # noqa: E402

@@ -1,8 +1,8 @@
-"""Examine an installation: is everything there that training needs, and if not, what mends it?
+"""Diagnosis of an installation: what training needs, what is missing, and how to repair it.
 
-This file must run where nothing else does. At its top it imports the standard library only; the
-rest is imported by the checks, for which a failing import is a finding. tools/doctor.py runs it by
-its path, without importing the package around it.
+This file must run where nothing else does, so it imports only the standard library at the top. The
+checks import the rest, and report a failing import as a finding. tools/doctor.py runs this file by
+its path, without importing the package.
 """
 
 import glob
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A line of the table: what was found, what is wrong with it if anything, what mends it."""
+    """One line of the report: what was found, the problem if there is one, and its remedy."""
 
     subject: str
     found: str
@@ -32,11 +32,11 @@ class Finding(NamedTuple):
 
     @property
     def state(self) -> str:
-        """The problem's weight in a word."""
+        """Severity of the finding: 'ok', 'note' or 'problem'."""
         return ("problem" if self.fatal else "note") if self.problem else "ok"
 
 
-# package and what training imports of it; ours comes before mmcv.ops, which may need its stand-in
+# submodules that training imports, by package; ours precedes mmcv, which may need its stand-in
 HOST = ("models", "datasets", "evaluation", "engine")
 PACKAGES = {
     "torch": (),
@@ -49,13 +49,13 @@ PACKAGES = {
     "mmpretrain": HOST,
 }
 
-# distributions that bring the same packages, and how to install them
+# two sets of distributions of the same packages, and the requirements file of each
 ONEDL = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
 ONEDL += ("onedl-mmpretrain",)
 UPSTREAM = ("mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "mmpretrain")
 INSTALL = {ONEDL: "requirements.txt", UPSTREAM: "requirements/upstream.txt"}
 
-# what an error says and what mends it; the first that matches, {} is the installation command
+# pattern of an error and its remedy; the first match counts, {} is the installation command
 REMEDIES = (
     (r"No module named 'pkg_resources", 'pip install "setuptools<82"'),
     (r"No module named '(hybrid_backbones|torch|torchvision|mm\w+)'", "{}"),
@@ -67,7 +67,7 @@ REMEDIES = (
     (r"", "{} --force-reinstall"),
 )
 
-# name: variable, default and what must be there, folders with a slash at the end
+# environment variable, default folder and required paths of each dataset; folders end in a slash
 DATA = {
     "COCO": (
         "COCO_ROOT",
@@ -80,19 +80,19 @@ DATA = {
         "data/ade/ADEChallengeData2016/",
         "images/training/ images/validation/ annotations/training/ annotations/validation/",
     ),
-    # folders of classes
+    # one folder for each class
     "ImageNet": ("IMAGENET_ROOT", "data/imagenet/", "train/*/ val/*/"),
 }
 MIN_FREE_GIB = 10  # a long run keeps several checkpoints of half a GiB
 
 
 def check_python() -> Iterator[Finding]:
-    """Tell the version; below 3.10 this file does not run."""
+    """Report the versions of Python and the platform; this file requires Python 3.10."""
     yield Finding("Python", f"{platform.python_version()}, {platform.platform()}")
 
 
 def check_packages() -> Iterator[Finding]:
-    """Import every package, with the parts that training needs."""
+    """Import every package, with the submodules that training needs."""
     providers = metadata.packages_distributions()
     failed = set()
     for package, parts in PACKAGES.items():
@@ -107,7 +107,7 @@ def check_packages() -> Iterator[Finding]:
             continue
         failed.add(package)
         missing = getattr(error, "name", None) or ""
-        # the one module that ours brings
+        # the only module of another package that ours provides
         needed = "hybrid_backbones" if missing == "mmcv._ext" else missing.partition(".")[0]
         if needed in failed - {package}:
             problem = f"cannot be imported without {needed}"
@@ -121,20 +121,20 @@ def check_sets() -> Iterator[Finding]:
     onedl, upstream = _installed(ONEDL), _installed(UPSTREAM)
     both = [*onedl, *upstream]
     mixed = (onedl and upstream) or {"mmcv", "mmcv-lite"} <= set(upstream)
-    problem = "overwrite each other's files, as they bring the same packages" if mixed else ""
+    problem = "overwrite each other's files, as they provide the same packages" if mixed else ""
     remedy = f"pip uninstall -y {' '.join(both)}, then pip install -r requirements.txt"
     yield Finding("distributions", ", ".join(both) or "none", problem, remedy)
 
 
 def check_mmcv_operators() -> Iterator[Finding]:
-    """Tell whether mmcv's operators are compiled."""
+    """Report whether mmcv's operators are compiled or come from the stand-in."""
     if _try(_import, "hybrid_backbones", "mmcv.ops") is None:
         is_standin = sys.modules["hybrid_backbones"].mmcv_ops.is_standin()
         yield Finding("mmcv operators", "stand-in on torchvision" if is_standin else "compiled")
 
 
 def check_devices() -> Iterator[Finding]:
-    """Find the devices, and run on each what every model needs."""
+    """Find the devices, and run NMS and mixed precision on each."""
     if _try(_import, "torch", "torchvision"):
         return
     import torch
@@ -189,17 +189,17 @@ def _train_with_autocast(device: str, dtype) -> None:
 
 
 def check_triton() -> Iterator[Finding]:
-    """Tell whether kernels written in Triton can run."""
+    """Report whether Triton kernels can run."""
     if _try(_import, "torch", "triton"):
         yield Finding("triton", "not available: PyTorch implementations are used")
         return
     torch, triton = sys.modules["torch"], sys.modules["triton"]
-    idle = "" if torch.cuda.is_available() else ", idle without a CUDA device"
+    idle = "" if torch.cuda.is_available() else ", unused without a CUDA device"
     yield Finding("triton", f"{triton.__version__}{idle}")
 
 
 def check_data() -> Iterator[Finding]:
-    """Look for the data sets."""
+    """Check which datasets are complete."""
     for name, (variable, default, expected) in DATA.items():
         root = os.environ.get(variable, default)
         paths = {one: os.path.join(glob.escape(root), one) for one in expected.split()}
@@ -215,17 +215,17 @@ def check_data() -> Iterator[Finding]:
 
 
 def check_work_dirs() -> Iterator[Finding]:
-    """Find whether results can be written."""
+    """Check whether results can be written, and the free space for them."""
     folder = "work_dirs" if os.path.lexists("work_dirs") else "."
     try:
         tempfile.TemporaryFile(dir=folder).close()
         free = shutil.disk_usage(folder).free / 2**30
     except OSError as error:
-        remedy = "make it a folder that you may write to, or give --work-dir"
+        remedy = "make it a writable folder, or give --work-dir"
         yield Finding("work_dirs", "not writable", str(error), remedy, fatal=True)
         return
-    problem = "is little for checkpoints" if free < MIN_FREE_GIB else ""
-    yield Finding("work_dirs", f"{free:.1f} GiB free", problem, "free some, or give --work-dir")
+    problem = "may be too little for checkpoints" if free < MIN_FREE_GIB else ""
+    yield Finding("work_dirs", f"{free:.1f} GiB free", problem, "free space, or give --work-dir")
 
 
 CHECKS = (check_python, check_packages, check_sets, check_mmcv_operators)
@@ -238,7 +238,7 @@ def _import(*modules: str) -> None:
 
 
 def _try(function: Callable, *args) -> Exception | None:
-    """Call quietly and return the error, if any."""
+    """Call a function with its output suppressed, and return its error, if any."""
     noise = io.StringIO()
     try:
         with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
@@ -263,7 +263,7 @@ def _installed(distributions: tuple[str, ...]) -> list[str]:
 
 
 def _print_table(findings: list[Finding]) -> None:
-    """Print for eyes on a terminal, and plainly into a pipe or without rich."""
+    """Print a coloured table on a terminal, and plain lines into a pipe or without rich."""
     if not sys.stdout.isatty() or _try(_import, "rich.console", "rich.table"):
         for f in findings:
             print(f"{f.subject:<24}{f.state:<8} {f.found}")

@@ -1,10 +1,10 @@
-"""Stand-in for mmcv's compiled extension, on top of torchvision.
+"""Stand-in for mmcv's compiled extension, based on torchvision.
 
-A plain `pip install` brings mmcv without its compiled module `mmcv._ext`; then `import mmcv.ops`,
-and with it `import mmdet.models`, fails. `install` removes that wall: where `mmcv._ext` is absent
-it puts a module in its place. The operators follow mmcv's calling conventions (tensors by position,
-results into tensors that the caller allocated, settings by keyword) and run on CPU and CUDA, in all
-floating dtypes and with gradients; any other operator raises `NotImplementedError` when called.
+A plain `pip install` provides mmcv without its compiled module `mmcv._ext`, so `import mmcv.ops`
+and `import mmdet.models` fail. `install` puts a stand-in in place of an absent `mmcv._ext`. Its
+operators follow mmcv's calling conventions (positional tensors, results written into tensors that
+the caller allocates, settings by keyword) and run on CPU and CUDA, in all floating-point dtypes and
+with gradients; all other operators raise `NotImplementedError` when called.
 """
 
 import importlib.util
@@ -25,17 +25,17 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 _NO_STAND_IN = """\
 mmcv operator '{name}' has no stand-in: it needs mmcv's compiled extension. Install a wheel made for
-your torch and CUDA versions (mmcv's installation guide says where they are), or build one, with
-torch installed and a C++ compiler (for GPUs also nvcc) at hand:
+your torch and CUDA versions (mmcv's installation guide says where they are), or build one,
+which requires torch and a C++ compiler (for GPUs also nvcc):
     pip install "setuptools>=80,<82" wheel packaging
     pip install --no-build-isolation --no-deps --force-reinstall --no-binary onedl-mmcv onedl-mmcv
 With upstream's packages: pip uninstall mmcv-lite; pip install --no-build-isolation mmcv==2.1.0"""
 
-# mmcv's names of settings in torchvision's order, for RoIAlign and deformable convolution v1 and v2
+# mmcv's setting names in torchvision's order, for RoIAlign and deformable convolution v1 and v2
 _BINS = ("spatial_scale", "aligned_height", "aligned_width", "sampling_ratio", "aligned")
 _V1 = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
 _V2 = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", *_V1[-2:])
-# the smallest probability whose logarithm is taken, as in mmcv
+# lower bound of probabilities before the logarithm, as in mmcv
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -44,13 +44,13 @@ def _refuse(name: str, *args: Any, **kwargs: Any) -> None:
 
 
 def _widen(first: Tensor, *others: Tensor) -> list[Tensor]:
-    """Cast all to the dtype of the first, or to float32 where that has 16 bits, as kernels lack."""
+    """Cast all to the dtype of the first, or to float32 if it has 16 bits, which kernels lack."""
     dtype = torch.float32 if first.dtype in (torch.float16, torch.bfloat16) else first.dtype
     return [tensor.to(dtype) for tensor in (first, *others)]
 
 
 def _gradients(function: Callable, *inputs: Tensor, grad: Tensor | float = 1.0, **constants: Any):
-    """Return the gradients of `(function(*inputs, **constants) * grad).sum()` by the inputs."""
+    """Return the gradients of `(function(*inputs, **constants) * grad).sum()` w.r.t. `inputs`."""
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
         total = (function(*leaves, **constants) * grad).sum()
@@ -58,17 +58,17 @@ def _gradients(function: Callable, *inputs: Tensor, grad: Tensor | float = 1.0, 
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return the indices of those of boxes `(N, 4)` that are kept, by descending score."""
+    """Return the indices of the boxes `(N, 4)` that NMS keeps, by descending score."""
     boxes, scores = _widen(boxes, scores)
     if offset:
-        # mmcv measures sides as x2 - x1 + offset, the same as with the far corner moved
+        # mmcv computes sides as x2 - x1 + offset, which is equal to moving the far corner
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # mmcv compares in float32: an overlap of exactly 0.6 does not exceed the threshold 0.6
     return torchvision.ops.nms(boxes, scores, float(np.float32(iou_threshold)))
 
 
 def _overlaps(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
-    """Return the IoU of one box `(4,)` with boxes `(N, 4)`; 0 where both are empty."""
+    """Return the IoU of one box `(4,)` with boxes `(N, 4)`; 0 if both are empty."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     intersection = (high - low + offset).clip(min=0).prod(axis=1)
     area, areas = ((b[..., 2:] - b[..., :2] + offset).prod(axis=-1) for b in (box, boxes))
@@ -78,7 +78,7 @@ def _overlaps(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
 def softnms(
     boxes: Tensor, scores: Tensor, dets: Tensor, *, method: int, offset: int, **settings: float
 ) -> Tensor:
-    """Keep the best box, decay the scores of those it overlaps, drop the low ones, and repeat.
+    """Repeatedly keep the best box, decay the scores of overlapping ones and drop low scores.
 
     The kept boxes and their scores fill the first rows of `dets`, `(N, 5)`; returns their indices.
     """
@@ -87,7 +87,7 @@ def softnms(
     while left.size:
         hole = decayed[left].argmax()
         kept.append(best := left[hole])
-        # this hole and those below are filled as in mmcv, where that decides among equal scores
+        # gaps here and below are filled in mmcv's order, which decides between equal scores
         left[hole] = left[0]
         left = left[1:]
         overlap = _overlaps(corners[best], corners[left], offset)
@@ -121,9 +121,9 @@ def roi_align_backward(*tensors: Tensor, **settings: Any) -> None:
 
 
 def _focal(log_right: Tensor, log_wrong: Tensor, gamma: float) -> Tensor:
-    """Return `-(1 - p)**gamma * log(p)` from the logarithms of p and 1 - p: finite for any gamma.
+    """Return `-(1 - p)**gamma * log(p)` from the logarithms of p and 1 - p; finite for any gamma.
 
-    mmcv's kernels round 1 - p and clamp its logarithm: 87 in place of 20 for a wrong logit of 20.
+    mmcv's kernels round 1 - p and clamp its logarithm: 87 instead of 20 for a wrong logit of 20.
     """
     return -torch.exp(gamma * log_wrong) * log_right
 
@@ -132,13 +132,13 @@ def _row_weight(weight: Tensor, target: Tensor) -> Tensor | float:
     """Return the class weight of each row, `(N, 1)`, or 1 without weights."""
     if weight.numel() == 0:
         return 1.0
-    # for background and ignored rows mmcv's kernels read out of bounds; they weigh 1 here
+    # mmcv's kernels read out of bounds for background and ignored rows; their weight is 1 here
     has_class = (target >= 0) & (target < len(weight))
     return torch.where(has_class, weight[target.clamp(0, len(weight) - 1)], 1)[:, None]
 
 
 def _sigmoid_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float):
-    """Return the loss of each logit, `(N, C)`; `target` may name none of the classes."""
+    """Return the loss of each logit, `(N, C)`; a `target` outside the classes is background."""
     (logits,) = _widen(logits)
     positive = (target[:, None] == torch.arange(logits.size(1), device=logits.device)).to(logits)
     scale = (alpha * positive + (1 - alpha) * (1 - positive)) * _row_weight(weight, target)
@@ -159,7 +159,7 @@ def sigmoid_focal_loss_backward(*tensors: Tensor, **settings: float) -> None:
 def _softmax_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float):
     """Return the loss of each row, `(N, 1)`; 0 for a negative target."""
     label, log_p = target.clamp(min=0)[:, None], log_softmax(logits, dim=1)
-    # the sum over all but the label is 1 - p, without rounding
+    # 1 - p as the sum over all other classes, which avoids cancellation
     others = log_p.scatter(1, label, math.log(_TINY))
     scale = alpha * (target >= 0)[:, None].to(logits) * _row_weight(weight, target)
     return scale * _focal(log_p.gather(1, label), others.logsumexp(1, keepdim=True), gamma)
@@ -180,10 +180,10 @@ def softmax_focal_loss_backward(*tensors: Tensor, **settings: float) -> None:
 def _deform_conv(settings: dict[str, Any], grad: Tensor | None, *tensors: Tensor) -> Any:
     """Return the output, or with `grad` the gradients of input, weight, offset, mask and bias.
 
-    The offset is `(B, 2 * deform_groups * K, H', W')`, y before x. v1 has no mask and no bias.
+    The offset is `(B, 2 * deform_groups * K * K, H', W')`, y before x. v1 has no mask and no bias.
     """
     input, weight, offset, *others = tensors
-    # torchvision wants both in any case; mmcv's v2 has an empty bias for none
+    # torchvision requires mask and bias; mmcv's v2 passes an empty bias for none
     mask, bias = others or (input.new_zeros(len(input), 1), input.new_zeros(0))
     bias = bias if bias.numel() else input.new_zeros(len(weight))
     tensors = _widen(input, weight, offset, mask, bias)
@@ -207,7 +207,7 @@ def deform_conv_backward_input(*tensors: Tensor, **settings: Any) -> None:
 
 def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **settings: Any) -> None:
     input, offset, grad_output, grad_weight, _, _ = tensors
-    # mmcv does not pass the weight, whose values play no part in its own gradient
+    # mmcv does not pass the weight, whose gradient does not depend on its values
     grads = _deform_conv(settings, grad_output, input, torch.zeros_like(grad_weight), offset)
     grad_weight.add_(grads[1], alpha=scale)
 
@@ -220,14 +220,14 @@ def modulated_deform_conv_forward(*tensors: Tensor, **settings: Any) -> None:
 def modulated_deform_conv_backward(*tensors: Tensor, **settings: Any) -> None:
     input, weight, bias, _, offset, mask, _, *outputs, grad_output = tensors
     grads = _deform_conv(settings, grad_output, input, weight, offset, mask, bias)
-    # mmcv wants the bias third, and nothing where there is none
+    # mmcv expects the bias third, and an empty gradient if there is no bias
     for output, index in zip(outputs, (0, 1, 4, 2, 3), strict=True):
         output.copy_(grads[index][: len(output)])
 
 
 def _attend(value: Tensor, locations: Tensor, weights: Tensor, shapes: Tensor) -> Tensor:
-    """Return `(B, num_queries, C)`, by mmcv's own formula on `grid_sample`."""
-    # imported late: mmcv.ops cannot be imported before the stand-in is in place
+    """Compute deformable attention, `(B, num_queries, C)`, by mmcv's formula on `grid_sample`."""
+    # imported late: mmcv.ops cannot be imported before the stand-in is installed
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     value, locations, weights = _widen(value, locations, weights)
@@ -257,7 +257,7 @@ _OPERATORS = [
 
 
 class _StandIn(types.ModuleType):
-    """The module `mmcv._ext`: the operators above, and a clear error for all others."""
+    """Module `mmcv._ext` with the operators above; all others raise an error when called."""
 
     def get_compiler_version(self) -> str:
         return "not available (stand-in operators)"
@@ -267,30 +267,30 @@ class _StandIn(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        # mmcv.ops asks for over a hundred names on import, so the error waits for the call
+        # mmcv.ops reads over a hundred names on import, so only calls may raise the error
         return partial(_refuse, name)
 
 
 def is_standin() -> bool:
-    """Tell whether `mmcv._ext` is the stand-in."""
+    """Return whether `mmcv._ext` is the stand-in."""
     return isinstance(sys.modules.get("mmcv._ext"), _StandIn)
 
 
 def install() -> bool:
-    """Put the stand-in in the place of an absent `mmcv._ext`, and return whether it is active.
+    """Install the stand-in if `mmcv._ext` is absent, and return whether it is active.
 
-    It is not where mmcv is missing or compiled (should that not load, `import mmcv.ops` says why).
+    It stays inactive if mmcv is missing or compiled (`import mmcv.ops` then shows any problem).
     """
     if is_standin():
         return True
     mmcv = importlib.util.find_spec("mmcv")
     if "mmcv._ext" in sys.modules or mmcv is None:
         return False
-    # searched without importing mmcv, which takes a second and can fail for reasons of its own
+    # search without importing mmcv, which takes a second and can fail for other reasons
     if PathFinder.find_spec("mmcv._ext", mmcv.submodule_search_locations) is not None:
         return False
     module = _StandIn("mmcv._ext", __doc__)
-    # with a loader, for otherwise mmengine 0.10.7 believes that mmcv has no deformable convolutions
+    # without a loader mmengine 0.10.7 assumes that mmcv has no deformable convolutions
     module.__spec__ = ModuleSpec("mmcv._ext", Loader(), origin=__name__)
     module.__dict__.update({operator.__name__: operator for operator in _OPERATORS})
     sys.modules["mmcv._ext"] = module

@@ -3,12 +3,12 @@
 Usage: python tools/benchmark.py ops|backbones [--size H W] [--batch N] [--only NAME ...]
        [--dtype float32|bfloat16|float16] [--device cpu|cuda] [--threads N] [--repeats N]
        [--out FILE.json] [--markdown]
-       ops: [--scales N ...] for the growth with the map; backbones: [--compile]
+       ops: [--scales N ...] for several map sizes; backbones: [--compile]
        python tools/benchmark.py train CONFIG ... [the same options except --only]
        python tools/benchmark.py page [FOLDER] [--out FILE.md]
 
-Speed against size is drawn beside the JSON of backbones, and of operators at several scales. `page`
-writes the page of the tables saved in a folder as <device>_<name>.json.
+A plot of speed against size is saved beside the JSON for backbones, and for operators at several
+scales. `page` writes a Markdown page of the tables saved in a folder as <device>_<name>.json.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Examine the installation, name each problem and its remedy; exit 1 if training cannot start.
+"""Diagnose the installation and suggest remedies; exit with 1 if training cannot start.
 
 Usage: python tools/doctor.py
 """
@@ -7,8 +7,8 @@ import argparse
 import runpy
 from pathlib import Path
 
-argparse.ArgumentParser(description="Examine the installation.").parse_args()
-# by its path: the doctor must run where `import hybrid_backbones` fails
+argparse.ArgumentParser(description="Diagnose the installation.").parse_args()
+# run by path, since `import hybrid_backbones` may fail
 runpy.run_path(
     str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"),
     run_name="__main__",

@@ -1,8 +1,8 @@
-"""Draw what a trained model sees in an image: boxes and masks, a colour map, or a class.
+"""Draw a trained model's predictions on an image: boxes and masks, segmentation, or class.
 
 Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
        [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
-       IMAGE may be a folder; then so is --out
+       IMAGE may be a folder; --out is a folder then
 """
 
 import argparse
@@ -13,13 +13,13 @@ from hybrid_backbones.training import launch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw what a trained model sees in an image.")
+    parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument("config", help="config file of the model")
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", help="picture or folder to write (prediction.png, predictions)")
-    parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:1 ...")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
+    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):

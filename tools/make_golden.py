@@ -7,7 +7,7 @@ Usage: python tools/make_golden.py hybrid_backbones.backbones.ACmixResNet
        python tools/make_golden.py configs/maskrcnn_biformer_s.py
        --arguments '{"model.backbone.arch": "tiny"}' --shape 1 3 224 224 --out golden.json
 
-A config stands for its backbone.
+Of a config, the backbone is built.
 """
 
 import argparse
@@ -23,15 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a golden file from any network.")
     parser.add_argument("network", help="import path of a class or function, or a config file")
     parser.add_argument(
-        "--arguments", type=json.loads, default={}, help="of the network or config, as JSON"
+        "--arguments", type=json.loads, default={}, help="arguments or config overrides, as JSON"
     )
     shape = dict(type=int, nargs=4, action="append", metavar=tuple("BCHW"), required=True)
-    parser.add_argument("--shape", **shape, help="shape of an input, once for each case")
+    parser.add_argument("--shape", **shape, help="input shape of a case; repeat for more cases")
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs")
-    parser.add_argument("--features", nargs="+", default=[], help="modules with the features")
-    parser.add_argument("--skip", nargs="+", default=[], help="endings of entries left as built")
-    parser.add_argument("--source", help="repository and file that the network is published in")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, .json")
+    parser.add_argument("--features", nargs="+", default=[], help="names of feature modules")
+    parser.add_argument("--skip", nargs="+", default=[], help="name endings of entries to keep")
+    parser.add_argument("--source", help="repository and file of the published network")
+    parser.add_argument("--out", type=Path, required=True, help="path of the new .json file")
     args = parser.parse_args()
     if args.out.exists() or not args.out.parent.is_dir():
         parser.error(f"--out must be a new file in a folder that exists, got {args.out}")
@@ -44,7 +44,7 @@ def main() -> None:
             network, args.shape, seed=args.seed, features=args.features, skip=args.skip
         )
     except ValueError as error:
-        parser.error(f"{args.network} gives no golden file: {error}")
+        parser.error(f"no golden file of {args.network}: {error}")
     head = dict(model=type(network).__name__, source=args.source or args.network)
     args.out.write_text(json.dumps(head | dict(arguments=args.arguments) | content))
     print(f"wrote {args.out}: {len(content['entries'])} entries, {len(args.shape)} cases")

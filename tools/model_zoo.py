@@ -1,4 +1,4 @@
-"""Write docs/model_zoo.md: parameters and FLOPs of every config beside the published ones.
+"""Write docs/model_zoo.md: parameters and FLOPs of every config beside published figures.
 
 Usage: python tools/model_zoo.py
 """
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    argparse.ArgumentParser(description="Write the page of the model zoo.").parse_args()
+    argparse.ArgumentParser(description="Write the model zoo page.").parse_args()
     with one_line_errors():
         paths = sorted((ROOT / "configs").glob("*.py"))
         rows = [measure_config(path) for path in track(paths, "counting")]

@@ -1,4 +1,4 @@
-"""Merge the X-volutions of a trained model; write its checkpoint, and its config beside it.
+"""Merge the X-volutions of a trained model; write the new checkpoint, and its config beside it.
 
 Usage: python tools/reparameterize.py CONFIG CHECKPOINT OUT.pth [--mini]
        [--cfg-options KEY=VALUE ...]
@@ -15,8 +15,8 @@ from hybrid_backbones.training import launch
 def main() -> None:
     parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
     parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
-    parser.add_argument("out", help="merged checkpoint to write, .pth; its config is put beside it")
+    parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
+    parser.add_argument("out", help="path of the new .pth file; its config is written beside it")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):

@@ -1,9 +1,9 @@
-"""Draw what a trained model finds of a sketch in an image, and where the sketch attends.
+"""Draw the objects that match a sketch in an image, and the attention of the sketch.
 
 Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
        [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
-       IMAGE may be a folder; then so is --out.
-       SKETCH is a picture, or a drawing of QuickDraw's: FILE.ndjson or FILE.ndjson:INDEX
+       IMAGE may be a folder; --out is a folder then.
+       SKETCH is an image, or a drawing of QuickDraw: FILE.ndjson or FILE.ndjson:INDEX
 """
 
 import argparse
@@ -14,14 +14,14 @@ from hybrid_backbones.training import launch
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw what a model finds of a sketch in an image.")
+    parser = argparse.ArgumentParser(description="Draw objects that match a sketch in an image.")
     parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("sketch", help="picture, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
+    parser.add_argument("sketch", help="image, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
     parser.add_argument("config", help="config file of the model")
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", help="picture or folder to write (prediction.png, predictions)")
-    parser.add_argument("--device", default="cpu", help="where to run: cpu, cuda, cuda:1 ...")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="lowest score of a drawn box")
+    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):

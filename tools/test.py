@@ -13,9 +13,9 @@ from hybrid_backbones.training import launch
 def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
     parser.add_argument("config", help="config file, see configs/")
-    parser.add_argument("checkpoint", help="checkpoint that tools/train.py has saved")
+    parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
-    parser.add_argument("--show-dir", help="draw the predictions into this folder")
+    parser.add_argument("--show-dir", help="draw the predictions as images in this folder")
     launch.add_run_arguments(parser)
     args = parser.parse_args()
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):

@@ -18,14 +18,14 @@ def main() -> None:
         "--resume",
         nargs="?",
         const="auto",
-        help="go on from the last checkpoint of the work dir, or from the one named here",
+        help="continue from the last checkpoint of the work dir, or from the one given",
     )
     parser.add_argument(
         "--amp",
         nargs="?",
         const="auto",
         choices=["auto", "bf16", "fp16"],
-        help="mixed precision: by default fp16 on a GPU, bf16 on a CPU (where fp16 is slow)",
+        help="mixed precision; default: fp16 on a GPU, bf16 on a CPU (where fp16 is slow)",
     )
     parser.add_argument(
         "--auto-scale-lr",

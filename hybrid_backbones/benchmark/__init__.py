@@ -1,5 +1,5 @@
-"""Measure operators, backbones and whole models on this machine.
+"""Benchmarks of operators, backbones and whole models on this machine.
 
-Every row of a table is measured in a process of its own, one after the other: what one
-implementation leaves in allocators and caches cannot flatter the next.
+Each row of a table is measured in a separate process, one after the other, so that the allocator
+and cache state left by one implementation does not favour the next.
 """

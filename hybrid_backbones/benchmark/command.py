@@ -1,4 +1,4 @@
-"""The command line of `tools/benchmark.py`."""
+"""Command line of `tools/benchmark.py`."""
 
 import argparse
 import difflib
@@ -10,8 +10,8 @@ from .settings import DEVICES, DTYPES
 from .subjects import BACKBONES, OPERATORS
 from .training import benchmark_training
 
-# subcommand: what it measures, the size by default (stage 1 of an 800×1344 image; ImageNet's
-# published numbers; COCO's usual image, padded) and the batch by default
+# measuring function, default size and default batch of each subcommand; the sizes are stage 1 of an
+# 800×1344 image, that of published ImageNet figures, and COCO's usual image, padded
 TABLES = {
     "ops": (benchmark_operators, (200, 336), 1),
     "backbones": (benchmark_backbones, (224, 224), 1),
@@ -21,7 +21,7 @@ DOCS = Path("docs")
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line: `table`, `out`, and what the measuring function of it takes."""
+    """Parse the command line: `table`, `out`, and the arguments of the measuring function."""
     parser = argparse.ArgumentParser(description="Measure operators, backbones or whole models.")
     commands = parser.add_subparsers(dest="table", required=True)
     subparsers = {}
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument("--batch", type=int, default=batch)
         command.add_argument("--dtype", choices=DTYPES, default="float32")
         command.add_argument("--device", choices=DEVICES, default="cpu")
-        command.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+        command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
         command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
         command.add_argument("--out", type=_json, default=Path(f"work_dirs/benchmark/{table}.json"))
         command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -40,26 +40,26 @@ def parse_args() -> argparse.Namespace:
             "--only", nargs="+", type=_one_of(list(subjects)), metavar="NAME", default=()
         )
     subparsers["ops"].add_argument(
-        "--scales", type=int, nargs="+", default=(1,), help="factors of the sides of --size"
+        "--scales", type=int, nargs="+", default=(1,), help="factors for both sides of --size"
     )
     subparsers["backbones"].add_argument(
-        "--compile", action="store_true", dest="compiled", help="measure compiled, too"
+        "--compile", action="store_true", dest="compiled", help="also measure compiled backbones"
     )
     subparsers["train"].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
-    page = commands.add_parser("page", help="write the page of saved tables")
+    page = commands.add_parser("page", help="write the Markdown page of saved tables")
     page.add_argument("folder", type=Path, nargs="?", default=DOCS / "benchmarks")
     page.add_argument("--out", type=Path, default=DOCS / "benchmarks.md")
     return parser.parse_args()
 
 
 def _json(name: str) -> Path:
-    if not name.endswith(".json"):  # a picture of the same name may come beside it
+    if not name.endswith(".json"):  # a plot may be saved beside it under the same name
         raise argparse.ArgumentTypeError(f"expected a file that ends in .json, got {name}")
     return Path(name)
 
 
 def _one_of(names: list[str]) -> Callable[[str], str]:
-    """Return a type of argument that is one of these names, and suggests near ones."""
+    """Return an argument type that accepts only these names, and suggests similar ones."""
 
     def check(name: str) -> str:
         if name not in names:

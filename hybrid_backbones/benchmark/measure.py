@@ -1,4 +1,4 @@
-"""Measure operators and backbones, one row of a table after the other."""
+"""Measurement of operators and backbones, one row of a table after the other."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,12 +16,12 @@ from .probes import count_macs, extra_memory, run_alone, time_call
 from .settings import Settings
 from .tables import compare
 
-# copies are timed so often, between so many bytes that no cache holds them
+# number of timed copies, and the total bytes that they cycle through, more than any cache holds
 COPY_REPEATS, COPY_BYTES = 20, 2**28
 
 
 def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
-    """Measure an operator: times in milliseconds, memory in MiB, times as multiples of a copy."""
+    """Measure an operator: times in ms and as multiples of a copy's, memory in MiB."""
     torch.set_num_threads(settings.threads)
     function, inputs = make(settings)
     weights = list(function.parameters()) if isinstance(function, nn.Module) else []
@@ -31,7 +31,7 @@ def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> d
         torch.autograd.grad(out, [*inputs, *weights], torch.ones_like(out))
 
     inputs = [x.requires_grad_() for x in inputs]
-    # a corner of the map loads kernels and starts threads, and leaves the allocator small
+    # warm up kernels and threads on a corner of the map, so that the allocator stays small
     train(*(x.detach()[..., :16, :16].clone().requires_grad_() for x in inputs))
     step, infer = partial(train, *inputs), torch.no_grad()(partial(function, *inputs))
     memory = extra_memory(step, device=settings.device)
@@ -50,7 +50,7 @@ def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> d
 
 
 def _time_copy(moved: int, settings: Settings) -> dict:
-    """Time the floor of what moves so many bytes: a copy, which reads half and writes half."""
+    """Time the minimum for this memory traffic: a copy that reads half of it and writes half."""
     size = max(moved // 2, 1)
     pairs = [
         [torch.zeros(size, dtype=torch.uint8, device=settings.device) for _ in range(2)]
@@ -66,13 +66,13 @@ def _time_copy(moved: int, settings: Settings) -> dict:
 
 
 def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled: bool) -> dict:
-    """Measure a backbone: parameters, products for one image, inference, a step of training."""
+    """Measure a backbone: parameters, MACs for one image, inference and a training step."""
     torch.set_num_threads(settings.threads)
     model = make().eval().to(**settings.kind)
     images = torch.randn(settings.batch, 3, *settings.size, **settings.kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     with torch.no_grad():
-        model(images[..., :64, :64])  # loads kernels, and leaves the allocator small
+        model(images[..., :64, :64])  # warms up kernels, as for operators
     if compiled:
         model.compile()
 
@@ -82,7 +82,7 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
         optimizer.zero_grad()
 
     model.train()
-    # on a CPU what the compiler takes cannot be told from what the model does
+    # on a CPU the memory of the compiler cannot be separated from that of the model
     known = not compiled or settings.device == "cuda"
     memory = extra_memory(train, device=settings.device) if known else None
     step = time_call(train, **settings.clock)
@@ -103,7 +103,7 @@ def _as_tuple(outs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def measure_alone(measure: Callable[..., dict], *args) -> dict:
-    """Measure in a process of its own; what goes wrong there is the row's `error`."""
+    """Measure in a separate process; a failure there becomes the row's `error`."""
     try:
         return run_alone(_attempt, measure, *args)
     except RuntimeError as error:  # the process died
@@ -113,19 +113,19 @@ def measure_alone(measure: Callable[..., dict], *args) -> dict:
 def _attempt(measure: Callable[..., dict], *args) -> dict:
     try:
         return measure(*args)
-    except Exception as error:  # a row that fails must not cost the others
+    except Exception as error:  # a row that fails must not stop the others
         return dict(error=str(error).partition("\n")[0] or type(error).__name__)
 
 
 def benchmark_operators(
     settings: Settings, only: Iterable[str] = (), scales: Iterable[int] = (1,)
 ) -> list[dict]:
-    """Measure the implementations of the operators named in `only`, or of all.
+    """Measure all implementations of the operators in `only`, or of all operators.
 
     Args:
-        settings: its size is that of the smallest map.
+        settings: settings of all rows, with the size of the smallest map.
         only: keys of `subjects.OPERATORS`.
-        scales: factors of the sides of the map, each of which has its rows.
+        scales: factors for both sides of the map; each gives rows of its own.
     """
     jobs = [
         (operator, implementation, make, scale)
@@ -151,15 +151,15 @@ def benchmark_operators(
 def benchmark_backbones(
     settings: Settings, only: Iterable[str] = (), compiled: bool = False
 ) -> list[dict]:
-    """Measure the backbones named in `only`, or all.
+    """Measure the backbones in `only`, or all backbones.
 
     Args:
-        settings: of all rows.
+        settings: settings of all rows.
         only: keys of `subjects.BACKBONES`.
-        compiled: measure each compiled, too.
+        compiled: whether to measure each backbone compiled as well.
 
     Raises:
-        ValueError: where PyTorch cannot compile, if asked to.
+        ValueError: if `compiled` is set and PyTorch cannot compile.
     """
     modes = {"eager": False}
     if compiled:
@@ -174,5 +174,5 @@ def benchmark_backbones(
 
 
 def follow(jobs: list) -> Iterable:
-    """Yield the jobs, and show on the terminal how far they are."""
+    """Yield the jobs, and show the progress on the terminal."""
     return track(jobs, "measuring", console=Console(stderr=True), transient=True)

@@ -1,4 +1,4 @@
-"""The page of benchmarks: the tables that were saved, each with its command, machine and date."""
+"""Markdown page of benchmarks: saved tables with their commands, machines and dates."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from .settings import DEVICES
 from .tables import to_markdown
 
-# name of a saved table: the heading above it, and what stands below that
+# heading and introduction of each saved table, by its name
 SECTIONS = {
     "ops": (
         "Operators",
@@ -48,7 +48,7 @@ def write_page(folder: Path) -> str:
     """Return the page of the tables ``<device>_<name>.json`` in a folder.
 
     Raises:
-        ValueError: for a folder without any, and for a file that is no table.
+        ValueError: if the folder has no table, or a file is not a table.
     """
     if not any(
         (folder / f"{device}_{name}.json").exists() for device in DEVICES for name in SECTIONS

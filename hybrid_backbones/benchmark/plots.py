@@ -1,4 +1,4 @@
-"""Draw speed against size: backbones by their parameters, operators by their maps."""
+"""Plots of speed against size: backbones by parameters, operators by map size."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COLORS = colormaps["tab20"].colors
 
 
 def draw(rows: list[dict], out: Path) -> None:
-    """Draw the rows of operators or backbones that were measured into a picture."""
+    """Plot the measured rows of operators or backbones, and save the figure in `out`."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.set_prop_cycle(color=COLORS)
@@ -23,7 +23,7 @@ def draw(rows: list[dict], out: Path) -> None:
 
 
 def _plot_backbones(axes, rows: list[dict]) -> None:
-    """Plot one line a family, from its smallest network to its largest."""
+    """Plot one line for each family, from its smallest network to its largest."""
     families = {}
     for row in rows:
         family = row["backbone"].rpartition("-")[0] + (", compiled" * (row["mode"] == "compiled"))
@@ -40,7 +40,7 @@ def _plot_backbones(axes, rows: list[dict]) -> None:
 
 
 def _plot_operators(axes, rows: list[dict]) -> None:
-    """Plot one line an implementation, dashed for references, over the positions of the map."""
+    """Plot one line for each implementation over the map size, dashed for references."""
     lines = {}
     for row in rows:
         lines.setdefault((row["operator"], row["implementation"]), []).append(row)

@@ -1,4 +1,4 @@
-"""Measure one call: its time, its memory, its products."""
+"""Measurements of one call: time, memory, multiply-accumulates."""
 
 import gc
 import sys
@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
-    """Time calls, after two that are not counted.
+    """Time calls of a function, after two warm-up calls.
 
     Returns:
-        the median, minimum and maximum in milliseconds.
+        median, minimum and maximum in milliseconds.
     """
     times = [_time_once(function, device) for _ in range(2 + repeats)][2:]
     return dict(median=median(times), min=min(times), max=max(times))
@@ -42,13 +42,13 @@ def _time_once(function: Callable[[], Any], device: str) -> float:
 
 
 def extra_memory(function: Callable[[], Any], *, device: str = "cpu") -> float | None:
-    """Measure by how much memory grows, at its peak, during a call.
+    """Measure the peak growth of memory during a call.
 
-    On the CPU it is the resident memory of the process, which only Linux tells; call it in a fresh
-    process (:func:`run_alone`), because an allocator may reuse what earlier calls left.
+    On the CPU this is the resident memory of the process, which only Linux reports. Call it in a
+    fresh process (:func:`run_alone`), because an allocator may reuse memory of earlier calls.
 
     Returns:
-        MiB, or None on the CPU of another system.
+        growth in MiB, or None on the CPU of another system.
     """
     gc.collect()
     if device == "cuda":
@@ -59,8 +59,8 @@ def extra_memory(function: Callable[[], Any], *, device: str = "cpu") -> float |
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not sys.platform.startswith("linux"):
         return None
-    # not by `getrusage`: the maximum it tells a process includes that of its parent before `exec`
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    # the maximum that `getrusage` reports includes that of the parent process before `exec`
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _read_status("VmRSS")
     function()
     return (_read_status("VmHWM") - before) / 2**10
@@ -75,20 +75,20 @@ def run_alone(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call an importable function in a fresh process and return its result.
 
     Raises:
-        RuntimeError: if the process dies; otherwise what the function raises.
+        RuntimeError: if the process dies; errors of the function are raised as they are.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
-            raise RuntimeError("the process died, most likely for want of memory") from None
+            raise RuntimeError("the process died, most likely for lack of memory") from None
 
 
 class _CountAttention(TorchFunctionMode):
-    """Count the products of attention in place of computing it.
+    """Mode that counts the multiply-accumulates of attention instead of computing it.
 
-    Two for each channel of a logit that the mask lets through. PyTorch's counter does not know the
-    kernels for CPUs and would count what tiles compute and mask.
+    Counts two for each channel of a logit that the mask keeps: query by key, weight by value.
+    PyTorch's counter ignores the kernels for CPUs, and would include masked logits of tiles.
     """
 
     macs = 0
@@ -110,16 +110,16 @@ class _CountAttention(TorchFunctionMode):
 def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
     """Count the multiply-accumulates of one call with tensors of these shapes.
 
-    These are the products of convolutions, linear layers, matrix products and attention, of the
-    latter only where its mask lets through; not normalisation, activations, sums and products of
-    two maps. Attention in windows is matrix products on a CPU, of which all count. A model on the
-    meta device is counted without being computed, and there, where masks have no values, all of
-    attention counts.
+    Includes convolutions, linear layers, matrix products, and attention for the logits that its
+    mask keeps; excludes normalisation, activations, and sums and products of two maps. On a CPU,
+    window attention consists of matrix products, which are counted without regard to masks. A model
+    on the meta device is counted without computation; masks have no values there, so attention is
+    counted in full.
     """
     parameters = list(model.parameters())
     device = parameters[0].device if parameters else "cpu"
     trainable = [p for p in parameters if p.requires_grad]
-    # rather than by `no_grad`, under which views of parameters still ask for gradients
+    # not by `no_grad`, under which views of parameters still require gradients
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:

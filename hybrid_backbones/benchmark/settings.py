@@ -1,4 +1,4 @@
-"""What the rows of one table have in common, and the machine that measured them."""
+"""Settings shared by the rows of one table, and the machine that measured them."""
 
 import os
 import platform
@@ -17,18 +17,18 @@ DEVICES = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Settings:
-    """What every row of one table has in common.
+    """Settings shared by all rows of one table.
 
     Args:
         size: height and width of the maps or images, in pixels.
         batch: number of maps or images.
-        dtype: one of `DTYPES`: of inputs and weights, or in whole models, of autocast.
-        device: one of `DEVICES`.
-        threads: of PyTorch on the CPU.
+        dtype: dtype of inputs and weights, or of autocast for whole models; one of `DTYPES`.
+        device: device of inputs and weights; one of `DEVICES`.
+        threads: number of CPU threads of PyTorch.
         repeats: number of timed calls.
 
     Raises:
-        ValueError: for settings other than these, and for a device that is not there.
+        ValueError: if a number is below 1, or the dtype or device is unknown or unavailable.
     """
 
     size: tuple[int, int]
@@ -51,21 +51,21 @@ class Settings:
         if self.device not in DEVICES:
             raise ValueError(f"device must be {' or '.join(DEVICES)}, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but PyTorch sees none; tools/doctor.py says more")
+            raise ValueError("device is cuda, but PyTorch sees no GPU; run tools/doctor.py")
 
     @property
     def kind(self) -> dict[str, Any]:
-        """dtype and device as keywords of PyTorch."""
+        """Dtype and device as keyword arguments of PyTorch."""
         return dict(dtype=getattr(torch, self.dtype), device=self.device)
 
     @property
     def clock(self) -> dict[str, Any]:
-        """Keywords of :func:`time_call`."""
+        """Keyword arguments of :func:`time_call`."""
         return dict(device=self.device, repeats=self.repeats)
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """Describe the machine and the settings, to stand beside the rows."""
+    """Return a description of the machine and the settings, which is saved with the rows."""
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=shlex.join([*_allocator_settings(), "python", *sys.argv]),
@@ -76,7 +76,7 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def _allocator_settings() -> list[str]:
-    """Return what the environment tells the C library's allocator, which times depend on."""
+    """Return the environment variables of the C library's allocator, which affect times."""
     return [f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_")]
 
 
@@ -84,7 +84,7 @@ def _device_name(device: str) -> str:
     if device == "cuda":
         convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
         return f"{torch.cuda.get_device_name()} (float32 convolutions in {convolutions})"
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows a name
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux; elsewhere Python reports a name
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""What can be measured: the operators with their implementations, and the backbones."""
+"""Subjects of the benchmarks: operators with their implementations, and backbones."""
 
 from collections.abc import Callable
 from functools import partial
@@ -34,17 +34,17 @@ from ..ops import (
 )
 from .settings import Settings
 
-# of every layer
+# settings of all layers
 CHANNELS, HEADS, WINDOW = 64, 4, 7
 # implementations that run on GPUs only
 CUDA_ONLY = ("triton",)
 
 
 class WindowAttention(nn.Module):
-    """Attend within shifted windows of which the border is padded, with Swin's projections.
+    """Shifted-window self-attention with padded borders and Swin's projections.
 
     Args:
-        reference: take torchvision's function in place of ours.
+        reference: whether to use torchvision's function instead of ours.
     """
 
     def __init__(self, reference: bool):
@@ -55,7 +55,7 @@ class WindowAttention(nn.Module):
         self.attend = self._attend_by_torchvision if reference else self._attend
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
+        """Apply attention to a feature map ``(B, C, H, W)``, and return one of that shape."""
         return self.attend(x)
 
     def _attend(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _layer(layer: Callable, *args, **kwargs) -> Callable[[Settings], tuple]:
     return partial(_make_layer, partial(layer, *args, **kwargs))
 
 
-# operator and its implementations; ratios are to the one called `reference`, if there is one
+# implementations by operator; ratios refer to the one called `reference`, if there is one
 OPERATORS = {
     "local_attention": {
         backend: partial(_make_attention, backend) for backend in ("tiled", "triton", "reference")
@@ -125,7 +125,7 @@ OPERATORS = {
 
 def _make_baseline(make: Callable[[], nn.Module], *dropped: str) -> nn.Module:
     model = make()
-    for name in dropped:  # what follows the last map
+    for name in dropped:  # layers after the last feature map
         setattr(model, name, nn.Identity())
     return model
 

@@ -1,8 +1,8 @@
-"""Turn measured rows into a table for the terminal, for a page and for programs.
+"""Tables of measured rows: for the terminal, in Markdown and as JSON.
 
-A row is a dict: its names, then its figures, of which times are dicts of median, min and max, and
-`ratio`, the figures of the reference divided by its own. A row that could not be measured has
-`error` in place of figures.
+A row is a dict of names and figures. A time is a dict of median, min and max; `ratio` holds the
+figures of the reference divided by those of the row. A row that could not be measured has `error`
+instead of figures.
 """
 
 import json
@@ -15,12 +15,12 @@ from rich.table import Table
 
 
 class Figure(NamedTuple):
-    """How a figure is shown."""
+    """Column of a table, which displays one figure of each row."""
 
     title: str
     meaning: str
-    unit: float = 1.0  # what divides the figure to give that of the title
-    compared: bool = False  # with the reference
+    unit: float = 1.0  # divisor that gives the unit of the title
+    compared: bool = False  # whether a ratio to the reference is shown
 
 
 FIGURES = {
@@ -57,7 +57,7 @@ SETTING = "Batch {batch}, {dtype}, {device_name}, CPU threads: {threads}, PyTorc
 
 
 def compare(reference: dict, row: dict) -> dict[str, float]:
-    """Return reference / row for each figure that both have and that is to be compared."""
+    """Return reference / row for each compared figure that both have."""
     ratio = {}
     for name, figure in FIGURES.items():
         theirs, ours = (_typical(one.get(name)) for one in (reference, row))
@@ -71,7 +71,7 @@ def _typical(figure: dict | float | None) -> float | None:
 
 
 def tabulate(rows: list[dict]) -> list[list[str]]:
-    """Turn rows into lines of cells, the first line being the titles of the columns."""
+    """Turn rows into lines of cells; the first line has the titles of the columns."""
     names = [name for name, value in rows[0].items() if isinstance(value, str) and name != "error"]
     compared = {figure for row in rows for figure in row.get("ratio", ())}
     titles, lines = list(names), [[row[name] for name in names] for row in rows]
@@ -100,7 +100,7 @@ def _cell(figure: dict | float | None, unit: float, sign: str = "") -> str:
 
 
 def explain(rows: list[dict], setting: dict[str, Any]) -> str:
-    """Return what stands below the table: the setting, and the meaning of each column."""
+    """Return the caption of the table: the settings, and the meaning of each column."""
     figures = [FIGURES[name] for name in _present(rows)]
     notes = [f"{figure.title.split(' (')[0]}: {figure.meaning}" for figure in figures]
     if any(row.get("ratio") for row in rows):
@@ -110,7 +110,7 @@ def explain(rows: list[dict], setting: dict[str, Any]) -> str:
 
 
 def to_markdown(rows: list[dict], setting: dict[str, Any]) -> str:
-    """Write the table, what it means, and what could not be measured."""
+    """Return the table, its caption and the failed rows in Markdown."""
     titles, *lines = tabulate(rows)
     table = [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *lines)]
     return "\n".join([*table, "", explain(rows, setting), *_failures(rows)])
@@ -126,7 +126,7 @@ def _failures(rows: list[dict]) -> list[str]:
 
 
 def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bool = False) -> None:
-    """Print the rows, as Markdown if asked, and save them with their setting as JSON in `out`."""
+    """Print the rows as a table or in Markdown, and save them with the settings as JSON."""
     if markdown:
         print(to_markdown(rows, setting))
     else:
@@ -134,7 +134,7 @@ def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bo
         table = Table(*titles, caption=explain(rows, setting))
         for cells in lines:
             table.add_row(*cells)
-        # a pipe has no width of its own
+        # a pipe has no width
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         for failure in _failures(rows):
             print(failure)

@@ -1,4 +1,4 @@
-"""Measure one step of training of a whole detector or segmentor, on random pictures."""
+"""Measurement of one training step of a whole detector or segmentor on random images."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -20,12 +20,12 @@ from .probes import extra_memory, time_call
 from .settings import Settings
 from .tables import compare
 
-NUM_OBJECTS = 8  # in each picture, about as many as in those of COCO
+NUM_OBJECTS = 8  # in each image, about as many as in COCO
 NUM_CLASSES = dict(mmdet=80, mmseg=150)
 
 
 def baseline_of(config: Path) -> Path:
-    """Return the config beside this one with the same method and a plain ResNet-50."""
+    """Return the config in the same folder with the same method and a plain ResNet-50."""
     parts = config.stem.split("_")
     names = ["_".join([*parts[:length], "r50.py"]) for length in range(1, len(parts) + 1)]
     paths = [config.with_name(name) for name in names]
@@ -33,11 +33,11 @@ def baseline_of(config: Path) -> Path:
 
 
 def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict]:
-    """Measure the models of configs, each after its baseline, with which it is compared.
+    """Measure the models of configs, each after the baseline that it is compared with.
 
     Raises:
-        ValueError: for a config that is not there or whose model is no detector or segmentor that
-            learns from pictures alone, and for one that has no baseline.
+        ValueError: if a config does not exist, has no baseline, or is not that of a detector or
+            segmentor that trains on images alone.
     """
     baselines = {config: baseline_of(config) for config in configs}
     jobs = list(dict.fromkeys(path for pair in baselines.items() for path in reversed(pair)))
@@ -64,12 +64,12 @@ def _validate(path: Path) -> None:
 
 
 def measure_training(path: Path, settings: Settings) -> dict:
-    """Measure a step as `tools/train.py` makes it; memory includes weights and optimizer."""
+    """Measure a training step of `tools/train.py`; memory includes weights and optimizer."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     cfg = Config.fromfile(path)
-    cfg.model.backbone.init_cfg = None  # no weights are fetched
-    if "size" in cfg.model.data_preprocessor:  # to which smaller images would be padded
+    cfg.model.backbone.init_cfg = None  # no download of weights
+    if "size" in cfg.model.data_preprocessor:  # smaller images would be padded to it
         cfg.model.data_preprocessor.size = settings.size
     steps = []
 
@@ -100,7 +100,7 @@ def _build_optim_wrapper(model: BaseModel, cfg: Config, settings: Settings) -> O
 
 
 def random_batch(scope: str, settings: Settings) -> dict:
-    """Make pictures of noise with boxes, masks and classes at random, the same at each call."""
+    """Return noise images with random boxes, masks and classes, equal at each call."""
     batch = demo_mm_inputs(
         settings.batch,
         (3, *settings.size),

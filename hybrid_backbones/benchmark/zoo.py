@@ -1,6 +1,6 @@
-"""The model zoo: what each config costs by its code, beside what was published.
+"""Model zoo page: parameters and FLOPs of each config beside the published ones.
 
-Published figures stand in the docstrings of the configs and nowhere else.
+The docstrings of the configs are the only place that holds published figures.
 """
 
 import ast
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..ops import ACmix
 from .probes import count_macs
 
-# a published figure is met within this ratio, or where it is ours, rounded
+# relative tolerance of our figures; one that rounds to the published figure agrees as well
 TOLERANCE = 0.02
-# height and width at which costs are published, where a docstring does not say
+# height and width of published FLOPs, unless a docstring states others
 SIZES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
-# what each group of configs is called, by the beginning of their names
+# title of each group of configs, by the prefix of their names
 GROUPS = {
     "imagenet": "Classification on ImageNet-1k",
     "fasterrcnn": "Faster R-CNN on COCO",
@@ -31,7 +31,7 @@ GROUPS = {
     "fpn": "Semantic FPN on ADE20K",
     "locformer": "LocFormer on COCO with QuickDraw",
 }
-# where each backbone was published
+# publication of each backbone
 SOURCES = {
     "ACmixResNet": "[ACmix](https://github.com/LeapLabTHU/ACmix)",
     "ACmixSwin": "[ACmix](https://github.com/LeapLabTHU/ACmix)",
@@ -46,7 +46,7 @@ SOURCES = {
     "XVolutionResNet": "[X-volution](https://arxiv.org/abs/2106.02253)",
 }
 SOURCES["ResNetV1c"] = SOURCES["ResNet"]
-# backbone and size: the golden files that its features are compared with
+# golden files that the features of a backbone are compared with, by type and size
 VERIFIED = {
     ("ACmixResNet", 26): ["acmix_resnet26"],
     ("ACmixResNet", 50): ["acmix_resnet50"],
@@ -63,7 +63,7 @@ VERIFIED = {
     ("UniFormer", "small_plus"): ["uniformer_small_plus"],
     ("UniFormerLight", "xxs"): ["uniformer_xxs", "uniformer_det_xxs"],
 }
-# why a count misses the published one
+# why a count deviates from the published one
 REASONS = {
     "fpn_uniformer_s_h14": "172G fits no other figure: UperNet's two rows differ by 57G, as ours "
     "do here and there, and Semantic FPN with UniFormer-B h14 agrees.",
@@ -78,12 +78,12 @@ REASONS = {
     "locformer_swin_t": "The released code keeps parameters that it never uses: of its 1203 "
     "entries 884 take part.",
 }
-# RoIs that OpenMMLab's counters send through a box head and a mask head
+# numbers of RoIs that OpenMMLab's counters pass through box heads and mask heads
 NUM_BOX_ROIS, NUM_MASK_ROIS = 1000, 100
 
 
 class Row(NamedTuple):
-    """A config and its costs; what was not published is None."""
+    """Computed and published costs of a config; None where nothing was published."""
 
     config: str
     backbone: str
@@ -91,13 +91,13 @@ class Row(NamedTuple):
     size: tuple[int, int]
     params: float  # millions
     published_params: str | None
-    macs: float | None  # billions; not counted where a second input is needed
+    macs: float | None  # billions; None if the model has a second input
     published_macs: str | None
     published: str
 
     @property
     def deviations(self) -> dict[str, float]:
-        """Ratios to the published figures that miss them by more than the tolerance."""
+        """Ratios of our figures to the published ones, where they exceed the tolerance."""
         pairs = dict(
             parameters=(self.params, self.published_params), FLOPs=(self.macs, self.published_macs)
         )
@@ -114,7 +114,7 @@ def _agree(ours: float, theirs: str) -> bool:
 
 
 def measure_config(path: Path) -> Row:
-    """Build the model of a config and count; no data and no weights are needed."""
+    """Build the model of a config and count its costs, without data or weights."""
     cfg = Config.fromfile(path)
     published = read_published(path)
     size = re.search(r"at (\d+)×(\d+)", published)
@@ -137,7 +137,7 @@ def measure_config(path: Path) -> Row:
 
 
 def read_published(path: Path) -> str:
-    """Return what the docstring of a config says of published results, in one line."""
+    """Return the published results in the docstring of a config as one line."""
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     lines = re.search(r"^Published: +(.*(?:\n +.*)*)", docstring, re.MULTILINE)
     if lines is None:
@@ -151,18 +151,18 @@ def _figure(text: str, pattern: str) -> str | None:
 
 
 def _count_model(model: nn.Module, size: tuple[int, int]) -> int:
-    """Count the products of the whole model for one image, as OpenMMLab's counters do."""
+    """Count the MACs of the whole model for one image, as OpenMMLab's counters do."""
     model = model.to("meta")
     local_attention = []
 
     def count_neighbours(module: ACmix, _, out: Tensor) -> None:
-        # query by key and weight by value
+        # products of query and key, and of weight and value
         local_attention.append(2 * module.attn_kernel_size**2 * out.numel())
 
     for module in model.modules():
         if isinstance(module, ACmix):
-            # tiles compute more than the attention, and without values their masks do not tell;
-            # the reference's products are none that the counter knows
+            # tiles also compute masked logits, and masks on the meta device have no values; the
+            # counter sees no products of the reference, so that the hook counts all of them
             module.attn_backend = "reference"
             module.register_forward_hook(count_neighbours)
     macs = count_macs(model.backbone, (1, 3, *size)) + sum(local_attention)
@@ -175,7 +175,7 @@ def _feature_shapes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, 
 
 
 class _Heads(nn.Module):
-    """Run what comes after the backbone, with a fixed number of RoIs."""
+    """Neck and heads of a model, run with fixed numbers of RoIs."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -206,7 +206,7 @@ def _run_roi_head(roi_head: nn.Module, features: Tensor) -> None:
 
 
 def write_zoo(rows: list[Row]) -> str:
-    """Return the page of the zoo, in Markdown."""
+    """Return the model zoo page in Markdown."""
     parts = [INTRODUCTION]
     for prefix, title in GROUPS.items():
         group = [row for row in rows if re.fullmatch(rf"{prefix}_.*", row.config)]

@@ -1,1 +1,1 @@
-"""Deployment: trained models in a form that computes the same in fewer operations."""
+"""Deployment: trained models in an equivalent form with fewer operations."""

@@ -1,7 +1,7 @@
-"""Merge the X-volutions of a trained network, and write what is left as checkpoint and config.
+"""Merging of the X-volutions of a trained network into a smaller checkpoint and config.
 
-Nothing is written unless the network that the written config builds, with the weights that are to
-be written, computes what the trained one does.
+Files are written only if the network built from the new config with the new weights computes the
+same feature maps as the trained one.
 """
 
 import io
@@ -19,18 +19,18 @@ from ..ops.xvolution import merge_xvolutions
 from ..training.requirements import require_keys, require_writable_file
 from ..training.saving import AtomicLocalBackend
 
-# of the largest value of each map; single precision over a whole network keeps well below
+# relative to the largest value of each map; float32 errors of a whole network are far smaller
 TOLERANCE = 1e-4
 
 
 def merged_config(cfg: Config) -> Config:
     """Return the config of the merged model: its networks and operators are built merged.
 
-    The backbone's initialisation is dropped, since weights from elsewhere are not merged.
+    The backbone's `init_cfg` is removed, since the weights that it names are not merged.
     """
     cfg = deepcopy(cfg)
     for settings in dicts(cfg.model):
-        # the type may be written with its scope
+        # the type may have a scope as prefix
         kind = str(settings.get("type")).rpartition(".")[2]
         if kind == "XVolutionResNet":
             settings.merged = True
@@ -47,20 +47,20 @@ def merged_config(cfg: Config) -> Config:
 def reparameterize(cfg: Config, checkpoint: str | Path, out: str | Path) -> Path:
     """Merge a trained model; write its checkpoint to `out`, and its config beside it as ``.py``.
 
-    The checkpoint keeps the weights and the meta data of the given one, of which `cfg` becomes the
+    The new checkpoint keeps the meta data of the given one, except for `cfg`, which becomes the
     written config.
 
     Args:
         cfg: config of the trained model.
-        checkpoint: what its training has saved.
-        out: file to write, ``.pth``; neither it nor the config may exist.
+        checkpoint: checkpoint of the trained model.
+        out: path of the new checkpoint, ``.pth``; neither it nor the config may exist.
 
     Returns:
-        the path of the written config.
+        path of the written config.
 
     Raises:
-        ValueError: where a file is missing, does not fit, is in the way or cannot be written, where
-            the model cannot be merged, and where the merged one computes something else.
+        ValueError: if a file is missing, does not fit, already exists or cannot be written, if the
+            model cannot be merged, or if the merged model computes different feature maps.
     """
     out = Path(out)
     config = out.with_suffix(".py")
@@ -83,7 +83,7 @@ def reparameterize(cfg: Config, checkpoint: str | Path, out: str | Path) -> Path
     rebuilt.load_state_dict(model.state_dict())
     require_equal(_run(rebuilt.backbone, images), expected)
     text = merged_cfg.pretty_text
-    # hosts build a model from the config in its checkpoint, where they are given no other
+    # frameworks build a model from the config in its checkpoint if they get no other one
     meta = dict(read_checkpoint(checkpoint).get("meta") or {}, cfg=text)
     content = io.BytesIO()
     torch.save(dict(meta=meta, state_dict=rebuilt.state_dict()), content)
@@ -98,21 +98,21 @@ def _run(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
 
 
 def require_equal(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    """Check that two backbones computed the same maps, up to `TOLERANCE` of their largest value.
+    """Check that two backbones computed the same maps, up to `TOLERANCE` of the largest value.
 
     Raises:
-        ValueError: says which map differs, and by how much.
+        ValueError: if a map differs; the message says which one and by how much.
     """
     for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         if not torch.isfinite(theirs).all():
             raise ValueError(
-                f"map {i} of the backbone has infinite values on random input, before merging; "
-                "the weights are not those of a trained network; nothing was written"
+                f"map {i} of the backbone has infinite or NaN values on random input before "
+                "merging; the weights are not those of a trained network; nothing was written"
             )
         error = (ours - theirs).abs().max() / theirs.abs().max()
-        # written so that what is not a number does not pass
+        # this form also rejects NaN
         if not error <= TOLERANCE:
             raise ValueError(
-                f"the merged backbone computes something else: map {i} differs by {error:.1e} of "
+                f"the merged backbone is not equivalent: map {i} differs by {error:.1e} of "
                 f"its largest value, where {TOLERANCE:.0e} is allowed; nothing was written"
             )

@@ -1,6 +1,6 @@
-"""Settings from the command line, checked against the config that they change.
+"""Checked `--cfg-options`: overrides on the command line must match the config.
 
-mmengine adds a key that is not in the config without a word, so that a misspelt one has no effect.
+mmengine silently adds a key that the config does not have, so a misspelt key has no effect.
 """
 
 import difflib
@@ -14,19 +14,19 @@ from mmengine.runner import Runner
 
 from .errors import did_you_mean
 
-# keys of a config that mmengine reads although its runner has no argument of the name
+# config keys that mmengine reads although they are no arguments of its runner
 RUNNER_KEYS = ("activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval")
 RUNNER_KEYS += ("find_unused_parameters", "model_wrapper_cfg", "sync_bn", "tta_model")
 RUNNER_KEYS += ("tta_pipeline", *inspect.signature(Runner).parameters)
 
 
 class CfgOptions(DictAction):
-    """Parse KEY=VALUE as mmengine does, and end with the usage for what is of another form."""
+    """Parse KEY=VALUE as mmengine does, and report malformed arguments with the usage."""
 
     def __call__(
         self, parser: ArgumentParser, namespace: Namespace, values: list[str], option_string=None
     ) -> None:
-        """Parse the values of one flag."""
+        """Parse the values that follow the flag."""
         for value in values:
             if "=" not in value.lstrip("="):
                 parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
@@ -36,11 +36,10 @@ class CfgOptions(DictAction):
 
 
 def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Change a config as the command line says, in place.
+    """Merge the options of the command line into a config, in place.
 
     Raises:
-        ValueError: for a key that has no place in the config, and for text in the place of a
-            number.
+        ValueError: if a key does not match the config, or text replaces a number.
     """
     for key, value in options.items():
         _require_place(cfg, key, value, options)
@@ -48,7 +47,7 @@ def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
-    """Walk to the setting of a dotted key, as far as the config has it."""
+    """Check that a dotted key matches the config, and that no text replaces a number."""
     settings, names = cfg, key.split(".")
     for i, name in enumerate(names):
         path = ".".join(names[:i])
@@ -75,9 +74,9 @@ def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -
 
 
 def _require_new_name(settings, names: list[str], i: int, options: dict[str, Any]) -> None:
-    """Check that the i-th name of a key may be added to these settings."""
+    """Check that the `i`-th name of a dotted key may be added to `settings`."""
     if "type" in settings:
-        # an argument of that class; what it does not take is refused when it is built
+        # an argument of that class, which rejects unknown ones when it is built
         return
     name, path = names[i], ".".join(names[:i])
     if i == 0:
@@ -93,7 +92,7 @@ def _require_new_name(settings, names: list[str], i: int, options: dict[str, Any
 
 
 def _is_misspelt(name: str, names: Iterable[str]) -> bool:
-    """Tell whether a name is so much like another that this one is meant."""
+    """Return whether a name is likely a misspelling of one of `names`."""
     return bool(difflib.get_close_matches(name, names, cutoff=0.8))
 
 

@@ -1,4 +1,4 @@
-"""What a training needs, checked before it begins: data, whole batches, a length."""
+"""Checks before training starts: data files, complete batches, length of the schedule."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader, IterableDataset
 
-# the variable that says where the data of each framework's configs lies
+# environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
 
 
 def require_data(cfg: Config, dataset: dict) -> None:
-    """Look for the files and folders that a data set of the config names.
+    """Check that the files and folders of a dataset exist.
 
     Raises:
-        ValueError: says which are missing, and how to name others.
+        ValueError: if any is missing; the message names them and says how to set the data root.
     """
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix", {})
@@ -26,15 +26,15 @@ def require_data(cfg: Config, dataset: dict) -> None:
         variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
         raise ValueError(
             f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder that "
-            f"has {', '.join(expected)}, or add --mini to run on the embedded set"
+            f"contains {', '.join(expected)}, or add --mini to run on the embedded set"
         )
 
 
 def require_length(train_cfg: dict) -> None:
-    """Check the numbers that a training loop counts with.
+    """Check the numbers of epochs and iterations, and the validation interval.
 
     Raises:
-        ValueError: for what is no positive integer.
+        ValueError: if one of them is not a positive integer.
     """
     for name in ("max_epochs", "max_iters", "val_interval"):
         value = train_cfg.get(name, 1)
@@ -43,10 +43,10 @@ def require_length(train_cfg: dict) -> None:
 
 
 def require_batches(loader: DataLoader) -> None:
-    """Check that there is something to train on, in each process.
+    """Check that the training set has at least one batch for each process.
 
     Raises:
-        ValueError: for an empty set, and for one that has no whole batch.
+        ValueError: if the set is empty, or has no complete batch while `drop_last` is set.
     """
     if isinstance(loader.dataset, IterableDataset):
         return
@@ -56,11 +56,11 @@ def require_batches(loader: DataLoader) -> None:
             "the training set is empty: check data_root, ann_file and filter_cfg of "
             "train_dataloader.dataset"
         )
-    # one that never ends fills a batch with several passes over the set
+    # an infinite sampler fills a batch with several passes over the set
     if not isinstance(loader.batch_sampler.sampler, InfiniteSampler) and not len(loader):
         among = f" for {num_processes} processes" if num_processes > 1 else ""
         raise ValueError(
             f"the training set has {num_samples} samples{among}, less than a batch of "
-            f"{loader.batch_sampler.batch_size}, and drop_last=True leaves out what is less: lower "
-            "train_dataloader.batch_size, or set train_dataloader.drop_last=False"
+            f"{loader.batch_sampler.batch_size}, and drop_last=True drops incomplete batches: "
+            "lower train_dataloader.batch_size, or set train_dataloader.drop_last=False"
         )

@@ -1,4 +1,4 @@
-"""What `--compile` does: the backbone through `torch.compile`, everything else as it is."""
+"""`--compile`: compile the backbone with `torch.compile`, and leave the other parts eager."""
 
 import torch
 from mmengine.logging import print_log
@@ -9,10 +9,10 @@ from ..backbones import HierarchicalBackbone
 
 
 def require_compiler(device: str) -> None:
-    """Compile one addition, to learn of what is missing before anything else begins.
+    """Compile one addition, to detect a missing compiler before anything else starts.
 
     Raises:
-        ValueError: where PyTorch cannot compile for this device.
+        ValueError: if PyTorch cannot compile for this device.
     """
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
@@ -25,19 +25,19 @@ def require_compiler(device: str) -> None:
 
 
 def compile_backbone(model: nn.Module) -> None:
-    """Compile the backbone of a model in place, at its first call; its entries keep their names.
+    """Compile the backbone of a model in place, at its first call; state-dict names are kept.
 
-    mmengine's own `compile` setting takes the whole step of a training, heads included, which look
-    at values to assign targets and would be cut into many graphs; and it leaves testing out.
+    mmengine's own `compile` setting compiles the whole training step. That includes the heads,
+    whose data-dependent assignment of targets splits the graph, and it excludes evaluation.
 
-    Each shape of the images is compiled on its own, training and evaluation as well, up to
-    PyTorch's limit of eight. PyTorch warns about further ones, and runs them uncompiled.
+    Each image shape is compiled separately, and so are training and evaluation, up to PyTorch's
+    limit of eight compilations. PyTorch warns about further ones and runs them uncompiled.
 
     Args:
-        model: with a `backbone`; perhaps in a wrapper for several processes.
+        model: model with a `backbone`, possibly wrapped for distributed training.
 
     Raises:
-        ValueError: for a model without one, and for blocks that are to be recomputed in training.
+        ValueError: if the model has no backbone, or recomputes activations of a training step.
     """
     model = model.module if is_model_wrapper(model) else model
     backbone = getattr(model, "backbone", None)
@@ -45,13 +45,12 @@ def compile_backbone(model: nn.Module) -> None:
         raise ValueError(f"--compile: {type(model).__name__} has no backbone; leave --compile out")
     if backbone.training and any(_recomputes(module) for module in backbone.modules()):
         raise ValueError(
-            "--compile: blocks that are recomputed cannot be compiled; set with_cp=False in the "
-            "backbone's config, or leave --compile out"
+            "--compile: blocks with recomputed activations cannot be compiled; set with_cp=False "
+            "in the backbone's config, or leave --compile out"
         )
-    # shapes as unknowns make windows and tiles so hard to reason about that tracing takes minutes,
-    # or fails
+    # with symbolic shapes the tracing of windows and tiles takes minutes or fails
     backbone.compile(dynamic=False)
-    print_log(f"{type(backbone).__name__} is compiled for each shape of images when it comes")
+    print_log(f"{type(backbone).__name__} is compiled at the first batch of each image shape")
 
 
 def _recomputes(module: nn.Module) -> bool:

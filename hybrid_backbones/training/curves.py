@@ -1,4 +1,4 @@
-"""Loss and metric curves as a picture in the work dir, drawn anew after each validation."""
+"""Loss and metric curves as an image in the work dir, redrawn after each validation."""
 
 from numbers import Real
 from pathlib import Path
@@ -9,26 +9,26 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-# points of a loss curve: more cannot be seen
+# maximum number of points of a loss curve; more are not visible
 MAX_POINTS = 500
 
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Draw ``curves.png``: the losses over the iterations, and each validation metric.
+    """Hook that draws the losses and validation metrics over the iterations in ``curves.png``.
 
-    The history travels in mmengine's message hub and so in every checkpoint: a resumed training
-    draws the whole of it.
+    The history is stored in mmengine's message hub and thus in every checkpoint: a resumed training
+    draws all of it.
     """
 
-    # after the metrics have been recorded
+    # runs after the hooks that record the metrics
     priority = "VERY_LOW"
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Record the metrics of this validation, and draw."""
+        """Record the metrics of this validation, and redraw the curves."""
         history = runner.message_hub.runtime_info.setdefault("curves", {})
         for name, value in (metrics or {}).items():
-            # COCO's -1 stands for a metric without any object, as large ones in small pictures
+            # COCO reports -1 for a metric without objects, such as large ones in small images
             if isinstance(value, Real) and value >= 0:
                 history.setdefault(name, []).append((runner.iter, float(value)))
         self._draw(runner, history)
@@ -57,7 +57,7 @@ class CurvesHook(Hook):
 
 
 def _plot_smooth(axes, values, last_iter: int, name: str) -> None:
-    """Plot means of as many neighbouring values as leave MAX_POINTS points."""
+    """Plot at most MAX_POINTS points, each the mean of equally many neighbouring values."""
     width = -(-len(values) // MAX_POINTS)
     usable = len(values) - len(values) % width
     if not usable:

@@ -1,8 +1,8 @@
-"""How a command ends when something goes wrong: one line for a mistake, a traceback for a bug.
+"""Error reports of the commands: one line for a mistake of the user, a traceback for a bug.
 
-A mistake is what this package raises on purpose, or an error of the libraries that `KNOWN`
-explains. Everything else is a bug, here or elsewhere, and shows where it happened. The log file
-gets the traceback in both cases.
+A mistake is an error that this package raises itself, or one of a library that `KNOWN` explains.
+Any other error counts as a bug, and its traceback is printed. The log file gets the traceback in
+both cases.
 """
 
 import difflib
@@ -20,16 +20,16 @@ from mmengine.logging import MMLogger
 from mmengine.registry import OPTIMIZERS, Registry
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# a call in the text of a traceback: its file, and the source of its line
+# one entry of a printed traceback; the groups are the file and the source line
 CALL = re.compile(r'^  File "(.+)", line \d+, in .+(?:\n    (.+))?', re.MULTILINE)
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM, as job schedulers do."""
+    """Interruption by SIGTERM, which job schedulers send."""
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM stop the program as Ctrl-C does."""
+    """Make SIGTERM stop the program as Ctrl-C does."""
 
     def stop(*_) -> None:
         raise Terminated
@@ -39,14 +39,14 @@ def stop_on_sigterm() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the program with one line for a mistake or a stop, and with a traceback for a bug."""
+    """Exit with one line for a mistake or an interruption, and with a traceback for a bug."""
     try:
         yield
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         sys.stderr.write(f"\nstopped by {number.name}{f': {stop}' if stop.args else ''}\n")
         sys.exit(128 + number)
-    except Exception as error:  # the last place that can say something about it
+    except Exception as error:  # the outermost handler of a command
         log = _log_traceback()
         line = explain(error)
         if line is not None:
@@ -59,7 +59,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str | None:
-    """Return one line about a mistake of the user, or None for what may be a bug."""
+    """Return one line that explains a mistake of the user, or None for a possible bug."""
     message = _message(error)
     if _is_raised_on_purpose(error):
         return message
@@ -73,20 +73,20 @@ def explain(error: Exception) -> str | None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a question that names what is most like `name`, or nothing."""
+    """Return a suggestion of the names most similar to `name`, or an empty string."""
     near = difflib.get_close_matches(name, sorted(set(names) - {name}), n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _calls(error: Exception) -> list[tuple[str, str]]:
-    """Return (file, source line) of the calls that led to an error, also of a loading worker's."""
+    """Return (file, source line) of each call in the traceback, a dataloader worker's included."""
     if "Original Traceback" in str(error):
         return CALL.findall(str(error))
     return CALL.findall("".join(traceback.format_tb(error.__traceback__)))
 
 
 def _is_raised_on_purpose(error: Exception) -> bool:
-    """Tell whether a `raise` of this package is where an error comes from."""
+    """Return whether an error comes from a `raise` statement of this package."""
     file, source = (_calls(error) or [("", "")])[-1]
     return PACKAGE in Path(file).resolve().parents and source.startswith("raise ")
 
@@ -95,13 +95,13 @@ def _message(error: Exception) -> str:
     # the text of a KeyError is the repr of its message
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "Original Traceback" in text:
-        # an error of a loading worker has the worker's traceback as its text
+        # the text of an error in a dataloader worker is the worker's traceback
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or repr(error)
 
 
 def _log_traceback() -> str | None:
-    """Write the traceback into the log file, and return the path of it if there is one."""
+    """Write the traceback to the log file, and return the path of that file if there is one."""
     path = None
     for handler in MMLogger.get_current_instance().handlers:
         if hasattr(handler, "baseFilename"):
@@ -114,13 +114,13 @@ def _log_traceback() -> str | None:
 
 
 def _variables(error: Exception, name: str) -> dict:
-    """Return the variables of the last call that has one of this name."""
+    """Return the local variables of the innermost call that has one called `name`."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((f.f_locals for f in reversed(frames) if name in f.f_locals), {})
 
 
 def _unknown_argument(error: Exception, match: re.Match) -> str | None:
-    """Explain a setting in the config that its class does not take."""
+    """Explain a setting that the class does not accept."""
     build = _variables(error, "obj_cls")
     if match[1] not in build.get("args", ()):
         return None
@@ -128,24 +128,24 @@ def _unknown_argument(error: Exception, match: re.Match) -> str | None:
     calls = [kind.__init__ for kind in inspect.getmro(built)] if inspect.isclass(built) else [built]
     names = {name for call in calls for name in inspect.signature(call).parameters}
     near = did_you_mean(match[1], names - {"self", "args", "kwargs"})
-    return f"the config gives {built.__name__} an argument {match[1]!r} that it does not take{near}"
+    return f"the config gives {built.__name__} an unknown argument {match[1]!r}{near}"
 
 
 def _missing_argument(error: Exception, match: re.Match) -> str | None:
-    """Explain a setting that a class needs and the config lacks."""
+    """Explain a required argument that the config does not set."""
     built = _variables(error, "obj_cls").get("obj_cls")
     if match[1] != getattr(built, "__name__", None):
         return None
-    return f"the config does not give {match[1]} what it needs: {match[2]}"
+    return f"the config does not set the required arguments of {match[1]}: {match[2]}"
 
 
 def _unknown_type(error: Exception, match: re.Match) -> str:
-    """Explain a type that no registry knows."""
+    """Explain a type that is in no registry."""
     return _no_such_type(match[1], _variables(error, "obj_type").get("registry"))
 
 
 def _unknown_optimizer(error: Exception, match: re.Match) -> str | None:
-    """Explain an optimiser that no registry knows, at which mmengine stumbles."""
+    """Explain an unknown optimizer, for which mmengine raises an unrelated error."""
     settings = _variables(error, "optimizer_cls").get("optimizer_cfg")
     return _no_such_type(settings["type"], OPTIMIZERS) if settings else None
 
@@ -157,29 +157,29 @@ def _no_such_type(name: str, registry: Registry | None) -> str:
         registry = registry.parent
     return (
         f"there is no {kind} called {name}{did_you_mean(name, names)} (correct the type in the "
-        "config, or import what registers it with custom_imports)"
+        "config, or add the module that registers it to custom_imports)"
     )
 
 
 def _empty_set(error: Exception, match: re.Match) -> str | None:
-    """Explain a set without samples, which mmengine cannot store."""
+    """Explain an empty dataset, which mmengine cannot serialise."""
     if all(call.name != "_serialize_data" for call in traceback.extract_tb(error.__traceback__)):
         return None
     return "a data set of the config is empty: check its data_root, ann_file and filter_cfg"
 
 
 def _system_error(error: Exception, match: re.Match) -> str | None:
-    """Pass on what the system says about a file."""
+    """Return the operating system's message about a file."""
     return match[0] if error.filename is not None else None
 
 
-# mistakes that the libraries find: the class of the error, what it says, and the line for the user,
-# in which \1 is the first group; or a function that writes it, or returns None for a bug
+# mistakes that libraries report: class of the error, pattern of its message, and the line for the
+# user, in which \1 is the first group, or a function that returns it, or None for a bug
 KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] = (
     (
         TypeError,
         r"DataLoader\.__init__\(\) got an unexpected keyword argument '(\w+)'",
-        r"a dataloader of the config has a setting '\1', which PyTorch's DataLoader does not take",
+        r"a dataloader of the config sets '\1', which PyTorch's DataLoader does not accept",
     ),
     (TypeError, r"\(\) got an unexpected keyword argument '(\w+)'", _unknown_argument),
     (TypeError, r"(\w+)\.__init__\(\) missing \d+ required .*arguments?: (.+)", _missing_argument),
@@ -193,7 +193,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     (
         RuntimeError,
         r"^Failed to get (\S+)$",
-        r"there is no \1 to import: correct the type in the config",
+        r"cannot import \1: correct the type in the config",
     ),
     (
         ValueError,
@@ -215,7 +215,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         ValueError,
         r"Expected more than 1 value per channel when training",
         "batch normalisation needs more than one value per channel: raise "
-        "train_dataloader.batch_size, or the size of the images",
+        "train_dataloader.batch_size, or the image size",
     ),
     (
         torch.cuda.OutOfMemoryError,
@@ -226,7 +226,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     (
         RuntimeError,
         r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (exited unexpectedly|is killed by signal: \w+)",
-        r"a process that loads data \1, most likely for want of memory: lower num_workers or "
+        r"a dataloader worker \1, most likely for lack of memory: lower num_workers or "
         r"batch_size of the dataloader",
     ),
     (

@@ -1,7 +1,6 @@
-"""From the command line to a run: config, checks, runner.
+"""Training and testing from the command line: read the config, check it, run it.
 
-Everything that a user can get wrong is looked at here before the training starts, and reported in
-one line.
+Errors that the user can fix are found before the training starts, and reported in one line.
 """
 
 import os
@@ -36,58 +35,58 @@ from .work_dir import is_first_process, locked, put_aside, require_writable
 
 __all__ = ["one_line_errors"]
 
-# how each framework's picture hook is told where to put the pictures of a test
+# settings of each framework's visualisation hook: its switch, and its output folder if it has one
 SHOW_DIR_KEYS = dict(
     mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
 )
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
-    """Add the flags that change a config."""
+    """Add the flags that every command with a config has."""
     parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=CfgOptions,
-        help="settings of the config to override, as key=value",
+        help="config settings to override, as KEY=VALUE",
     )
     parser.add_argument(
         "--dangerously-run-code-in-checkpoints",
         dest="run_code",
         action="store_true",
-        help="run programs hidden in checkpoints; never for a file that you have from others",
+        help="execute code contained in checkpoints; never use it for files that you do not trust",
     )
 
 
 def add_run_arguments(parser: ArgumentParser) -> None:
     """Add the flags that training and testing share, with OpenMMLab's names."""
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", help="where logs and checkpoints go")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
-        help="job launcher",
+        help="launcher of distributed processes",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="compile the backbone, for each shape of images"
+        "--compile", action="store_true", help="compile the backbone for each image shape"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
 def read_config(args: Namespace) -> Config:
-    """Read the config of the command line, with the mini preset and its overrides.
+    """Read the config given on the command line, and apply the mini preset and the overrides.
 
     Raises:
-        ValueError: where there is no such config, or it cannot be read or changed so.
+        ValueError: if the config does not exist, cannot be read, or does not match the overrides.
     """
     if not Path(args.config).is_file():
         raise ValueError(
-            f"no config at {args.config}: check the path, see configs/ for those we have"
+            f"no config at {args.config}: check the path; available configs are in configs/"
         )
     try:
         cfg = Config.fromfile(args.config)
-    except Exception as error:  # a config is a program, which can fail in every way
+    except Exception as error:  # a config is a program and can raise anything
         raise ValueError(f"cannot read the config {args.config}: {_where(error)}") from error
     require_keys(cfg, "default_scope", "model")
     if args.mini:
@@ -98,15 +97,15 @@ def read_config(args: Namespace) -> Config:
 
 
 def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...]) -> Config:
-    """Read the config of the command line, and check what a run takes from it.
+    """Read the config of a run, and check its keys, its data and its work dir.
 
     Args:
-        args: the parsed command line.
+        args: parsed command line.
         needs: keys that the config must set.
-        loaders: keys of data loaders, whose data must be there where the config sets them.
+        loaders: keys of dataloaders; the data of those that the config sets must exist.
 
     Raises:
-        ValueError: where the config, its data or the work dir cannot be used.
+        ValueError: if the config, its data or the work dir cannot be used.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = read_config(args)
@@ -124,11 +123,11 @@ def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...
 
 
 def train(args: Namespace) -> None:
-    """Train as the command line says.
+    """Train the model of the config given on the command line.
 
     Raises:
-        ValueError: for what a user can mend.
-        KeyboardInterrupt: where the user or SIGTERM stops it; says what was kept.
+        ValueError: for errors that the user can fix.
+        KeyboardInterrupt: if the user or SIGTERM stops it; the message names the last checkpoint.
     """
     needs = ("train_dataloader", "train_cfg", "optim_wrapper")
     cfg = prepare_run(args, needs, ("train_dataloader", "val_dataloader"))
@@ -138,12 +137,12 @@ def train(args: Namespace) -> None:
             _train(args, cfg)
     except KeyboardInterrupt as stop:
         last = find_last_checkpoint(cfg.work_dir)
-        kept = f"go on from {last} with --resume" if last else "there is no checkpoint yet"
+        kept = f"continue from {last} with --resume" if last else "there is no checkpoint yet"
         raise type(stop)(kept) from stop
 
 
 def _train(args: Namespace, cfg: Config) -> None:
-    """Train in a work dir that is ours."""
+    """Train in a work dir that no other training uses."""
     require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
@@ -161,8 +160,8 @@ def _train(args: Namespace, cfg: Config) -> None:
         unit, done, whole = progress(cfg, checkpoint)
         if done >= whole:
             print_log(
-                f"already finished: {path} is of {unit} {done} of {whole}. Evaluate it with "
-                f"tools/test.py, or raise train_cfg.max_{unit}s to train on"
+                f"already finished: {path} was saved at {unit} {done} of {whole}. Evaluate it "
+                f"with tools/test.py, or raise train_cfg.max_{unit}s to train longer"
             )
             return
         differences = adopt_settings(cfg, checkpoint)
@@ -196,24 +195,24 @@ def _train(args: Namespace, cfg: Config) -> None:
 
 
 def test(args: Namespace) -> dict:
-    """Evaluate a checkpoint as the command line says, and return the metrics.
+    """Evaluate the checkpoint given on the command line, and return the metrics.
 
     Raises:
-        ValueError: for what a user can mend.
+        ValueError: for errors that the user can fix.
     """
     needs = ("test_dataloader", "test_cfg", "test_evaluator")
     cfg = prepare_run(args, needs, ("test_dataloader",))
     if args.compile:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
-    # a checkpoint's `state_dict` is the average already; the plain weights are its `ema_state_dict`
+    # `state_dict` already has the averaged weights; the others are in `ema_state_dict`
     cfg.get("default_hooks", {}).pop("ema", None)
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out must end with .pkl or .pickle, got {args.out}")
     if args.out:
-        # mmdet's own compresses masks
+        # mmdet's own dump compresses masks
         dump = "DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
         cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
     runner = Runner.from_cfg(cfg)
@@ -227,7 +226,7 @@ def require_device(name: str) -> torch.device:
     """Return the device of this name.
 
     Raises:
-        ValueError: where there is no such device here.
+        ValueError: if this machine has no such device.
     """
     try:
         device = torch.device(name)
@@ -247,7 +246,7 @@ def _device() -> str:
 
 
 def _where(error: Exception) -> str:
-    """Say what is wrong with a config, and in which line where it was run so far."""
+    """Describe an error in a config, with the line if it has been executed that far."""
     calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
     place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
     reason = error.__cause__ or error
@@ -255,19 +254,19 @@ def _where(error: Exception) -> str:
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Start gloo processes here, since mmengine would ask for a GPU of each."""
+    """Join a gloo process group, since mmengine would require a GPU for each process."""
     if cfg.launcher != "pytorch":
         raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
     torch.distributed.init_process_group("gloo")
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
     )
-    # synchronised normalisation exists for GPUs only
+    # synchronised batch normalisation exists for GPUs only
     cfg.pop("sync_bn", None)
     for settings in dicts(cfg.model):
         if settings.get("type") == "SyncBN":
             settings.type = "BN"
-    print_log("no GPU: processes talk through gloo, and normalise each for itself")
+    print_log("no GPU: processes communicate through gloo, and each normalises its own batch")
 
 
 def _show_in(cfg: Config, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Mixed precision: which wrapper of the optimizer runs which half precision on which device."""
+"""Mixed precision: the optimizer wrapper for each device and 16-bit dtype."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,24 +8,24 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-# the names of --amp
+# dtypes by their names in --amp
 DTYPES = dict(fp16="float16", bf16="bfloat16")
-# by device; a CPU computes slowly in float16, and every loss in it must be scaled
+# default dtype by device; float16 is slow on CPUs and needs a loss scale
 DEFAULTS = dict(cuda="float16", cpu="bfloat16")
 
 
 def amp_wrapper(device: str, dtype: str) -> dict:
-    """Return the settings that make an `optim_wrapper` train in mixed precision.
+    """Return the `optim_wrapper` settings for training in mixed precision.
 
-    float16 has a loss scale, which follows the gradients; bfloat16 has float32's range and needs
-    none.
+    float16 needs a loss scale, which adapts to the gradients; bfloat16 has float32's range and
+    needs none.
 
     Args:
         device: ``'cuda'`` or ``'cpu'``.
         dtype: ``'float16'`` or ``'bfloat16'``.
 
     Raises:
-        ValueError: for another dtype, and for one in which the device cannot compute.
+        ValueError: if the dtype is unknown, or not supported by the device.
     """
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES.values())}, got {dtype!r}")
@@ -41,9 +41,9 @@ def amp_wrapper(device: str, dtype: str) -> dict:
 
 
 def train_in_mixed_precision(optim_wrapper: dict, device: str, dtype: str) -> dict:
-    """Return a config's `optim_wrapper` with what :func:`amp_wrapper` sets.
+    """Return a config's `optim_wrapper` with the settings of :func:`amp_wrapper`.
 
-    A loss scale or dtype that the config has for another wrapper is dropped.
+    These replace its own type, loss scale and dtype.
     """
     own = {k: v for k, v in optim_wrapper.items() if k not in ("type", "loss_scale", "dtype")}
     return own | amp_wrapper(device, dtype)
@@ -51,11 +51,11 @@ def train_in_mixed_precision(optim_wrapper: dict, device: str, dtype: str) -> di
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Run the forward pass under bfloat16 autocast, on any device, without a loss scale."""
+    """Optimizer wrapper with a bfloat16 forward pass on any device, without a loss scale."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast on the device where the model is."""
+        """Enable autocast on the device of the model."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, torch.bfloat16):
             yield
@@ -63,9 +63,9 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class CPUFloat16OptimWrapper(AmpOptimWrapper):
-    """Run the forward pass under float16 autocast on the CPU, with a dynamic loss scale.
+    """Optimizer wrapper with a float16 forward pass on the CPU and a dynamic loss scale.
 
-    mmengine's wrapper has everything but a scaler for the CPU, without which it is not built.
+    The constructor of mmengine's wrapper fails on a CPU, for which it has no gradient scaler.
     """
 
     def __init__(self, **kwargs):
@@ -75,6 +75,6 @@ class CPUFloat16OptimWrapper(AmpOptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast on the CPU."""
+        """Enable autocast on the CPU."""
         with OptimWrapper.optim_context(self, model), torch.autocast("cpu", torch.float16):
             yield

@@ -1,4 +1,4 @@
-"""A live progress bar on a terminal; a log file gets mmengine's plain lines."""
+"""Live progress bar on a terminal; log files keep mmengine's plain lines."""
 
 import logging
 import sys
@@ -14,10 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Show percent, remaining time, loss, images per second and memory of a training.
+    """Progress bar with remaining time, loss, images per second and memory of a training.
 
-    Only where the standard output is a terminal. While the bar is shown, console log lines scroll
-    above it.
+    Shown only if the standard output is a terminal; console log lines then scroll above it.
     """
 
     priority = "LOW"
@@ -27,7 +26,7 @@ class ProgressHook(Hook):
         self.redirected = []
 
     def before_train(self, runner) -> None:
-        """Start the bar at the iteration from which the training goes on."""
+        """Start the bar at the first iteration of this run."""
         if not is_main_process() or not sys.stdout.isatty():
             return
         self.progress = Progress(
@@ -47,16 +46,16 @@ class ProgressHook(Hook):
         """Advance by one iteration."""
         if self.progress is None:
             return
-        # tools that only look at a schedule train without outputs
+        # tools that only simulate a schedule pass no outputs
         status = _status(runner, outputs) if outputs else ""
         self.progress.update(self.task, completed=runner.iter + 1, status=status)
 
     def after_train(self, runner) -> None:
-        """Leave the full bar on the screen."""
+        """Stop the full bar, which stays on the screen."""
         self.close()
 
     def close(self) -> None:
-        """Stop the bar and give the console back to the log."""
+        """Stop the bar and restore the console handlers of the log."""
         for handler, stream in self.redirected:
             handler.setStream(stream)
         self.redirected = []
@@ -65,7 +64,7 @@ class ProgressHook(Hook):
             self.progress = None
 
     def _redirect_console(self, logger: MMLogger) -> None:
-        # rich has put a proxy in the place of the standard output that prints above the bar
+        # rich has replaced the standard output by a proxy that prints above the bar
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not hasattr(handler, "baseFilename"):
                 self.redirected.append((handler, handler.setStream(sys.stdout)))
@@ -80,7 +79,7 @@ def _status(runner, outputs: dict) -> str:
 
 
 def _memory_gib() -> float:
-    """Peak memory of the device, or what the process holds now where there is none."""
+    """Return the peak GPU memory, or without a GPU the resident memory of the process, in GiB."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -1,4 +1,4 @@
-"""Repeated augmentation: each picture of an epoch several times, differently augmented."""
+"""Repeated augmentation: several differently augmented copies of each image in an epoch."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from .seeding import SeededIndex
 
 @DATA_SAMPLERS.register_module()
 class SeededRepeatAugSampler(RepeatAugSampler):
-    """Yield what mmpretrain's RepeatAugSampler yields, as :class:`SeededIndex`.
+    """mmpretrain's RepeatAugSampler with a seed for each sample (:class:`SeededIndex`).
 
-    Hoffer et al., "Augment your batch", CVPR 2020, https://arxiv.org/abs/1901.09335: every picture
-    comes three times, a third of the pictures in each epoch.
+    Hoffer et al., "Augment your batch", CVPR 2020, https://arxiv.org/abs/1901.09335: every image
+    is drawn three times, and an epoch covers a third of the images.
     """
 
     def __iter__(self) -> Iterator[SeededIndex]:

@@ -1,4 +1,4 @@
-"""What commands look at before their work rather than fail after it, each in one line."""
+"""Checks that commands make before they start to work; each fails with one line."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from mmengine.config import Config
 
 
 def require_keys(cfg: Config, *keys: str) -> None:
-    """Check that a config has these keys.
+    """Check that a config sets these keys.
 
     Raises:
-        ValueError: names those that it lacks.
+        ValueError: if any is missing; the message names them.
     """
     if missing := [key for key in keys if cfg.get(key) is None]:
         raise ValueError(
@@ -19,10 +19,10 @@ def require_keys(cfg: Config, *keys: str) -> None:
 
 
 def require_writable_file(out: Path) -> None:
-    """Check that a file can be written; make its folder where there is none.
+    """Check that a file can be written, and create its folder if there is none.
 
     Raises:
-        ValueError: with the system's reason.
+        ValueError: if it cannot be written; the message gives the system's reason.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +35,11 @@ def require_writable_file(out: Path) -> None:
 
 
 def require_score(score: float) -> None:
-    """Check the lowest score of what is drawn.
+    """Check the minimum score of drawn predictions.
 
     Raises:
-        ValueError: it is not between 0 and 1.
+        ValueError: if it is not between 0 and 1.
     """
-    # written so that what is not a number does not pass
+    # this form also rejects NaN
     if not 0 <= score <= 1:
         raise ValueError(f"--score-thr must be from 0 to 1, got {score}")

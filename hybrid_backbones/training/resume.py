@@ -1,7 +1,7 @@
-"""Going on with an interrupted training: from which checkpoint, and by whose settings.
+"""Resuming of an interrupted training: which checkpoint, and whose settings are used.
 
-mmengine restores the optimiser and the schedulers with all their settings, and takes the rest from
-the config. So a setting that was changed in between may have no effect; each is named here.
+mmengine restores the optimizer and the schedulers with all their settings, and takes the rest from
+the config. A setting that was changed in between may thus have no effect, so each is reported.
 """
 
 import ast
@@ -13,12 +13,12 @@ from mmengine.config import Config
 
 from .saving import find_last_checkpoint
 
-# what a checkpoint brings along: the config's settings are replaced by those it was trained with
+# settings restored from a checkpoint, which replace those of the config
 RESTORED = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg", "optim_wrapper.constructor")
 RESTORED += ("param_scheduler", "auto_scale_lr", "randomness.seed")
-# what decides about the result of a training
+# settings that affect the result of a training
 COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
-# parts of it that change nothing but the speed
+# exceptions among them, which affect only the speed
 SPEED = tuple(
     f"train_dataloader.{name}"
     for name in ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
@@ -26,16 +26,16 @@ SPEED = tuple(
 
 
 def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
-    """Return the path that `--resume` names, or the last checkpoint of the work dir for 'auto'.
+    """Return the path given by `--resume`, or for 'auto' the last checkpoint of the work dir.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if that checkpoint does not exist.
     """
     path = find_last_checkpoint(work_dir) if resume == "auto" else Path(resume)
     if path is None:
         raise ValueError(
-            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start anew, or "
-            "name a checkpoint behind it"
+            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start a new "
+            "training, or give it the path of a checkpoint"
         )
     if not path.is_file():
         raise ValueError(f"--resume: no checkpoint at {path}; check the path")
@@ -43,46 +43,46 @@ def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
 
 
 def progress(cfg: Config, checkpoint: Mapping) -> tuple[str, int, int]:
-    """Return in what the config's training is counted, what the checkpoint has, and the whole.
+    """Return the unit of the schedule, the units that the checkpoint has done, and their total.
 
     Raises:
-        ValueError: where no training has saved the checkpoint.
+        ValueError: if the checkpoint was not saved by a training.
     """
     unit = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
     meta = checkpoint.get("meta") or {}
     if unit not in meta or "message_hub" not in checkpoint:
         raise ValueError(
-            "--resume: the checkpoint does not say how far its training came; to begin a training "
+            "--resume: the checkpoint does not say how far its training got; to start a training "
             "from its weights, set load_from in the config"
         )
     return unit, meta[unit], cfg.train_cfg[f"max_{unit}s"]
 
 
 def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
-    """Give a config the settings that a checkpoint brings along, and say what differs.
+    """Copy the restored settings of a checkpoint into a config, and list the differences.
 
     Args:
-        cfg: of the training that goes on; changed in place.
-        checkpoint: all that its file holds.
+        cfg: config of the resumed training, changed in place.
+        checkpoint: content of the checkpoint file.
 
     Returns:
         a line for each setting that differs, which says whose value is used.
 
     Raises:
-        ValueError: where the optimiser is of another type, since its state cannot be used.
+        ValueError: if the optimizers are of different types, since their states differ.
     """
     meta = checkpoint.get("meta") or {}
     if "cfg" not in meta:
         return ["the checkpoint does not say with which settings it was trained"]
     old, new = read_settings(meta["cfg"]), read_settings(cfg.pretty_text)
-    # a random seed is not in the config
+    # a seed drawn at random is not in the config
     old.setdefault("randomness", {})["seed"] = meta.get("seed")
     kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"--resume: the checkpoint has the state of {kinds[0]}, with which the config's "
-            f"{kinds[1]} cannot go on. Set optim_wrapper.optimizer.type={kinds[0]}, or leave "
-            "--resume out and set load_from to begin anew from its weights"
+            f"--resume: the checkpoint has the state of {kinds[0]}, from which the config's "
+            f"{kinds[1]} cannot continue. Set optim_wrapper.optimizer.type={kinds[0]}, or leave "
+            "--resume out and set load_from to start a new training from its weights"
         )
     lines = []
     flat_old, flat_new = (dict(_flatten(settings)) for settings in (old, new))
@@ -100,13 +100,13 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """Read the text of a config, without running it as mmengine would."""
+    """Parse the text of a config, without executing it as mmengine would."""
     assignments = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
     return {node.targets[0].id: _value(node.value) for node in assignments}
 
 
 def _value(node: ast.expr) -> Any:
-    """Return the value of an expression that mmengine has written."""
+    """Evaluate an expression from the text of a config."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict":
         named = {word.arg: _value(word.value) for word in node.keywords}
         return dict(*map(_value, node.args), **named)

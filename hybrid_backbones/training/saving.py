@@ -1,6 +1,6 @@
-"""Checkpoints that are whole and good: written atomically, never with broken weights.
+"""Complete and finite checkpoints: written atomically, never with NaN or infinite weights.
 
-A kill, a full disk or a diverged loss leaves the last good checkpoint as it was.
+A kill, a full disk or a diverged loss leaves the last good checkpoint unchanged.
 """
 
 import errno
@@ -22,10 +22,10 @@ from ..checkpoints import trained_weights
 
 @register_backend("atomic")
 class AtomicLocalBackend(LocalBackend):
-    """A local file appears under its name once all of it is on the disk, or not at all."""
+    """Local file backend that writes atomically: a file appears complete or not at all."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write beside the file, flush to the disk, rename into place."""
+        """Write to a temporary file in the same folder, flush it to the disk, and rename it."""
         filepath = Path(filepath)
         filepath.parent.mkdir(parents=True, exist_ok=True)
         draft = filepath.with_name(f".{filepath.name}.{uuid.uuid4().hex}.part")
@@ -42,7 +42,7 @@ class AtomicLocalBackend(LocalBackend):
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """Save checkpoints as mmengine does, but refuse weights that are not finite."""
+    """mmengine's checkpoint hook, except that it refuses weights that are not finite."""
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         broken = [n for n, p in runner.model.named_parameters() if not torch.isfinite(p).all()]
@@ -57,12 +57,12 @@ class WholeCheckpointHook(CheckpointHook):
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop the training after `patience` losses in a row that are NaN or infinite.
+    """Hook that stops the training after consecutive losses that are NaN or infinite.
 
-    A few are allowed, since mixed precision skips the step of an overflow and goes on.
+    A few are tolerated, since mixed precision skips the steps that overflow.
 
     Args:
-        patience: number of losses.
+        patience: number of consecutive losses that stops the training.
     """
 
     priority = "ABOVE_NORMAL"
@@ -72,8 +72,8 @@ class FiniteLossHook(Hook):
         self.num_broken = 0
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Count, and stop."""
-        # tools that only look at a schedule train without outputs
+        """Count the consecutive losses that are not finite, and stop at `patience`."""
+        # tools that only simulate a schedule pass no outputs
         if not outputs:
             return
         loss = outputs["loss"]
@@ -86,35 +86,35 @@ class FiniteLossHook(Hook):
 
 
 class LoadFromHook(Hook):
-    """Let ``load_from`` load all of a checkpoint or none of it, as tools/test.py does.
+    """Hook that makes ``load_from`` load all of a checkpoint or fail, as tools/test.py does.
 
     Args:
-        checkpoint: the name of the checkpoint, for the message.
+        checkpoint: name of the checkpoint, for the error message.
     """
 
-    # before the hooks that copy the weights, such as a moving average
+    # runs before the hooks that copy the weights, such as a moving average
     priority = "VERY_HIGH"
 
     def __init__(self, checkpoint: str):
         self.checkpoint = checkpoint
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Replace the weights by all entries of the model."""
+        """Replace the state dict by one that has all entries of the model."""
         try:
             checkpoint["state_dict"] = trained_weights(runner.model, checkpoint)
         except ValueError as error:
             raise ValueError(
-                f"load_from={self.checkpoint} is loaded whole or not at all (for its backbone "
-                "alone, leave load_from out and set model.backbone.init_cfg=dict(type='Pretrained',"
-                f" prefix='backbone', checkpoint=FILE)): {error}"
+                f"load_from={self.checkpoint} is loaded completely or not at all (for its "
+                "backbone only, leave load_from out and set model.backbone.init_cfg="
+                f"dict(type='Pretrained', prefix='backbone', checkpoint=FILE)): {error}"
             ) from error
 
 
 def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
-    """Check that a training does not begin from a file that it first puts aside.
+    """Check that `load_from` is not in the work dir, whose checkpoints are moved first.
 
     Raises:
-        ValueError: where it does.
+        ValueError: if it is.
     """
     if Path(checkpoint).resolve().parent == Path(work_dir).resolve():
         raise ValueError(
@@ -124,7 +124,7 @@ def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
 
 
 def remove_drafts(work_dir: str | Path) -> None:
-    """Remove what :class:`AtomicLocalBackend` was writing when its process was killed."""
+    """Remove temporary files that a killed :class:`AtomicLocalBackend` has left."""
     for path in Path(work_dir).glob(".*.part"):
         if re.fullmatch(r"\..+\.[0-9a-f]{32}\.part", path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -132,10 +132,10 @@ def remove_drafts(work_dir: str | Path) -> None:
 
 @contextmanager
 def advice_for_a_full_disk(work_dir: str | Path) -> Iterator[None]:
-    """Say how a training that ran out of space goes on.
+    """Turn a full-disk error into advice on how to continue the training.
 
     Raises:
-        ValueError: instead of the OSError.
+        ValueError: in place of an OSError that says that the disk is full.
     """
     try:
         yield
@@ -143,22 +143,22 @@ def advice_for_a_full_disk(work_dir: str | Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         last = find_last_checkpoint(work_dir)
-        kept = f"{last} is whole: free some space and use --resume"
+        kept = f"{last} is complete: free some space and use --resume"
         none = f"there is no checkpoint in {work_dir} yet: free some space and start again"
         raise ValueError(f"{error}; {kept if last else none}") from error
 
 
 def advice(work_dir: str | Path) -> str:
-    """Say what to do after a divergence, and which checkpoint is good."""
+    """Return advice for a diverged training, with its last good checkpoint."""
     last = find_last_checkpoint(work_dir)
     kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return f"Lower the learning rate or check the data; {kept}"
 
 
 def find_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the checkpoint of a work dir that was saved last, by epoch or iteration.
+    """Find the last checkpoint of a work dir, by epoch or iteration.
 
-    mmengine's own pointer file is not consulted: a kill can leave it empty or pointing to a
+    mmengine's own pointer file is ignored: a kill can leave it empty or pointing to a
     checkpoint that was never written.
     """
     steps = {}

@@ -1,9 +1,9 @@
-"""Randomness without memory, so that an interrupted training continues bit for bit.
+"""Stateless randomness, so that an interrupted training resumes bit for bit.
 
-Every random number of a training is a function of the seed and of a place in the training: what the
-model draws, of the iteration; what happens to a sample, of how many samples were drawn before it by
-all processes together. So no generator's state has to be saved, and neither the number of loading
-workers nor that of processes changes what a sample looks like.
+Every random number of a training is a function of the seed and of a position in the training: in
+the model, of the iteration; in the augmentation of a sample, of the number of samples that all
+processes together drew before it. So no generator state has to be saved, and neither the number of
+dataloader workers nor the number of processes affects a sample.
 """
 
 import random
@@ -19,7 +19,7 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS, TRANSFORMS
 
 
 class SeededIndex(int):
-    """The index of a sample, with the seed for what happens to this drawing of it."""
+    """Index of a sample, with the seed for the augmentation of this draw."""
 
     seed: tuple[int, ...]
 
@@ -37,7 +37,7 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(DefaultSampler):
-    """Yield what mmengine's DefaultSampler yields, as :class:`SeededIndex`."""
+    """mmengine's DefaultSampler with a seed for each sample (:class:`SeededIndex`)."""
 
     def __iter__(self) -> Iterator[SeededIndex]:
         for n, index in enumerate(super().__iter__()):
@@ -46,7 +46,7 @@ class SeededSampler(DefaultSampler):
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
-    """Yield what mmengine's InfiniteSampler yields, as :class:`SeededIndex`."""
+    """mmengine's InfiniteSampler with a seed for each sample (:class:`SeededIndex`)."""
 
     def _indices_of_rank(self) -> Iterator[SeededIndex]:
         for n, index in enumerate(super()._indices_of_rank()):
@@ -55,9 +55,9 @@ class SeededInfiniteSampler(InfiniteSampler):
 
 @TRANSFORMS.register_module()
 class SeedSample(BaseTransform):
-    """Seed all generators for one sample; the first transform of a training pipeline.
+    """Transform that seeds all generators for one sample; comes first in a training pipeline.
 
-    Needs `SeededSampler` or `SeededInfiniteSampler`.
+    Requires `SeededSampler` or `SeededInfiniteSampler`.
     """
 
     def transform(self, results: dict) -> dict:
@@ -74,7 +74,7 @@ class SeedSample(BaseTransform):
 
 @HOOKS.register_module()
 class SeedIterationsHook(Hook):
-    """Seed all generators before each training iteration, differently on each process."""
+    """Hook that seeds all generators before each iteration, differently in each process."""
 
     priority = "VERY_HIGH"
 
@@ -84,7 +84,7 @@ class SeedIterationsHook(Hook):
 
 
 def seed_all(entropy: tuple[int, ...]) -> None:
-    """Seed Python's, numpy's and torch's generators, each with its own hash of `entropy`."""
+    """Seed Python's, NumPy's and PyTorch's generators, each with another hash of `entropy`."""
     words = np.random.SeedSequence(entropy).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])

@@ -1,4 +1,4 @@
-"""The folder of a training: may it be written to, by this training alone, and what is in it."""
+"""Work dir of a training: write permission, exclusive lock, checkpoints of earlier trainings."""
 
 import fcntl
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 LOCK = ".lock"
-# where each launcher tells a process its rank
+# environment variable with the rank of a process, by launcher
 RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 
 
 def is_first_process(launcher: str) -> bool:
-    """Tell, before the processes of a training know of each other, whether this is the first."""
+    """Return whether this process has rank 0, before the process group is initialised."""
     return os.environ.get(RANK_VARIABLES.get(launcher, ""), "0") == "0"
 
 
 def require_writable(work_dir: Path) -> None:
-    """Make the work dir if it is not there.
+    """Create the work dir if it does not exist, and check that it is writable.
 
     Raises:
-        ValueError: where it cannot be written to.
+        ValueError: if it is not.
     """
     probe = work_dir / f".probe-{os.getpid()}"
     try:
@@ -39,30 +39,30 @@ def require_writable(work_dir: Path) -> None:
 
 @contextmanager
 def locked(work_dir: Path) -> Iterator[None]:
-    """Keep a work dir for this process, so that no other training overwrites its checkpoints.
+    """Lock a work dir, so that no other training overwrites its checkpoints.
 
-    The lock is the system's: it ends with the process, however that ends, and it reaches other
-    hosts where the file system's locks do (as those of NFS do). The file says who has it.
+    The operating system holds the lock: it ends with the process, however that ends, and works
+    across hosts if the locks of the file system do (as on NFS). The file names the owner.
 
     Raises:
-        ValueError: where another process has it.
+        ValueError: if another process owns the lock.
     """
     own, path = f"process {os.getpid()} on {socket.gethostname()}", work_dir / LOCK
     with path.open("a+") as file:
         file.seek(0)
         holder = file.read()
         try:
-            # unlike flock's, this lock is not inherited by loading workers, which outlive a kill
+            # unlike flock's, this lock is not inherited by dataloader workers, which outlive a kill
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(
                 f"{work_dir} is in use by another training, {holder or 'which just began'}: wait "
-                "for its end or stop it, or choose another folder with --work-dir"
+                "for it to end, stop it, or choose another folder with --work-dir"
             ) from error
         except OSError as error:
-            print_log(f"{work_dir} cannot be locked ({error}): run no other training in it")
+            print_log(f"{work_dir} cannot be locked ({error}): do not run another training in it")
         if holder:
-            print_log(f"{work_dir} was in use by {holder}, which was killed; if not, stop it")
+            print_log(f"{work_dir} was in use by {holder}, probably killed; if not, stop it")
         file.truncate(0)
         file.write(own)
         file.flush()
@@ -73,7 +73,7 @@ def locked(work_dir: Path) -> Iterator[None]:
 
 
 def put_aside(work_dir: Path) -> None:
-    """Move the checkpoints of an earlier training away, where a new one would overwrite them."""
+    """Move checkpoints of an earlier training to a subfolder before a new one overwrites them."""
     if earlier := list(work_dir.glob("*.pth")):
         aside = work_dir / time.strftime("before_%Y%m%d_%H%M%S")
         aside.mkdir()

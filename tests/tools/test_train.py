@@ -50,7 +50,9 @@ def test_an_interruption_ends_the_bar_and_names_the_last_checkpoint(tmp_path):
     assert code == 130
     assert b"Traceback" not in shown
     last = shown.decode().strip().splitlines()[-1]
-    assert re.match(rf"stopped by SIGINT: go on from {tmp_path}/epoch_\d\.pth with --resume", last)
+    assert re.match(
+        rf"stopped by SIGINT: continue from {tmp_path}/epoch_\d\.pth with --resume", last
+    )
     # the cursor, which the bar hides, is there again
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
 

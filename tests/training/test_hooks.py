@@ -143,7 +143,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path):
         raise full
     (tmp_path / "epoch_2.pth").touch()
     with (
-        pytest.raises(ValueError, match=r"No space.*epoch_2\.pth is whole.*use --resume"),
+        pytest.raises(ValueError, match=r"No space.*epoch_2\.pth is complete.*use --resume"),
         advice_for_a_full_disk(tmp_path),
     ):
         raise full

@@ -99,7 +99,7 @@ def test_a_random_seed_is_that_of_the_checkpoint():
 
 
 def test_another_optimiser_is_refused():
-    with pytest.raises(ValueError, match=r"state of AdamW.*SGD cannot go on.*load_from"):
+    with pytest.raises(ValueError, match=r"state of AdamW.*SGD cannot continue.*load_from"):
         adopt_settings(changed(optim_wrapper__optimizer__type="SGD"), checkpoint_of(SETTINGS))
 
 
@@ -135,7 +135,7 @@ def test_a_finished_training_says_so_and_changes_nothing(trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     code, out, _ = run_warm(*train(trained, "--resume", options=["train_cfg.max_epochs=1"]))
     assert code == 0
-    assert re.search(r"already finished: .*epoch_1\.pth is of epoch 1 of 1.*max_epochs", out)
+    assert re.search(r"already finished: .*epoch_1\.pth was saved at epoch 1 of 1.*max_epochs", out)
     after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     assert {p: t for p, t in after.items() if p.name != ".lock"} == {
         p: t for p, t in before.items() if p.name != ".lock"
@@ -161,7 +161,7 @@ def test_a_resumed_training_uses_what_it_says(trained, tmp_path):
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("optim_wrapper.optimizer.type=Adam", r"state of AdamW, .*Adam cannot go on"),
+        ("optim_wrapper.optimizer.type=Adam", r"state of AdamW, .*Adam cannot continue"),
         ("model.backbone.depth=38", r"does not fit.*missing"),
     ],
     ids=["optimiser", "network"],
