@@ -99,8 +99,8 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "hybrid_backbones::routed_attention",
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real, int num_heads)"
-    " -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? valid_mask,"
+    " int num_heads) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, routes, valid_mask, num_heads):
     """Return the output and, for each softmax, the largest logit and the sum, (B, R', h, n').
@@ -155,8 +155,9 @@ def _forward_like(query, key, value, routes, valid_mask, num_heads):
 @torch.library.custom_op(
     "hybrid_backbones::routed_attention_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? real,"
-    " Tensor out, Tensor tops, Tensor totals, int num_heads) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes,"
+    " Tensor? valid_mask, Tensor out, Tensor tops, Tensor totals, int num_heads)"
+    " -> (Tensor, Tensor, Tensor)",
 )
 def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
     """Return the gradients of query, key and value."""
