@@ -93,6 +93,7 @@ class HierarchicalBackbone(BaseModule):
             the backward pass; or, for each of the four stages, how many leading blocks use it.
         init_cfg: initialisation, as in :class:`mmengine.model.BaseModule`;
             ``dict(type='Published', checkpoint=...)`` loads a published checkpoint.
+        pretrained: accepted as None only, which stock configs of the hosts pass to their ResNets.
 
     Raises:
         ValueError: if an argument has another value.
@@ -120,8 +121,14 @@ class HierarchicalBackbone(BaseModule):
         norm_eval: bool = False,
         with_cp: bool | Sequence[int] = False,
         init_cfg: dict | None = None,
+        pretrained: None = None,
     ):
         super().__init__(init_cfg=init_cfg)
+        if pretrained is not None:
+            raise ValueError(
+                f"expected pretrained=None, got {pretrained!r}: to load weights, set "
+                "init_cfg=dict(type='Published', checkpoint=...)"
+            )
         out_indices = tuple(out_indices)
         if not out_indices or not set(out_indices) <= set(range(4)):
             raise ValueError(f"out_indices must be some of 0, 1, 2, 3, got {out_indices}")

@@ -103,6 +103,14 @@ def test_a_training_step_leaves_frozen_parts_alone(network, settings, frozen_sta
 
 
 @each_backbone
+def test_weights_are_named_in_init_cfg_alone(network, settings):
+    plain, stock = (build(network, settings, **more) for more in ({}, dict(pretrained=None)))
+    torch.testing.assert_close(stock.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"pretrained=None, got 'torchvision://r50'.*init_cfg"):
+        build(network, settings, pretrained="torchvision://r50")
+
+
+@each_backbone
 def test_a_forward_hook_on_each_stage_sees_its_output(network, settings):
     model = build(network, settings, out_indices=(0, 1, 2, 3)).eval()
     name = "layer{}" if hasattr(model, "layer1") else "stages.{}"
