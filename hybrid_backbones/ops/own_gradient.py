@@ -71,7 +71,9 @@ class _Transformable(torch.autograd.Function):
 class _Function(_Transformable):
     @staticmethod
     def forward(function, gradient, *inputs):
-        return _call(function, *inputs)
+        out = _call(function, *inputs)
+        # PyTorch 2.11 compiles gradients of zero, without a warning, where it is written in place
+        return out.clone() if torch.compiler.is_compiling() else out
 
     @staticmethod
     def backward(ctx, grad):

@@ -48,13 +48,13 @@ def gradients(function, inputs):
     return torch.autograd.grad(function(*inputs), inputs)
 
 
-def squared(operator):
-    return lambda *x: operator(*x).square().sum()
+def cubed(operator):
+    return lambda *x: operator(*x).pow(3).sum()
 
 
 @each_operator
 def test_grad_is_that_of_autograd(operator, shapes):
-    loss, inputs = squared(operator), make(shapes)
+    loss, inputs = cubed(operator), make(shapes)
     actual = grad(loss, everything(inputs))(*inputs)
     torch.testing.assert_close(actual, gradients(loss, inputs), **EXACT)
 
@@ -85,7 +85,7 @@ def test_what_all_samples_share_is_mapped_over_none(operator, shapes):
 
 @each_operator
 def test_each_sample_has_its_gradient(operator, shapes):
-    loss, inputs = squared(operator), make(shapes, 3)
+    loss, inputs = cubed(operator), make(shapes, 3)
     actual = vmap(grad(loss, everything(inputs)))(*inputs)
     samples = [gradients(loss, sample) for sample in zip(*inputs, strict=True)]
     expected = tuple(torch.stack(x) for x in zip(*samples, strict=True))
@@ -110,7 +110,7 @@ def test_grad_of_grad_is_that_of_autograd(operator, shapes):
     inputs = make(shapes)
 
     def twice(differentiate):
-        return lambda *x: sum(g.square().sum() for g in differentiate(squared(operator), x))
+        return lambda *x: sum(g.square().sum() for g in differentiate(cubed(operator), x))
 
     nested = grad(twice(lambda f, x: grad(f, everything(x))(*x)), everything(inputs))(*inputs)
     by_autograd = twice(lambda f, x: torch.autograd.grad(f(*x), x, create_graph=True))
@@ -121,9 +121,19 @@ def test_grad_of_grad_is_that_of_autograd(operator, shapes):
 def test_what_was_transformed_leaves_no_trace_in_later_calls(operator, shapes):
     inputs = make(shapes)
     first = operator(*inputs)
-    vmap(grad(squared(operator)))(*make(shapes, 2))
+    vmap(grad(cubed(operator)))(*make(shapes, 2))
     torch.testing.assert_close(operator(*inputs), first, rtol=0, atol=0)
-    assert gradients(squared(operator), inputs)[0].isfinite().all()
+    assert gradients(cubed(operator), inputs)[0].isfinite().all()
+
+
+@each_operator
+def test_compiled_gradients_are_those_of_autograd(operator, shapes):
+    torch.compiler.reset()
+    inputs = make(shapes)
+    compiled = torch.compile(operator, fullgraph=True, backend="aot_eager")
+    expected = gradients(cubed(operator), inputs)
+    assert all(x.abs().max() > 0 for x in expected)
+    torch.testing.assert_close(gradients(cubed(compiled), inputs), expected, **EXACT)
 
 
 @each_operator
