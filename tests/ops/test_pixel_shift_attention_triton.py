@@ -219,7 +219,7 @@ def test_an_empty_batch_gives_empty_gradients(device):
 @places
 def test_it_is_an_operator_of_torch(device):
     maps = make_small_maps((2, 3), 2, channels=2, device=device)
-    torch.library.opcheck(OPERATOR, (*maps, 3, 1, 1, 2, 1))
+    torch.library.opcheck(OPERATOR, (*maps, 3, 1, 1, 2, 1, maps[0].dtype))
 
 
 @places
@@ -242,7 +242,9 @@ def launch_all(*cases):
         kernel_size, stride, dilation = settings
         maps = make_small_maps((6, 40), stride, channels=channels, dtype=dtype)
         maps = [x.detach().to(memory_format=layout).requires_grad_() for x in maps]
-        out = pixel_shift_attention_triton(*maps, kernel_size, num_heads, stride, dilation)
+        out = pixel_shift_attention_triton(
+            *maps, kernel_size, num_heads, stride, dilation, maps[0].dtype
+        )
         torch.autograd.grad(out, maps, torch.ones_like(out))
 
 
