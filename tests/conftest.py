@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 # without a GPU, kernels run in the interpreter of Triton, which asks for this when they are defined
 if not torch.cuda.is_available():
@@ -28,6 +29,15 @@ torch.backends.cudnn.allow_tf32 = False
 def repository() -> Path:
     """The root of the checkout, from which the tools run."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scope_as_found():
+    """Restore the default scope, which every run of a config sets, after each file."""
+    found = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(found)
 
 
 @pytest.fixture(autouse=True)
