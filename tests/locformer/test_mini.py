@@ -18,7 +18,7 @@ def prepare(repository, tmp_path_factory, monkeypatch):
         config = str(repository / "configs" / f"{name}.py")
         args = Namespace(config=config, mini=True, cfg_options=None, work_dir="work")
         args.launcher, args.local_rank = "none", 0
-        return prepare_run(args, "train_dataloader", "val_dataloader")
+        return prepare_run(args, (), ("train_dataloader", "val_dataloader"))
 
     return run
 
