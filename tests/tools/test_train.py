@@ -22,6 +22,8 @@ def run_in_terminal(command, until=None):
         stderr=its_end,
         cwd=REPOSITORY,
         env=environment,
+        # what runs in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(its_end)
     shown = b""
