@@ -95,7 +95,7 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
                 f"{used} is used"
             )
     for key in RESTORED:
-        _replace(cfg, key, _find(old, key))
+        _put(cfg, key, _find(old, key))
     return lines
 
 
@@ -152,7 +152,7 @@ def _show(value: Any) -> str:
     return "not set" if value is None else repr(value)
 
 
-def _replace(cfg: Config, key: str, value: Any) -> None:
+def _put(cfg: Config, key: str, value: Any) -> None:
     """Set a dotted key, or remove it for None."""
     section, _, name = key.rpartition(".")
     if section and section not in cfg:
