@@ -14,11 +14,14 @@ from torchvision.ops import StochasticDepth
 __all__ = [
     "DropPath",
     "LayerNorm2d",
+    "MapMlp",
     "Mlp",
+    "PatchConv2d",
     "PatchEmbed",
     "PointwiseConv2d",
     "conv_bn",
     "conv_stem",
+    "init_linear_layers",
     "join_groups",
     "pad_to_multiple",
     "split_groups",
@@ -56,6 +59,23 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class MapMlp(Mlp):
+    """MLP over the channels of a feature map, with linear layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def init_linear_layers(network: nn.Module) -> None:
+    """Initialise linear layers by truncated normal weights and zero biases, as in Swin."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def conv_bn(in_channels: int, out_channels: int) -> nn.Sequential:
     """Build a 3×3 convolution of stride 2 followed by batch normalisation."""
     return nn.Sequential(
@@ -73,11 +93,24 @@ def conv_stem(
     )
 
 
-class PatchEmbed(nn.Module):
-    """Embedding of non-overlapping patches, ``norm(proj(x))``.
+class PatchConv2d(nn.Conv2d):
+    """Convolution of non-overlapping patches.
 
     Incomplete patches at the right and the bottom are cropped; a side smaller than one patch is
-    padded with zeros.
+    zero-padded.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int):
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H // patch, W // patch)``."""
+        below, right = (max(self.kernel_size[0] - side, 0) for side in x.shape[2:])
+        return super().forward(F.pad(x, (0, right, 0, below)) if below or right else x)
+
+
+class PatchEmbed(nn.Module):
+    """Embedding of non-overlapping patches, ``norm(proj(x))``; see :class:`PatchConv2d`.
 
     Args:
         in_channels: number of input channels.
@@ -94,14 +127,11 @@ class PatchEmbed(nn.Module):
         norm: Callable[[int], nn.Module],
     ):
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, stride=patch_size)
+        self.proj = PatchConv2d(in_channels, embed_dims, patch_size)
         self.norm = norm(embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, embed_dims, H // patch, W // patch)``."""
-        patch, (height, width) = self.proj.kernel_size[0], x.shape[2:]
-        if height < patch or width < patch:
-            x = F.pad(x, (0, max(patch - width, 0), 0, max(patch - height, 0)))
         return self.norm(self.proj(x))
 
 

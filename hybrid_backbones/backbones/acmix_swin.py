@@ -15,9 +15,11 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
+from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to_multiple
 from ..ops.acmix_swin import ACmixWindow
-from .base import HierarchicalBackbone, drop_path_rates, read_arch
+from .base import HierarchicalBackbone, Parts, read_arch
+from .blocks import TransformerBlock
+from .names import PublishedNames
 
 
 class WholePatchEmbed(PatchEmbed):
@@ -50,28 +52,23 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
 
-class ACmixSwinBlock(nn.Module):
-    """Transformer block of ACmix in windows and an MLP, each with a residual connection.
+class ACmixSwinBlock(TransformerBlock):
+    """Transformer block of ACmix in windows and an MLP.
 
     Args:
         embed_dims: number of input and output channels.
-        drop_path: stochastic depth rate of both branches.
+        drop_path_rate: stochastic depth rate of both branches.
         **kwargs: arguments of :class:`ACmixWindow`.
     """
 
-    def __init__(self, embed_dims: int, drop_path: float, **kwargs):
-        super().__init__()
-        self.norm1 = LayerNorm2d(embed_dims)
-        self.attn = ACmixWindow(embed_dims, **kwargs)
-        self.norm2 = LayerNorm2d(embed_dims)
-        self.mlp = Mlp(embed_dims, 4 * embed_dims)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        mixed = self.mlp(self.norm2(x).permute(0, 2, 3, 1))  # (B, H, W, C)
-        return x + self.drop_path(mixed.permute(0, 3, 1, 2))
+    def __init__(self, embed_dims: int, drop_path_rate: float, **kwargs):
+        super().__init__(
+            embed_dims,
+            LayerNorm2d,
+            attn=ACmixWindow(embed_dims, **kwargs),
+            mlp=MapMlp(embed_dims, 4 * embed_dims),
+            drop_path_rate=drop_path_rate,
+        )
 
 
 SIZES = dict(embed_dims=96, num_heads=(3, 6, 12, 24))
@@ -91,59 +88,47 @@ class ACmixSwin(HierarchicalBackbone):
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows; the number of
             channels starts at `embed_dims` and doubles with every stage.
-        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
-            the first block. None takes the rate of `arch`.
-        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
-            last one, for a classifier; ``'none'`` no output.
         window_size: side of the attention windows, in positions of the feature map.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    # names of https://github.com/LeapLabTHU/ACmix
-    rename_rules = (
-        (r"^patch_embed\.", "stem."),
-        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
-        (r"^norm\.", "final_norm."),
-        (r"^head\.(?=weight|bias)", "head.fc."),
+    published = PublishedNames(
+        # names of https://github.com/LeapLabTHU/ACmix
+        rename=(
+            (r"^patch_embed\.", "stem."),
+            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+            (r"^norm\.", "final_norm."),
+            (r"^head\.(?=weight|bias)", "head.fc."),
+        ),
+        computed=(r"\.relative_position_index$", r"\.attn_mask$"),
     )
-    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
 
     def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "tiny",
-        *,
-        drop_path_rate: float | None = None,
-        out_norm: str = "each",
-        window_size: int = 7,
-        **kwargs,
+        self, arch: str | Mapping[str, Any] = "tiny", *, window_size: int = 7, **kwargs: Any
     ):
-        super().__init__(**kwargs)
         sizes = read_arch(arch, VARIANTS)
-        if drop_path_rate is None:
-            drop_path_rate = sizes["drop_path_rate"]
+        channels = [sizes["embed_dims"] * 2**i for i in range(4)]
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             return ACmixSwinBlock(
-                self.channels[stage],
+                channels[stage],
                 rate,
                 num_heads=sizes["num_heads"][stage],
                 window_size=window_size,
                 shift=window_size // 2 if index % 2 else 0,
             )
 
-        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
-        self.stem = WholePatchEmbed(3, self.channels[0], 4, LayerNorm2d)
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
-            downsample = PatchMerging(self.channels[i - 1]) if i else None
-            self.stages.append(self.make_stage(i, blocks, downsample))
-        self.add_norms(out_norm, LayerNorm2d, LayerNorm2d)
-        for module in self.modules():
+        parts = Parts(
+            channels,
+            sizes["depths"],
+            stem=lambda: WholePatchEmbed(3, channels[0], 4, LayerNorm2d),
+            block=make_block,
+            downsample=lambda stage: PatchMerging(channels[stage - 1]),
+            norm=LayerNorm2d,
+            final_norm=LayerNorm2d,
             # as published: convolutions and norms keep PyTorch's default initialisation
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.train()
+            initialise=init_linear_layers,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, **kwargs)

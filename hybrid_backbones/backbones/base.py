@@ -1,21 +1,23 @@
-"""Base class of all backbones: one control flow and one set of arguments."""
+"""Base class of all backbones: it builds, runs, normalises and freezes the stages."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+
+from .names import PublishedNames, matches
+from .stage import Stage
 
 OUT_NORMS = ("each", "final", "none")
 
 
 def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> dict[str, Any]:
     """Return the settings of a variant, given by name or as a dict with the same keys.
+
+    The key `drop_path_rate` may be omitted; it is then 0.
 
     Raises:
         ValueError: if the name is unknown, a key is missing or unknown, or a setting per stage
@@ -26,12 +28,12 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
             raise ValueError(f"arch must be one of {sorted(variants)} or a dict, got {arch!r}")
         return dict(variants[arch])
     keys = next(iter(variants.values())).keys()
-    if not isinstance(arch, Mapping) or arch.keys() != keys:
+    if not isinstance(arch, Mapping) or {*arch, "drop_path_rate"} != keys | {"drop_path_rate"}:
         raise ValueError(f"arch as a dict must have the keys {sorted(keys)}, got {arch!r}")
     for key, sizes in arch.items():
         if isinstance(sizes, list | tuple) and (len(sizes) != 4 or min(sizes) < 1):
             raise ValueError(f"{key} of arch must be four positive numbers, got {sizes}")
-    return dict(arch)
+    return {"drop_path_rate": 0.0, **arch}
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
@@ -49,42 +51,39 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
-class Stage(nn.Sequential):
-    """Stage of a backbone: its downsampling, named `downsample`, then its blocks, named 0, 1, ...
+class Parts(NamedTuple):
+    """Sizes and parts from which :class:`HierarchicalBackbone` builds a network."""
 
-    Args:
-        parts: modules by name, in the order in which they run.
-        recomputed: names of the parts whose activations are recomputed in the backward pass
-            instead of stored (gradient checkpointing).
-    """
-
-    def __init__(self, parts: Mapping[str, nn.Module], recomputed: Iterable[str] = ()):
-        super().__init__(OrderedDict(parts))
-        self.recomputed = frozenset(recomputed)
-
-    def forward(self, x: Any, before_blocks: Callable[[Any], Any] | None = None) -> Any:
-        """Map the output of the previous stage to the output of this one.
-
-        Args:
-            x: feature map ``(B, C, H, W)``, or another type that the blocks of the network share.
-            before_blocks: function applied to the input of the first block.
-        """
-        recomputes = self.training and torch.is_grad_enabled()
-        for name, part in self.named_children():
-            if name == "0" and before_blocks is not None:
-                x = before_blocks(x)
-            x = _recompute(part, x) if recomputes and name in self.recomputed else part(x)
-        return x
+    # number of channels and of blocks of each of the four stages
+    channels: Sequence[int]
+    depths: Sequence[int]
+    # function that builds the stem, from images to the input of the first stage
+    stem: Callable[[], nn.Module]
+    # function from the indices of stage and block and the stochastic depth rate to the block
+    block: Callable[[int, int, float], nn.Module]
+    # function from the index of a stage, 1 to 3, to its downsampling
+    downsample: Callable[[int], nn.Module | None] = lambda stage: None
+    # functions from the number of channels to the norm of one output, and to that of a classifier
+    norm: Callable[[int], nn.Module] = nn.Identity
+    final_norm: Callable[[int], nn.Module] = nn.Identity
+    # function that initialises the parameters of the whole network
+    initialise: Callable[[nn.Module], None] = lambda network: None
+    # published stochastic depth rate
+    drop_path_rate: float = 0.0
 
 
 class HierarchicalBackbone(BaseModule):
     """Backbone of a stem and four stages of decreasing resolution.
 
-    A subclass defines `stem`, `stages` (four, built by `make_stage`) and `channels`, calls
-    `add_norms` if outputs are normalised, and ends its constructor with ``self.train()``, which
-    applies `frozen_stages`. A forward hook on a stage receives the output before the norm.
+    A subclass hands over its :class:`Parts`. A forward hook on a stage receives the output before
+    the norm.
 
     Args:
+        parts: sizes and parts of the network.
+        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
+            the first block. None takes the rate of the variant.
+        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
+            last stage, as the published classifier does; ``'none'`` no output.
         out_indices: ascending indices, from 0 to 3, of the stages whose feature maps are returned.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages; frozen
             parts get no gradients and stay in evaluation mode.
@@ -102,20 +101,14 @@ class HierarchicalBackbone(BaseModule):
     strides = (4, 8, 16, 32)
     # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
     channels_last: ClassVar[bool] = False
-    # number of channels of each of the four stages
-    channels: tuple[int, ...]
-    # (pattern, replacement) pairs from published entry names to ours, applied in turn by `re.sub`
-    rename_rules: ClassVar[Sequence[tuple[str, str]]] = ()
-    # prefixes of the entries of an ImageClassifier outside its backbone
-    classifier_parts: ClassVar[tuple[str, ...]] = ("head.", "neck.")
-    # patterns of published entries with index tables or masks, which are computed here
-    computed_entries: ClassVar[Sequence[str]] = ()
-    # patterns of entries that no published classifier has, which keep their initialisation
-    fresh_entries: ClassVar[Sequence[str]] = (r"^norms\.",)
+    published: ClassVar[PublishedNames] = PublishedNames()
 
     def __init__(
         self,
+        parts: Parts,
         *,
+        drop_path_rate: float | None = None,
+        out_norm: str = "each",
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
@@ -138,48 +131,31 @@ class HierarchicalBackbone(BaseModule):
             raise ValueError(f"frozen_stages must be from -1 to 4, got {frozen_stages}")
         if not isinstance(with_cp, bool) and (len(with_cp) != 4 or min(with_cp) < 0):
             raise ValueError(f"with_cp must be a bool or four numbers of blocks, got {with_cp}")
+        if out_norm not in OUT_NORMS:
+            raise ValueError(f"out_norm must be one of {OUT_NORMS}, got {out_norm!r}")
+        if out_norm == "final" and 3 not in out_indices:
+            raise ValueError(f"out_norm='final' needs 3 among out_indices, got {out_indices}")
+        self.channels = tuple(parts.channels)
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.with_cp = with_cp
+        rate = parts.drop_path_rate if drop_path_rate is None else drop_path_rate
+        rates = drop_path_rates(rate, parts.depths)
+        self.register_parts(
+            parts.stem(), [_make_stage(i, parts, rates[i], with_cp) for i in range(4)]
+        )
         # the key is the index of the stage
         self.norms = nn.ModuleDict()
-
-    def make_stage(
-        self, index: int, blocks: Iterable[nn.Module], downsample: nn.Module | None = None
-    ) -> Stage:
-        """Build stage `index` from its blocks and its downsampling."""
-        parts = {} if downsample is None else dict(downsample=downsample)
-        parts |= {str(j): block for j, block in enumerate(blocks)}
-        if isinstance(self.with_cp, bool):
-            return Stage(parts, parts if self.with_cp else ())
-        return Stage(parts, map(str, range(self.with_cp[index])))
-
-    def add_norms(
-        self,
-        out_norm: str,
-        make_each: Callable[[int], nn.Module],
-        make_final: Callable[[int], nn.Module],
-    ) -> None:
-        """Build the normalisation of the outputs.
-
-        Args:
-            out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
-                last stage, as the published classifier does; ``'none'`` no output.
-            make_each: function from the number of channels to the norm of one output.
-            make_final: function from the number of channels to the norm of the last stage.
-
-        Raises:
-            ValueError: if `out_norm` is unknown, or 'final' without the last stage as an output.
-        """
-        if out_norm not in OUT_NORMS:
-            raise ValueError(f"out_norm must be one of {OUT_NORMS}, got {out_norm!r}")
-        if out_norm == "final" and 3 not in self.out_indices:
-            raise ValueError(f"out_norm='final' needs 3 among out_indices, got {self.out_indices}")
         if out_norm == "each":
-            self.norms.update({str(i): make_each(self.channels[i]) for i in self.out_indices})
-        elif out_norm == "final":
-            self.final_norm = make_final(self.channels[3])
+            self.norms.update({str(i): parts.norm(self.channels[i]) for i in out_indices})
+        self.final_norm = parts.final_norm(self.channels[3]) if out_norm == "final" else None
+        parts.initialise(self)
+        self.train()
+
+    def register_parts(self, stem: nn.Module, stages: Sequence[Stage]) -> None:
+        """Register the stem and the stages as submodules."""
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -213,14 +189,16 @@ class HierarchicalBackbone(BaseModule):
         """Apply the output norm of a stage, if it has one."""
         if str(stage) in self.norms:
             return self.norms[str(stage)](x)
-        return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
+        return x if stage != 3 or self.final_norm is None else self.final_norm(x)
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a renamed published entry belongs to a part that this model omits.
 
-        These parts are the classifier with its norm, and the norms of stages without one here.
+        These parts are the classifier with its norm, the norms of stages without one here, and what
+        the published network never uses.
         """
-        if entry.startswith((*self.classifier_parts, "final_norm.")):
+        patterns = (*self.published.classifier, *self.published.unused, r"^final_norm\.")
+        if matches(patterns, entry):
             return True
         return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
@@ -242,7 +220,7 @@ class HierarchicalBackbone(BaseModule):
             return []
         frozen = range(self.frozen_stages)
         norms = [self.norms[str(i)] for i in frozen if str(i) in self.norms]
-        if self.frozen_stages == 4 and hasattr(self, "final_norm"):
+        if self.frozen_stages == 4 and self.final_norm is not None:
             norms.append(self.final_norm)
         return [*self._stem_modules(), *self.stages[: self.frozen_stages], *norms]
 
@@ -250,27 +228,13 @@ class HierarchicalBackbone(BaseModule):
         return [self.stem]
 
 
-def _recompute(part: nn.Module, x: Any) -> Any:
-    """Run a part of a stage with gradient checkpointing."""
-    return checkpoint(
-        part,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _keep_running_statistics(part)),
-    )
-
-
-@contextmanager
-def _keep_running_statistics(block: nn.Module):
-    """Leave the running statistics unchanged during recomputation, which sees a batch again."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+def _make_stage(
+    index: int, parts: Parts, rates: Sequence[float], with_cp: bool | Sequence[int]
+) -> Stage:
+    modules = {str(j): parts.block(index, j, rate) for j, rate in enumerate(rates)}
+    downsample = parts.downsample(index) if index else None
+    if downsample is not None:
+        modules = {"downsample": downsample, **modules}
+    if isinstance(with_cp, bool):
+        return Stage(modules, modules if with_cp else ())
+    return Stage(modules, map(str, range(with_cp[index])))

@@ -10,14 +10,24 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PointwiseConv2d, conv_bn, conv_stem
+from ..layers import (
+    LayerNorm2d,
+    MapMlp,
+    Mlp,
+    PatchConv2d,
+    PointwiseConv2d,
+    conv_bn,
+    conv_stem,
+    init_linear_layers,
+)
 from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
-from .base import HierarchicalBackbone, drop_path_rates, read_arch
+from .base import HierarchicalBackbone, Parts, read_arch
+from .blocks import TransformerBlock, position_encoding
+from .names import PublishedNames
 
 # number of regions that each region attends to in the first three stages
 TOPKS = (1, 4, 16)
@@ -26,74 +36,6 @@ HEAD_DIMS = 32
 NUM_LAST_HEADS = 8
 
 BlockNorm = partial(LayerNorm2d, eps=1e-6)
-
-
-class MapMlp(Mlp):
-    """MLP over the channels of a feature map, with linear layers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class PatchConv2d(nn.Conv2d):
-    """Convolution of non-overlapping patches.
-
-    Incomplete patches at the right and the bottom are cut off, as published; a map smaller than one
-    patch is zero-padded.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, patch_size: int):
-        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H // patch, W // patch)``."""
-        missing = [max(self.kernel_size[0] - side, 0) for side in x.shape[2:]]
-        return super().forward(F.pad(x, (0, missing[1], 0, missing[0])))
-
-
-class BiFormerBlock(nn.Module):
-    """Transformer block with an optional position encoding::
-
-        x = x + pos_embed(x)      if conv_position
-        x = x + attn(norm1(x))
-        x = x + mlp(norm2(x))
-
-    Args:
-        embed_dims: number of channels C.
-        attn: attention that maps ``(B, C, H, W)`` to the same shape.
-        mlp: MLP that maps ``(B, C, H, W)`` to the same shape.
-        conv_position: whether a 3×3 depthwise convolution encodes positions.
-        drop_path_rate: stochastic depth rate of the attention and the MLP branch.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int,
-        attn: nn.Module,
-        mlp: nn.Module,
-        *,
-        conv_position: bool,
-        drop_path_rate: float = 0.0,
-    ):
-        super().__init__()
-        self.pos_embed = (
-            nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
-            if conv_position
-            else None
-        )
-        self.norm1 = BlockNorm(embed_dims)
-        self.attn = attn
-        self.norm2 = BlockNorm(embed_dims)
-        self.mlp = mlp
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        if self.pos_embed is not None:
-            x = x + self.pos_embed(x)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def patch_stem(channels: int) -> nn.Sequential:
@@ -106,12 +48,13 @@ def patch_downsample(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(in_channels), PatchConv2d(in_channels, out_channels, 2))
 
 
-SIZES = dict(mlp_ratio=3, overlap=True, pointwise_convs=False)
+SIZES = dict(mlp_ratio=3, overlap=True, pointwise_convs=False, drop_path_rate=0.1)
 STL_SIZES = dict(
     embed_dims=(96, 192, 384, 768),
     depths=(2, 2, 6, 2),
     mlp_ratio=4,
     overlap=False,
+    drop_path_rate=0.1,
 )
 # Zhu et al., table 1; stl, with the layout of Swin-T, is from the published code. `overlap`: stem
 # and downsampling are overlapping convolutions, with position encoding, or patches without it.
@@ -138,74 +81,58 @@ class BiFormer(HierarchicalBackbone):
         num_windows: number S of regions per side in the first three stages, at least 4. The
             publication uses 7 for classification, 16 for detection and 8 for segmentation, with
             the same weights.
-        mask_padding: whether attention masks the padding that completes the regions. The published
-            networks were trained without; see :class:`BiLevelRoutingAttention`.
-        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
-            the first block.
-        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
-            last one, for a classifier; ``'none'`` no output.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     channels_last = True
-    rename_rules = (
-        (r"^downsample_layers\.0\.", "stem."),
-        (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
-        (r"^(stages\.\d)\.blocks\.", r"\1."),
-        # the activation, and in tiny to base also an identity, take indices of the Sequential
-        (r"\.mlp\.0\.", ".mlp.fc1."),
-        (r"\.mlp\.[23]\.", ".mlp.fc2."),
-        (r"^extra_norms\.", "norms."),
-        (r"^norm\.", "final_norm."),
-        (r"^head\.(?=weight|bias)", "head.fc."),
+    published = PublishedNames(
+        rename=(
+            (r"^downsample_layers\.0\.", "stem."),
+            (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+            (r"^(stages\.\d)\.blocks\.", r"\1."),
+            # the activation, and in tiny to base also an identity, take indices of the Sequential
+            (r"\.mlp\.0\.", ".mlp.fc1."),
+            (r"\.mlp\.[23]\.", ".mlp.fc2."),
+            (r"^extra_norms\.", "norms."),
+            (r"^norm\.", "final_norm."),
+            (r"^head\.(?=weight|bias)", "head.fc."),
+        )
     )
 
     def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "tiny",
-        *,
-        num_windows: int = 16,
-        mask_padding: bool = False,
-        drop_path_rate: float = 0.1,
-        out_norm: str = "each",
-        **kwargs,
+        self, arch: str | Mapping[str, Any] = "tiny", *, num_windows: int = 16, **kwargs: Any
     ):
-        super().__init__(**kwargs)
         sizes = read_arch(arch, VARIANTS)
-        overlap, pointwise = sizes["overlap"], sizes["pointwise_convs"]
-
-        def make_block(stage: int, rate: float) -> nn.Module:
-            dims = self.channels[stage]
-            hidden = sizes["mlp_ratio"] * dims
-            if stage == 3:
-                attention = AttentionLePE2d if pointwise else AttentionLePE
-                attn = attention(dims, NUM_LAST_HEADS)
-            else:
-                attention = BiLevelRoutingAttention2d if pointwise else BiLevelRoutingAttention
-                attn = attention(
-                    dims,
-                    dims // HEAD_DIMS,
-                    num_windows,
-                    TOPKS[stage],
-                    mask_padding=mask_padding,
-                )
-            mlp = Mlp(dims, hidden, PointwiseConv2d) if pointwise else MapMlp(dims, hidden)
-            return BiFormerBlock(dims, attn, mlp, conv_position=overlap, drop_path_rate=rate)
-
-        self.channels = tuple(sizes["embed_dims"])
-        first = self.channels[0]
-        self.stem = conv_stem(first, nn.GELU) if overlap else patch_stem(first)
+        channels, overlap = sizes["embed_dims"], sizes["overlap"]
+        pointwise = sizes["pointwise_convs"]
         make_downsample = conv_bn if overlap else patch_downsample
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            blocks = [make_block(i, rate) for rate in rates]
-            downsample = make_downsample(*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(self.make_stage(i, blocks, downsample))
-        self.add_norms(out_norm, BlockNorm, nn.BatchNorm2d)
-        for module in self.modules():
+
+        def make_attention(stage: int) -> nn.Module:
+            dims = channels[stage]
+            if stage == 3:
+                return (AttentionLePE2d if pointwise else AttentionLePE)(dims, NUM_LAST_HEADS)
+            attention = BiLevelRoutingAttention2d if pointwise else BiLevelRoutingAttention
+            return attention(dims, dims // HEAD_DIMS, num_windows, TOPKS[stage])
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            dims = channels[stage]
+            attn, hidden = make_attention(stage), sizes["mlp_ratio"] * dims
+            mlp = Mlp(dims, hidden, PointwiseConv2d) if pointwise else MapMlp(dims, hidden)
+            position = position_encoding(dims) if overlap else None
+            return TransformerBlock(
+                dims, BlockNorm, pos_embed=position, attn=attn, mlp=mlp, drop_path_rate=rate
+            )
+
+        parts = Parts(
+            channels,
+            sizes["depths"],
+            stem=lambda: conv_stem(channels[0], nn.GELU) if overlap else patch_stem(channels[0]),
+            block=make_block,
+            downsample=lambda stage: make_downsample(*channels[stage - 1 : stage + 1]),
+            norm=BlockNorm,
+            final_norm=nn.BatchNorm2d,
             # as published: convolutions keep PyTorch's default initialisation
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.train()
+            initialise=init_linear_layers,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, **kwargs)

@@ -16,9 +16,11 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, pad_to_multiple
+from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to_multiple
 from ..ops.mixformer import AnyBatchNorm2d, MixingAttention
-from .base import HierarchicalBackbone, drop_path_rates, read_arch
+from .base import HierarchicalBackbone, Parts, read_arch
+from .blocks import TransformerBlock
+from .names import PublishedNames
 
 
 class MixFormerStem(PatchEmbed):
@@ -63,40 +65,33 @@ class PatchMerging(nn.Module):
         return self.reduction(pad_to_multiple(self.norm(x), 2))
 
 
-class MixFormerBlock(nn.Module):
-    """Transformer block of mixing attention and an MLP, each with a residual connection.
+class MixFormerBlock(TransformerBlock):
+    """Transformer block of mixing attention and an MLP.
 
     Args:
         embed_dims: number of input and output channels.
         num_heads: number of attention heads.
-        drop_path: stochastic depth rate of both branches.
-        mask_padding: whether padding is masked; see :class:`MixingAttention`.
+        drop_path_rate: stochastic depth rate of both branches.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, drop_path: float, mask_padding: bool):
-        super().__init__()
-        self.norm1 = LayerNorm2d(embed_dims)
-        self.attn = MixingAttention(embed_dims, num_heads, mask_padding=mask_padding)
-        self.norm2 = LayerNorm2d(embed_dims)
-        self.mlp = Mlp(embed_dims, 4 * embed_dims)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        mixed = self.mlp(self.norm2(x).permute(0, 2, 3, 1))  # (B, H, W, C)
-        return x + self.drop_path(mixed.permute(0, 3, 1, 2))
+    def __init__(self, embed_dims: int, num_heads: int, drop_path_rate: float):
+        super().__init__(
+            embed_dims,
+            LayerNorm2d,
+            attn=MixingAttention(embed_dims, num_heads),
+            mlp=MapMlp(embed_dims, 4 * embed_dims),
+            drop_path_rate=drop_path_rate,
+        )
 
 
-def init_weights_as_published(network: nn.Module) -> None:
-    """Initialise linear layers with standard deviation 0.02, convolutions with Paddle's default.
+def init_as_published(network: nn.Module) -> None:
+    """Initialise linear layers as in Swin, convolutions with Paddle's default.
 
     That default counts all input channels as fan-in, even in a depthwise convolution.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+            init_linear_layers(module)
         elif isinstance(module, nn.Conv2d):
             taps = math.prod(module.kernel_size)
             nn.init.normal_(module.weight, std=math.sqrt(2 / (taps * module.in_channels)))
@@ -121,53 +116,41 @@ class MixFormer(HierarchicalBackbone):
 
     The feature maps have strides 4, 8, 16 and 32; their sides are rounded up. The published
     classifier projects the last feature map before pooling: use ``ProjectedPooling`` as the neck.
-    Published Paddle checkpoints load without conversion.
+    Published Paddle checkpoints load without conversion. The authors' normalisation for dense
+    prediction is unpublished; ``out_norm='each'`` uses layer norms, as in Swin.
 
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows; the number of
             channels starts at `embed_dims` and doubles with every stage.
-        mask_padding: whether the padding that completes the windows is masked. The published
-            weights were trained without; see :class:`MixingAttention`.
-        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
-            the first block. None takes the rate of `arch`.
-        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
-            last one, for a classifier; ``'none'`` no output. The authors'
-            normalisation for dense prediction is unpublished; 'each' uses layer norms, as in Swin.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    rename_rules = (
-        (r"^patch_embed\.", "stem."),
-        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
-        (r"^norm\.", "final_norm."),
-        (r"^last_proj\.", "neck.proj."),
-        (r"^head\.(?=weight|bias)", "head.fc."),
+    published = PublishedNames(
+        rename=(
+            (r"^patch_embed\.", "stem."),
+            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+            (r"^norm\.", "final_norm."),
+            (r"^last_proj\.", "neck.proj."),
+            (r"^head\.(?=weight|bias)", "head.fc."),
+        ),
+        computed=(r"\.relative_position_index$",),
     )
-    computed_entries = (r"\.relative_position_index$",)
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "b4",
-        *,
-        mask_padding: bool = False,
-        drop_path_rate: float | None = None,
-        out_norm: str = "each",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+    def __init__(self, arch: str | Mapping[str, Any] = "b4", **kwargs: Any):
         sizes = read_arch(arch, VARIANTS)
-        if drop_path_rate is None:
-            drop_path_rate = sizes["drop_path_rate"]
-        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
-        self.stem = MixFormerStem(self.channels[0])
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            channels, num_heads = self.channels[i], sizes["num_heads"][i]
-            blocks = [MixFormerBlock(channels, num_heads, rate, mask_padding) for rate in rates]
-            self.stages.append(
-                self.make_stage(i, blocks, PatchMerging(channels // 2) if i else None)
-            )
-        self.add_norms(out_norm, LayerNorm2d, LayerNorm2d)
-        init_weights_as_published(self)
-        self.train()
+        channels = [sizes["embed_dims"] * 2**i for i in range(4)]
+        parts = Parts(
+            channels,
+            sizes["depths"],
+            stem=lambda: MixFormerStem(channels[0]),
+            block=lambda stage, _, rate: MixFormerBlock(
+                channels[stage], sizes["num_heads"][stage], rate
+            ),
+            downsample=lambda stage: PatchMerging(channels[stage - 1]),
+            norm=LayerNorm2d,
+            final_norm=LayerNorm2d,
+            initialise=init_as_published,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, **kwargs)

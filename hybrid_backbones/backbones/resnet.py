@@ -3,13 +3,16 @@
 The network is torchvision's; only the operator is ours.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from .base import HierarchicalBackbone
+from .base import HierarchicalBackbone, Parts
+from .names import PublishedNames
+from .stage import Stage
 
 # blocks per stage by depth: He et al., CVPR 2016, table 1; 26 and 38 from ACmix's training script
 DEPTHS = {
@@ -20,6 +23,8 @@ DEPTHS = {
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
 }
+# torchvision's names of the layers of the stem
+STEM = ("conv1", "bn1", "relu", "maxpool")
 
 
 class HybridResNet(HierarchicalBackbone):
@@ -37,12 +42,13 @@ class HybridResNet(HierarchicalBackbone):
             ``(in_channels, out_channels, stride=stride)``.
         zero_init_residual: whether each block starts as an identity, as the ResNets of the
             OpenMMLab libraries do; otherwise training from scratch starts with huge gradients.
-        **kwargs: arguments of :class:`HierarchicalBackbone`.
+        **kwargs: arguments of :class:`HierarchicalBackbone`, except `parts`, `drop_path_rate` and
+            `out_norm`.
     """
 
     # keys of `DEPTHS` that the network supports
     depths: ClassVar[Sequence[int]] = tuple(DEPTHS)
-    rename_rules = ((r"^fc\.", "head.fc."),)
+    published = PublishedNames(rename=((r"^fc\.", "head.fc."),))
 
     def __init__(
         self,
@@ -51,31 +57,44 @@ class HybridResNet(HierarchicalBackbone):
         make_operator: Callable[..., nn.Module],
         *,
         zero_init_residual: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
         if depth not in self.depths:
             raise ValueError(f"depth must be one of {sorted(self.depths)}, got {depth!r}")
         block_type, num_blocks = DEPTHS[depth]
         hybrid_blocks = _read_hybrid_stages(hybrid_stages, num_blocks)
-        self.channels = tuple(block_type.expansion * width for width in (64, 128, 256, 512))
         resnet = ResNet(block_type, list(num_blocks))
-        self.conv1, self.bn1 = resnet.conv1, resnet.bn1
-        self.relu, self.maxpool = resnet.relu, resnet.maxpool
-        for i in range(4):
-            name = f"layer{i + 1}"
-            self.add_module(name, self.make_stage(i, getattr(resnet, name)))
-        for stage, indices in zip(self.stages, hybrid_blocks, strict=True):
-            for index in indices:
-                _fill_slots(stage[index], make_operator)
-        for module in self.modules():
-            # as published, including the convolutions inside the operators
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, block_type) and zero_init_residual:
-                last = module.bn3 if block_type is Bottleneck else module.bn2
-                nn.init.zeros_(last.weight)
-        self.train()
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            block = resnet.get_submodule(f"layer{stage + 1}.{index}")
+            if index in hybrid_blocks[stage]:
+                _fill_slots(block, make_operator)
+            return block
+
+        def initialise(network: nn.Module) -> None:
+            for module in network.modules():
+                # as published, including the convolutions inside the operators
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                elif isinstance(module, block_type) and zero_init_residual:
+                    last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                    nn.init.zeros_(last.weight)
+
+        parts = Parts(
+            [block_type.expansion * width for width in (64, 128, 256, 512)],
+            num_blocks,
+            stem=lambda: nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in STEM)),
+            block=make_block,
+            initialise=initialise,
+        )
+        super().__init__(parts, drop_path_rate=0.0, out_norm="none", **kwargs)
+
+    def register_parts(self, stem: nn.Module, stages: Sequence[Stage]) -> None:
+        """Register the parts under torchvision's names."""
+        for name, layer in stem.named_children():
+            self.add_module(name, layer)
+        for i, stage in enumerate(stages, 1):
+            self.add_module(f"layer{i}", stage)
 
     def stem(self, x: Tensor) -> Tensor:
         """Map images ``(B, 3, H, W)`` to ``(B, 64, H/4, W/4)``."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, Mlp, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.swiftformer import EfficientAdditiveAttention
-from .base import HierarchicalBackbone, drop_path_rates, read_arch
+from .base import HierarchicalBackbone, Parts, read_arch
+from .names import PublishedNames
 
 MLP_RATIO = 4
 
@@ -75,17 +76,17 @@ class SwiftFormerEncoder(nn.Module):
 
     Args:
         embed_dims: number of input and output channels.
-        drop_path: stochastic depth rate of the attention and the MLP branch.
+        drop_path_rate: stochastic depth rate of the attention and the MLP branch.
         first_release: whether the attention is that of the first release; see
             :class:`EfficientAdditiveAttention`.
     """
 
-    def __init__(self, embed_dims: int, drop_path: float, first_release: bool):
+    def __init__(self, embed_dims: int, drop_path_rate: float, first_release: bool):
         super().__init__()
         self.local_representation = ConvEncoder(embed_dims, embed_dims)
         self.attn = EfficientAdditiveAttention(embed_dims, first_release=first_release)
         self.linear = NormedMlp(embed_dims, MLP_RATIO * embed_dims)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path_rate)
         self.layer_scale_1 = layer_scale(embed_dims, 1e-5)
         self.layer_scale_2 = layer_scale(embed_dims, 1e-5)
 
@@ -96,12 +97,21 @@ class SwiftFormerEncoder(nn.Module):
         return torch.addcmul(x, self.layer_scale_2, self.drop_path(self.linear(x)))
 
 
+def init_as_published(network: nn.Module) -> None:
+    """Initialise convolutions and linear layers by truncated normal weights and zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+SIZES = dict(drop_path_rate=0.0)
 # section 4 of the paper and https://github.com/Amshaker/SwiftFormer
 VARIANTS = {
-    "xs": dict(depths=(3, 3, 6, 4), embed_dims=(48, 56, 112, 220)),
-    "s": dict(depths=(3, 3, 9, 6), embed_dims=(48, 64, 168, 224)),
-    "l1": dict(depths=(4, 3, 10, 5), embed_dims=(48, 96, 192, 384)),
-    "l3": dict(depths=(4, 4, 12, 6), embed_dims=(64, 128, 320, 512)),
+    "xs": dict(SIZES, depths=(3, 3, 6, 4), embed_dims=(48, 56, 112, 220)),
+    "s": dict(SIZES, depths=(3, 3, 9, 6), embed_dims=(48, 64, 168, 224)),
+    "l1": dict(SIZES, depths=(4, 3, 10, 5), embed_dims=(48, 96, 192, 384)),
+    "l3": dict(SIZES, depths=(4, 4, 12, 6), embed_dims=(64, 128, 320, 512)),
 }
 
 
@@ -110,7 +120,8 @@ class SwiftFormer(HierarchicalBackbone):
     """SwiftFormer backbone for images of any size.
 
     The feature maps have strides 4, 8, 16 and 32; their sides are rounded up. The published
-    classifier averages two linear layers: use ``PairedLinearHead(average=True)`` as the head.
+    classifier averages two linear layers: use ``PairedLinearHead(average=True)`` as the head. As
+    published, stochastic depth applies only to the last block of each stage.
 
     .. warning:: Weights load into both forms of the attention, but are correct in only one: weights
        that the authors linked before 2023-07-26 need ``first_release=True``; later ones and timm's
@@ -119,61 +130,56 @@ class SwiftFormer(HierarchicalBackbone):
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows.
         first_release: whether the attention is that of the first release.
-        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
-            the first block. As published, it applies only to the last block of each stage.
-        out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
-            last one, for a classifier; ``'none'`` no output.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
     channels_last = True
-    rename_rules = (
-        (r"^patch_embed\.", "stem."),
-        (r"^network\.0\.", "stages.0."),
-        (r"^network\.2\.", "stages.1."),
-        (r"^network\.4\.", "stages.2."),
-        (r"^network\.6\.", "stages.3."),
-        (r"^network\.1\.", "stages.1.downsample."),
-        (r"^network\.3\.", "stages.2.downsample."),
-        (r"^network\.5\.", "stages.3.downsample."),
-        (r"\.downsample\.proj\.", ".downsample.0."),
-        (r"\.downsample\.norm\.", ".downsample.1."),
-        (r"^norm0\.", "norms.0."),
-        (r"^norm2\.", "norms.1."),
-        (r"^norm4\.", "norms.2."),
-        (r"^norm6\.", "norms.3."),
-        (r"^norm\.", "final_norm."),
-        (r"^head\.(weight|bias)$", r"head.fc.\1"),
-        (r"^(dist_head|head_dist)\.", "head.paired_fc."),
-        # other names that only timm uses
-        (r"^(stages\.\d)\.blocks\.", r"\1."),
-        (r"\.attn\.proj\.", ".attn.Proj."),
-        (r"\.gamma$", ""),
+    published = PublishedNames(
+        rename=(
+            (r"^patch_embed\.", "stem."),
+            (r"^network\.0\.", "stages.0."),
+            (r"^network\.2\.", "stages.1."),
+            (r"^network\.4\.", "stages.2."),
+            (r"^network\.6\.", "stages.3."),
+            (r"^network\.1\.", "stages.1.downsample."),
+            (r"^network\.3\.", "stages.2.downsample."),
+            (r"^network\.5\.", "stages.3.downsample."),
+            (r"\.downsample\.proj\.", ".downsample.0."),
+            (r"\.downsample\.norm\.", ".downsample.1."),
+            (r"^norm0\.", "norms.0."),
+            (r"^norm2\.", "norms.1."),
+            (r"^norm4\.", "norms.2."),
+            (r"^norm6\.", "norms.3."),
+            (r"^norm\.", "final_norm."),
+            (r"^head\.(weight|bias)$", r"head.fc.\1"),
+            (r"^(dist_head|head_dist)\.", "head.paired_fc."),
+            # other names that only timm uses
+            (r"^(stages\.\d)\.blocks\.", r"\1."),
+            (r"\.attn\.proj\.", ".attn.Proj."),
+            (r"\.gamma$", ""),
+        )
     )
 
     def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "xs",
-        *,
-        first_release: bool = False,
-        drop_path_rate: float = 0.0,
-        out_norm: str = "each",
-        **kwargs,
+        self, arch: str | Mapping[str, Any] = "xs", *, first_release: bool = False, **kwargs: Any
     ):
-        super().__init__(**kwargs)
         sizes = read_arch(arch, VARIANTS)
-        self.channels = tuple(sizes["embed_dims"])
-        self.stem = conv_stem(self.channels[0], nn.ReLU, activate_output=True)
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            channels = self.channels[i]
-            blocks = [ConvEncoder(channels, MLP_RATIO * channels) for _ in rates[:-1]]
-            blocks.append(SwiftFormerEncoder(channels, rates[-1], first_release))
-            downsample = conv_bn(self.channels[i - 1], channels) if i else None
-            self.stages.append(self.make_stage(i, blocks, downsample))
-        self.add_norms(out_norm, nn.BatchNorm2d, nn.BatchNorm2d)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        self.train()
+        channels, depths = sizes["embed_dims"], sizes["depths"]
+
+        def make_block(stage: int, index: int, rate: float) -> nn.Module:
+            if index < depths[stage] - 1:
+                return ConvEncoder(channels[stage], MLP_RATIO * channels[stage])
+            return SwiftFormerEncoder(channels[stage], rate, first_release)
+
+        parts = Parts(
+            channels,
+            depths,
+            stem=lambda: conv_stem(channels[0], nn.ReLU, activate_output=True),
+            block=make_block,
+            downsample=lambda stage: conv_bn(*channels[stage - 1 : stage + 1]),
+            norm=nn.BatchNorm2d,
+            final_norm=nn.BatchNorm2d,
+            initialise=init_as_published,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, **kwargs)

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem, to_maps, to_tokens
+from ..layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    PatchEmbed,
+    conv_stem,
+    init_linear_layers,
+    to_maps,
+    to_tokens,
+)
 from ..ops.token_pruning import (
     apply_order,
     class_token_score,
@@ -25,15 +34,10 @@ from ..ops.token_pruning import (
     update_score,
 )
 from ..ops.uniformer import count_heads, split_heads
-from .base import HierarchicalBackbone, drop_path_rates, read_arch
-from .uniformer import (
-    STAGE_RULES,
-    BlockNorm,
-    LocalBlock,
-    init_linear_layers,
-    patch_embed,
-    position_encoding,
-)
+from .base import HierarchicalBackbone, Parts, read_arch
+from .blocks import position_encoding
+from .names import PublishedNames
+from .uniformer import STAGE_RULES, BlockNorm, LocalBlock, patch_embed
 
 MLP_RATIO = 3
 # share of the tokens that a block processes individually; weight of the newest score
@@ -116,7 +120,7 @@ class EvolvingBlock(nn.Module):
     Args:
         embed_dims: number of channels of the tokens.
         head_dims: number of channels per head, which must divide `embed_dims`.
-        drop_path: stochastic depth rate of the attention and the MLP.
+        drop_path_rate: stochastic depth rate of the attention and the MLP.
         keep_ratio: share of the tokens that are processed individually.
         trade_off: weight of the block's own score in the running score.
     """
@@ -125,7 +129,7 @@ class EvolvingBlock(nn.Module):
         self,
         embed_dims: int,
         head_dims: int,
-        drop_path: float,
+        drop_path_rate: float,
         *,
         keep_ratio: float = KEEP_RATIO,
         trade_off: float = TRADE_OFF,
@@ -138,7 +142,7 @@ class EvolvingBlock(nn.Module):
         self.attn = ScoringAttention(embed_dims, head_dims)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = Mlp(embed_dims, embed_dims * MLP_RATIO)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Evolving) -> Evolving:
         """Return the same shapes."""
@@ -183,10 +187,11 @@ class PairedNorm(nn.Module):
         return self.map_norm(x.map), self.cls_norm(x.cls)[:, 0, :, None, None]
 
 
+SIZES = dict(drop_path_rate=0.0)
 # https://github.com/Sense-X/UniFormer, light networks
 VARIANTS = {
-    "xxs": dict(depths=(2, 5, 8, 2), embed_dims=(56, 112, 224, 448), head_dims=28),
-    "xs": dict(depths=(3, 5, 9, 3), embed_dims=(64, 128, 256, 512), head_dims=32),
+    "xxs": dict(SIZES, depths=(2, 5, 8, 2), embed_dims=(56, 112, 224, 448), head_dims=28),
+    "xs": dict(SIZES, depths=(3, 5, 9, 3), embed_dims=(64, 128, 256, 512), head_dims=32),
 }
 
 
@@ -195,74 +200,63 @@ class UniFormerLight(HierarchicalBackbone):
     """Light UniFormer backbone for images of any size.
 
     The feature maps have strides 4, 8, 16 and 32. As published, the stem rounds their sides up and
-    the later stages round them down.
+    the later stages round them down. With ``out_norm='final'``, the normalised class token follows
+    the last map as ``(B, C, 1, 1)``, for a classifier with average pooling and a
+    ``PairedLinearHead(average=False)``, as published.
 
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows.
-        drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
-            the first block.
-        out_norm: ``'each'`` normalises every output, for dense prediction; ``'none'`` no output.
-            ``'final'`` normalises the last one and appends the normalised class token as
-            ``(B, C, 1, 1)``, for a classifier with average pooling and a
-            ``PairedLinearHead(average=False)``, as published.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    rename_rules = (
-        *STAGE_RULES,
-        (r"^cls_token$", "stages.2.downsample.cls_token"),
-        (r"^cls_upsample\.", "stages.3.downsample.cls_upsample."),
-        (r"^norm\.", "final_norm.map_norm."),
-        (r"^norm_cls\.", "final_norm.cls_norm."),
-        (r"^head_cls\.", "head.paired_fc."),
+    published = PublishedNames(
+        rename=(
+            *STAGE_RULES,
+            (r"^cls_token$", "stages.2.downsample.cls_token"),
+            (r"^cls_upsample\.", "stages.3.downsample.cls_upsample."),
+            (r"^norm\.", "final_norm.map_norm."),
+            (r"^norm_cls\.", "final_norm.cls_norm."),
+            (r"^head_cls\.", "head.paired_fc."),
+        )
     )
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "xxs",
-        *,
-        drop_path_rate: float = 0.0,
-        out_norm: str = "each",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+    def __init__(self, arch: str | Mapping[str, Any] = "xxs", **kwargs: Any):
         sizes = read_arch(arch, VARIANTS)
+        channels = sizes["embed_dims"]
+        downsamples = (patch_embed, ClassTokenEmbed, EvolvingPatchEmbed)
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             if stage < 2:
-                return LocalBlock(self.channels[stage], MLP_RATIO, rate)
+                return LocalBlock(channels[stage], MLP_RATIO, rate)
             # the first block has no scores yet, so it keeps all tokens
             first = dict(keep_ratio=1, trade_off=1) if (stage, index) == (2, 0) else {}
-            return EvolvingBlock(self.channels[stage], sizes["head_dims"], rate, **first)
+            return EvolvingBlock(channels[stage], sizes["head_dims"], rate, **first)
 
-        self.channels = tuple(sizes["embed_dims"])
-        self.stem = conv_stem(self.channels[0], nn.GELU)
-        downsamples = (None, patch_embed, ClassTokenEmbed, EvolvingPatchEmbed)
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
-            downsample = downsamples[i](*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(self.make_stage(i, blocks, downsample))
-        self.add_norms(out_norm, BlockNorm, PairedNorm)
-        init_linear_layers(self)
-        self.train()
+        parts = Parts(
+            channels,
+            sizes["depths"],
+            stem=lambda: conv_stem(channels[0], nn.GELU),
+            block=make_block,
+            downsample=lambda stage: downsamples[stage - 1](*channels[stage - 1 : stage + 1]),
+            norm=BlockNorm,
+            final_norm=PairedNorm,
+            initialise=init_linear_layers,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, **kwargs)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Number of channels of each returned feature map."""
         channels = super().out_channels
-        return (*channels, channels[-1]) if self._has_pair else channels
+        return channels if self.final_norm is None else (*channels, channels[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
         outs = super().forward(x)
-        return (*outs[:-1], *outs[-1]) if self._has_pair else outs
-
-    @property
-    def _has_pair(self) -> bool:
-        return hasattr(self, "final_norm")
+        return outs if self.final_norm is None else (*outs[:-1], *outs[-1])
 
     def normalise(self, stage: int, x: Tensor | Evolving) -> Tensor | tuple[Tensor, Tensor]:
-        if stage < 2 or (stage == 3 and self._has_pair):
+        if stage < 2 or (stage == 3 and self.final_norm is not None):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)

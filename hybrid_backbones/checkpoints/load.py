@@ -16,6 +16,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
+from ..backbones.names import matches
 from .read import read_checkpoint, read_state_dict
 
 # maximum number of names per kind of problem in an error message
@@ -45,9 +46,9 @@ def _list(names: Sequence[str]) -> str:
 def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadReport:
     """Load weights with published names into a backbone, or into a model that contains one.
 
-    The backbone's `rename_rules` translate the names. The published classifier is loaded into an
-    mmpretrain classifier and dropped for other models. Checkpoints of this project's classifiers
-    load too. The model changes only if every entry fits.
+    The rules ``published.rename`` of the backbone translate the names. The published classifier is
+    loaded into an mmpretrain classifier and dropped for other models. Checkpoints of this project's
+    classifiers load too. The model changes only if every entry fits.
 
     Args:
         model: backbone of this package, or a model with one as its attribute `backbone`.
@@ -61,8 +62,8 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
             or kind.
     """
     # a detector may have rules for all of its entries
-    backbone = model if hasattr(model, "rename_rules") else getattr(model, "backbone", model)
-    if not hasattr(backbone, "rename_rules"):
+    backbone = model if hasattr(model, "published") else getattr(model, "backbone", model)
+    if not hasattr(backbone, "published"):
         raise ValueError(
             "expected a backbone of hybrid_backbones or a model around one, "
             f"got {type(model).__name__} with {type(backbone).__name__}"
@@ -81,12 +82,12 @@ def _match_published(
     own, is_classifier = target.state_dict(), target is not backbone
     given, dropped = {}, []
     for name, value in read_state_dict(checkpoint).items():
-        renamed = rename(name, backbone.rename_rules)
-        if any(re.search(pattern, renamed) for pattern in backbone.computed_entries):
+        renamed = rename(name, backbone.published.rename)
+        if matches(backbone.published.computed, renamed):
             dropped.append(name)
             continue
         ours = renamed
-        if is_classifier and not renamed.startswith(backbone.classifier_parts):
+        if is_classifier and not matches(backbone.published.classifier, renamed):
             ours = f"backbone.{renamed}"
         if ours not in own and not is_classifier and backbone.is_droppable(renamed):
             dropped.append(name)
@@ -97,8 +98,8 @@ def _match_published(
 
     missing = own.keys() - given.keys()
     # a checkpoint has all entries of a kind or none: with only some, the others are missing
-    absent = [p for p in backbone.fresh_entries if not any(re.search(p, name) for name in given)]
-    fresh = [name for name in missing if any(re.search(p, name) for p in absent)]
+    absent = [p for p in backbone.published.fresh if not any(re.search(p, name) for name in given)]
+    fresh = [name for name in missing if matches(absent, name)]
     _require_fit(type(backbone).__name__, own, given, missing.difference(fresh))
     return given, LoadReport(sorted(given), dropped, sorted(fresh))
 
@@ -205,7 +206,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 def _is_classifier(model: nn.Module) -> bool:
     """Return whether a model is a classifier with one of our backbones."""
     backbone = getattr(model, "backbone", None)
-    return hasattr(backbone, "rename_rules") and getattr(model, "head", None) is not None
+    return hasattr(backbone, "published") and getattr(model, "head", None) is not None
 
 
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:

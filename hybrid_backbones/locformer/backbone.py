@@ -9,7 +9,6 @@ patches, with the same weights; in the last stage they attend to all patches and
 of the decoder.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,8 +19,17 @@ from torch import Tensor, nn
 
 from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
-from ..backbones.base import drop_path_rates, read_arch
-from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
+from ..backbones.base import Parts, read_arch
+from ..backbones.names import PublishedNames
+from ..layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    init_linear_layers,
+    pad_to_multiple,
+    to_maps,
+    to_tokens,
+)
 from ..ops.relative_position import relative_position_bias, relative_position_index
 from ..ops.window_attention import shifted_window_attention
 from .fusion import StageFusion, sine_positions, split_heads
@@ -121,12 +129,14 @@ class DetectingBlock(nn.Module):
     Args:
         embed_dims: number of channels of patches and tokens.
         pos_dims: number of channels of the position embedding of the tokens.
-        drop_path: rate of stochastic depth.
+        drop_path_rate: stochastic depth rate of both branches.
         looks: whether the tokens also attend to the patches.
         **kwargs: settings of :class:`ReconfiguredAttention`.
     """
 
-    def __init__(self, embed_dims: int, pos_dims: int, drop_path: float, looks: bool, **kwargs):
+    def __init__(
+        self, embed_dims: int, pos_dims: int, drop_path_rate: float, looks: bool, **kwargs
+    ):
         super().__init__()
         self.looks = looks
         self.norm1 = nn.LayerNorm(embed_dims)
@@ -134,7 +144,7 @@ class DetectingBlock(nn.Module):
         self.norm2 = nn.LayerNorm(embed_dims)
         self.mlp = Mlp(embed_dims, 4 * embed_dims)
         self.det_pos_linear = nn.Linear(pos_dims, embed_dims)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Detecting) -> Detecting:
         """Update the map and the tokens, keeping their shapes."""
@@ -182,34 +192,33 @@ class SwinRAM(HierarchicalBackbone):
         num_queries: number of detection tokens N.
         sketch_dims: number of channels of the sketch features, of the position embedding of the
             tokens and of the last map.
-        drop_path_rate: rate of stochastic depth in the last block, rising linearly from 0 in the
-            first; None takes that of `arch`.
         fusion_dims: number of hidden channels of the sketch fusions.
         dropout: dropout rate of the sketch fusions.
         window_size: side of the attention windows, in positions of a stage's map.
-        **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
+        **kwargs: arguments of :class:`HierarchicalBackbone`, except `out_indices` and `out_norm`.
     """
 
-    # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
-    rename_rules = (
-        (r"^patch_embed\.", "stem."),
-        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
-        (r"^layers\.3\.downsample\.", "last_merging."),
-        (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
-        (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
-        (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
-        (r"^norm\.", "final_norm."),
-        (r"^head\.(?=weight|bias)", "head.fc."),
-    )
-    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
-    # entries that a classifier lacks
-    fresh_entries = (r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m")
-    # entries that the published network stores and never uses
-    unused_entries = (
-        r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
-        r"^fusions\.\d\.fusion\.norm1\.",
-        r"^(stages\.\d\.downsample|last_merging)\.(expansion|norm2)\.",
+    published = PublishedNames(
+        # names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
+        rename=(
+            (r"^patch_embed\.", "stem."),
+            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+            (r"^layers\.3\.downsample\.", "last_merging."),
+            (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
+            (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
+            (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
+            (r"^norm\.", "final_norm."),
+            (r"^head\.(?=weight|bias)", "head.fc."),
+        ),
+        computed=(r"\.relative_position_index$", r"\.attn_mask$"),
+        # what a classifier lacks
+        fresh=(r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m"),
+        unused=(
+            r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
+            r"^fusions\.\d\.fusion\.norm1\.",
+            r"^(stages\.\d\.downsample|last_merging)\.(expansion|norm2)\.",
+        ),
     )
 
     def __init__(
@@ -218,20 +227,17 @@ class SwinRAM(HierarchicalBackbone):
         *,
         num_queries: int = 100,
         sketch_dims: int = 256,
-        drop_path_rate: float | None = None,
         fusion_dims: int = 1024,
         dropout: float = 0.4,
         window_size: int = 7,
         **kwargs,
     ):
-        super().__init__(out_indices=(1, 2, 3), **kwargs)
         sizes = read_arch(arch, VARIANTS)
-        if drop_path_rate is None:
-            drop_path_rate = sizes["drop_path_rate"]
+        channels = [sizes["embed_dims"] * 2**i for i in range(4)]
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             return DetectingBlock(
-                self.channels[stage],
+                channels[stage],
                 sketch_dims,
                 rate,
                 looks=stage == 3,
@@ -240,30 +246,28 @@ class SwinRAM(HierarchicalBackbone):
                 shift=window_size // 2 if index % 2 else 0,
             )
 
-        self.channels = tuple(sizes["embed_dims"] * 2**i for i in range(4))
-        self.token_dims, self.position_dims = self.channels[3], sketch_dims
-        self.det_token = nn.Parameter(torch.empty(1, num_queries, self.channels[0]))
+        parts = Parts(
+            channels,
+            sizes["depths"],
+            stem=lambda: WholePatchEmbed(3, channels[0], 4, LayerNorm2d),
+            block=make_block,
+            downsample=lambda stage: TokenMerging(*channels[stage - 1 : stage + 1]),
+            # convolutions and norms keep PyTorch's default initialisation
+            initialise=init_linear_layers,
+            drop_path_rate=sizes["drop_path_rate"],
+        )
+        super().__init__(parts, out_indices=(1, 2, 3), out_norm="none", **kwargs)
+        self.token_dims, self.position_dims = channels[3], sketch_dims
+        self.det_token = nn.Parameter(torch.empty(1, num_queries, channels[0]))
         self.det_pos_embed = nn.Parameter(torch.empty(1, num_queries, sketch_dims))
-        self.stem = WholePatchEmbed(3, self.channels[0], 4, LayerNorm2d)
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
-            blocks = [make_block(i, j, rate) for j, rate in enumerate(rates)]
-            downsample = TokenMerging(*self.channels[i - 1 : i + 1]) if i else None
-            self.stages.append(self.make_stage(i, blocks, downsample))
-        self.last_merging = TokenMerging(self.channels[3], sketch_dims)
-        for module in self.modules():
-            # as in Swin; convolutions and norms keep PyTorch's initialisation
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.last_merging = TokenMerging(channels[3], sketch_dims)
+        init_linear_layers(self.last_merging)
         nn.init.trunc_normal_(self.det_token, std=0.02)
         nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
         self.fusions = nn.ModuleList(
             StageFusion(channels, sketch_dims, hidden_dims=fusion_dims, dropout=dropout)
-            for channels in self.channels
+            for channels in channels
         )
-        self.train()
 
     def forward(self, images: Tensor, padding: Tensor, sketch: Tensor) -> GuidedFeatures:
         """Compute the features of images, guided by sketches.
@@ -278,8 +282,3 @@ class SwinRAM(HierarchicalBackbone):
         outs = self.run_stages(x, fusions_with(self.fusions, sketch))
         maps = [out.map for out in (*outs[1:], self.last_merging(outs[3]))]
         return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)
-
-    def is_droppable(self, entry: str) -> bool:
-        """Return whether a published entry, after renaming, belongs to an unused part."""
-        unused = any(re.search(pattern, entry) for pattern in self.unused_entries)
-        return unused or super().is_droppable(entry)

@@ -5,8 +5,6 @@ Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. A sketch guides the
 maps and tokens enter the decoder of Deformable DETR without an encoder; the head scores objects.
 """
 
-import re
-
 import torch
 import torch.nn.functional as F
 from mmcv.ops import MultiScaleDeformableAttention
@@ -17,6 +15,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
+from ..backbones.names import PublishedNames, matches
 from ..layers import to_tokens
 from .backbone import SwinRAM
 from .fusion import SketchMixer
@@ -116,44 +115,47 @@ class LocFormer(BaseDetector):
         init_cfg: as in :class:`mmengine.model.BaseModule`.
     """
 
-    # from the entry names of https://github.com/vcl-iisc/locformer-SGOL
-    rename_rules = (
-        (r"^transformer\.(?=decoder\.layers\.|reference_points\.)", ""),
-        (r"^(decoder\.layers\.\d\.)norm2\.", r"\1norms.0."),
-        (r"^(decoder\.layers\.\d\.)norm1\.", r"\1norms.1."),
-        (r"^(decoder\.layers\.\d\.)norm3\.", r"\1norms.2."),
-        (r"^(decoder\.layers\.\d\.)linear1\.", r"\1ffn.layers.0.0."),
-        (r"^(decoder\.layers\.\d\.)linear2\.", r"\1ffn.layers.1."),
-        (r"^(decoder\.layers\.\d\.self_attn\.)(?=in_|out_)", r"\1attn."),
-        (r"^class_embed_v2\.", "bbox_head.cls_branches."),
-        (r"^bbox_embed\.(\d)\.layers\.0\.", r"bbox_head.reg_branches.\1.0."),
-        (r"^bbox_embed\.(\d)\.layers\.1\.", r"bbox_head.reg_branches.\1.2."),
-        (r"^bbox_embed\.(\d)\.layers\.2\.", r"bbox_head.reg_branches.\1.4."),
-        (r"^trans\.", "bbox_head.sketch_branches."),
-        (r"^query_fusion\.", "bbox_head.object_fusions."),
-        (r"^query_fusion_sketch\.", "bbox_head.sketch_fusions."),
-        (r"^multi_sketch_fusion\.", "sketch_mixer.fusion."),
-        (r"^sketch_embedding\.", "sketch_encoder.trunk."),
-        (r"^gp_norm\.", "sketch_encoder.norm."),
-        (r"^sketch_proj\.", "sketch_encoder.proj."),
-        (r"^input_proj\.(\d)\.0\.", r"neck.convs.\1.conv."),
-        (r"^input_proj\.(\d)\.1\.", r"neck.convs.\1.gn."),
-        (r"^tgt_proj\.", "token_proj."),
-        (r"^query_pos_proj\.", "position_proj."),
-        *SwinRAM.rename_rules,
-        # the rules of the backbone expect names without this prefix
-        (r"^(?=(stem|stages|fusions|last_merging|last_downsample|body)\.)", "backbone."),
-        (r"^(?=(det|query)_(token|pos))", "backbone."),
-    )
-    computed_entries = SwinRAM.computed_entries
-    fresh_entries = classifier_parts = ()
-    # entries that the published network never uses, and a second copy of its box branches
-    unused_entries = (
-        r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
-        r"^(sketch_proj_query|pos_proj)\.",
-        r"^bbox_head\.\w+_fusions\.[012]\.",
-        r"^(bbox_head\.\w+_fusions\.\d|sketch_mixer\.fusion)\.(self_attn_sk|norm[12])\.",
-        *SwinRAM.unused_entries,
+    published = PublishedNames(
+        # names of https://github.com/vcl-iisc/locformer-SGOL
+        rename=(
+            (r"^transformer\.(?=decoder\.layers\.|reference_points\.)", ""),
+            (r"^(decoder\.layers\.\d\.)norm2\.", r"\1norms.0."),
+            (r"^(decoder\.layers\.\d\.)norm1\.", r"\1norms.1."),
+            (r"^(decoder\.layers\.\d\.)norm3\.", r"\1norms.2."),
+            (r"^(decoder\.layers\.\d\.)linear1\.", r"\1ffn.layers.0.0."),
+            (r"^(decoder\.layers\.\d\.)linear2\.", r"\1ffn.layers.1."),
+            (r"^(decoder\.layers\.\d\.self_attn\.)(?=in_|out_)", r"\1attn."),
+            (r"^class_embed_v2\.", "bbox_head.cls_branches."),
+            (r"^bbox_embed\.(\d)\.layers\.0\.", r"bbox_head.reg_branches.\1.0."),
+            (r"^bbox_embed\.(\d)\.layers\.1\.", r"bbox_head.reg_branches.\1.2."),
+            (r"^bbox_embed\.(\d)\.layers\.2\.", r"bbox_head.reg_branches.\1.4."),
+            (r"^trans\.", "bbox_head.sketch_branches."),
+            (r"^query_fusion\.", "bbox_head.object_fusions."),
+            (r"^query_fusion_sketch\.", "bbox_head.sketch_fusions."),
+            (r"^multi_sketch_fusion\.", "sketch_mixer.fusion."),
+            (r"^sketch_embedding\.", "sketch_encoder.trunk."),
+            (r"^gp_norm\.", "sketch_encoder.norm."),
+            (r"^sketch_proj\.", "sketch_encoder.proj."),
+            (r"^input_proj\.(\d)\.0\.", r"neck.convs.\1.conv."),
+            (r"^input_proj\.(\d)\.1\.", r"neck.convs.\1.gn."),
+            (r"^tgt_proj\.", "token_proj."),
+            (r"^query_pos_proj\.", "position_proj."),
+            *SwinRAM.published.rename,
+            # the rules of the backbone expect names without this prefix
+            (r"^(?=(stem|stages|fusions|last_merging|last_downsample|body)\.)", "backbone."),
+            (r"^(?=(det|query)_(token|pos))", "backbone."),
+        ),
+        computed=SwinRAM.published.computed,
+        fresh=(),
+        classifier=(),
+        # what the published network never uses, and a second copy of its box branches
+        unused=(
+            r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
+            r"^(sketch_proj_query|pos_proj)\.",
+            r"^bbox_head\.\w+_fusions\.[012]\.",
+            r"^(bbox_head\.\w+_fusions\.\d|sketch_mixer\.fusion)\.(self_attn_sk|norm[12])\.",
+            *SwinRAM.published.unused,
+        ),
     )
 
     def __init__(
@@ -263,8 +265,7 @@ class LocFormer(BaseDetector):
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a published entry, after renaming, belongs to an unused part."""
-        entry = entry.removeprefix("backbone.")
-        return any(re.search(pattern, entry) for pattern in self.unused_entries)
+        return matches(self.published.unused, entry.removeprefix("backbone."))
 
     def loss(self, *args, **kwargs) -> dict[str, Tensor]:
         """Compute the losses; arguments as for :meth:`forward`."""

@@ -60,7 +60,7 @@ def test_logits_are_the_published_ones(golden, classifier):
 
 
 def test_entries_map_one_to_one_onto_the_published_ones(golden, classifier):
-    rules = classifier.backbone.rename_rules
+    rules = classifier.backbone.published.rename
     shapes = {
         rename(name, rules): shape
         for name, shape, _ in golden["entries"]
@@ -74,7 +74,7 @@ def test_entries_map_one_to_one_onto_the_published_ones(golden, classifier):
 
 
 def test_normalisation_has_the_published_eps(golden, classifier):
-    rules = classifier.backbone.rename_rules
+    rules = classifier.backbone.published.rename
     published = {rename(f"{name}.", rules): eps for name, eps in golden["norm_eps"].items()}
     modules = classifier.backbone.named_modules()
     assert {f"{name}.": m.eps for name, m in modules if hasattr(m, "eps")} == published

@@ -106,7 +106,7 @@ def test_a_published_classifier_loads_into_a_dense_backbone(golden):
 def test_what_recipes_take_for_norms_are_the_published_norms(golden):
     # training recipes do not decay entries whose names contain "norm"
     for name, _, _ in golden["entries"]:
-        assert ("norm" in name) == ("norm" in rename(name, BiFormer.rename_rules))
+        assert ("norm" in name) == ("norm" in rename(name, BiFormer.published.rename))
 
 
 @pytest.mark.parametrize("arch", VARIANTS)
@@ -115,7 +115,7 @@ def test_our_own_names_stay(arch, out_norm):
     with torch.device("meta"):
         model = BiFormer(arch, out_norm=out_norm)
     for name in [*model.state_dict(), "head.fc.weight", "head.fc.bias"]:
-        assert rename(name, model.rename_rules) == name
+        assert rename(name, model.published.rename) == name
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_stl_linear_is_stl_in_linear_layers_but_for_the_last_stage():
 
 @pytest.mark.parametrize("blocks", ["0.mlp.0", "0.mlp.2", "1.mlp.3"])
 def test_both_published_numberings_of_the_mlp_are_known(blocks):
-    renamed = rename(f"stages.0.blocks.{blocks}.weight", BiFormer.rename_rules)
+    renamed = rename(f"stages.0.blocks.{blocks}.weight", BiFormer.published.rename)
     block, _, number = blocks.split(".")
     assert renamed == f"stages.0.{block}.mlp.fc{1 if number == '0' else 2}.weight"
 

@@ -80,10 +80,10 @@ def own_names(model, names):
     """Rename published entries to those of a classifier or of a backbone alone."""
     backbone = getattr(model, "backbone", model)
     for name in names:
-        renamed = rename(name, backbone.rename_rules)
-        if any(re.search(pattern, renamed) for pattern in backbone.computed_entries):
+        renamed = rename(name, backbone.published.rename)
+        if any(re.search(pattern, renamed) for pattern in backbone.published.computed):
             continue
-        beside = backbone is model or renamed.startswith(backbone.classifier_parts)
+        beside = backbone is model or renamed.startswith(backbone.published.classifier)
         yield name, renamed if beside else f"backbone.{renamed}"
 
 

@@ -93,7 +93,7 @@ def test_loading_gives_every_entry_its_published_value(golden):
     kept = {k: x for k, x in weights.items() if not k.endswith("relative_position_index")}
     assert len(own) == len(kept)
     for name, value in kept.items():
-        renamed = rename(name, MixFormer.rename_rules)
+        renamed = rename(name, MixFormer.published.rename)
         prefix = "" if renamed.startswith(("head.", "neck.")) else "backbone."
         assert torch.equal(own[prefix + renamed], value)
 
@@ -137,14 +137,14 @@ def test_our_own_names_stay():
     with torch.device("meta"):
         names = [*build_classifier("b0").state_dict(), *MixFormer("b0").state_dict()]
     for name in names:
-        assert rename(name, MixFormer.rename_rules) == name.removeprefix("backbone.")
+        assert rename(name, MixFormer.published.rename) == name.removeprefix("backbone.")
 
 
 def test_names_say_norm_where_the_published_ones_do():
     # by which recipes choose what does not decay
     ((_, golden),) = golden_files("mixformer_b0.json")
     for name, _, _ in golden["entries"]:
-        assert ("norm" in rename(name, MixFormer.rename_rules)) == ("norm" in name)
+        assert ("norm" in rename(name, MixFormer.published.rename)) == ("norm" in name)
 
 
 def test_every_norm_has_the_published_eps():

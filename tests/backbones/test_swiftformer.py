@@ -131,7 +131,7 @@ def test_loading_gives_every_entry_its_published_value(golden):
     own = classifier.state_dict()
     assert len(own) == len(weights)
     for name, value in weights.items():
-        renamed = rename(name, SwiftFormer.rename_rules)
+        renamed = rename(name, SwiftFormer.published.rename)
         prefix = "" if renamed.startswith("head.") else "backbone."
         assert torch.equal(own[prefix + renamed], value)
 
@@ -179,7 +179,7 @@ def test_networks_have_the_published_number_of_parameters(arch, with_classifier,
 @pytest.mark.parametrize("arch", VARIANTS)
 def test_names_of_timm_stand_for_all_entries_and_each_for_one(arch):
     names = timm_names(VARIANTS[arch]["depths"])
-    renamed = [rename(name, SwiftFormer.rename_rules) for name in names]
+    renamed = [rename(name, SwiftFormer.published.rename) for name in names]
     with torch.device("meta"):
         own = build_classifier(arch).state_dict()
     assert sorted(renamed) == sorted(name.removeprefix("backbone.") for name in own)
@@ -187,10 +187,12 @@ def test_names_of_timm_stand_for_all_entries_and_each_for_one(arch):
 
 def test_weights_of_timm_give_the_published_logits():
     ((_, golden),) = golden_files("swiftformer_xs.json")
-    ours = {rename(k, SwiftFormer.rename_rules): v for k, v in published_weights(golden).items()}
+    ours = {
+        rename(k, SwiftFormer.published.rename): v for k, v in published_weights(golden).items()
+    }
     names = timm_names(VARIANTS["xs"]["depths"])
     classifier = build_classifier("xs").eval()
-    load_published(classifier, {n: ours[rename(n, SwiftFormer.rename_rules)] for n in names})
+    load_published(classifier, {n: ours[rename(n, SwiftFormer.published.rename)] for n in names})
     case = golden["cases"][0]
     with torch.no_grad():
         logits = classifier(make_input(case["shape"], case["seed"]), mode="tensor")
@@ -201,7 +203,7 @@ def test_our_own_names_stay():
     with torch.device("meta"):
         names = [*build_classifier("xs").state_dict(), *SwiftFormer("xs").state_dict()]
     for name in names:
-        assert rename(name, SwiftFormer.rename_rules) == name.removeprefix("backbone.")
+        assert rename(name, SwiftFormer.published.rename) == name.removeprefix("backbone.")
 
 
 def test_the_last_block_of_each_stage_attends():

@@ -129,7 +129,7 @@ def outputs_inside(model, names, images):
         return hook
 
     for name in names:
-        ours = rename(f"{name}.", model.rename_rules).removesuffix(".")
+        ours = rename(f"{name}.", model.published.rename).removesuffix(".")
         model.get_submodule(ours).register_forward_hook(keep(name))
     with torch.no_grad():
         model(images)
@@ -160,7 +160,7 @@ def test_normalisation_has_the_published_eps(golden):
         )
     own = {name: m.eps for name, m in model.named_modules() if hasattr(m, "eps")}
     renamed = {
-        rename(f"{name}.", model.rename_rules).removesuffix("."): eps
+        rename(f"{name}.", model.published.rename).removesuffix("."): eps
         for name, eps in golden["norm_eps"].items()
     }
     assert own == renamed
@@ -169,7 +169,7 @@ def test_normalisation_has_the_published_eps(golden):
 @each_dense
 def test_names_contain_norm_where_the_published_do(golden):
     # recipes switch weight decay off by this substring
-    rules = (UniFormer if golden["model"] == "UniFormer" else UniFormerLight).rename_rules
+    rules = (UniFormer if golden["model"] == "UniFormer" else UniFormerLight).published.rename
     for published, _, _ in golden["entries"]:
         ours = rename(published, rules)
         assert ("norm" in published) == ("norm" in ours)

@@ -185,7 +185,8 @@ def test_loading_copies_the_weights(weights):
 
 
 def test_entries_that_start_fresh_are_named_and_kept(weights, monkeypatch):
-    monkeypatch.setattr(ACmixResNet, "fresh_entries", (r"\.rate[12]$",))
+    names = ACmixResNet.published._replace(fresh=(r"\.rate[12]$",))
+    monkeypatch.setattr(ACmixResNet, "published", names)
     model = build_backbone()
     rates = {name: x.clone() for name, x in model.state_dict().items() if ".rate" in name}
     assert rates

@@ -230,7 +230,7 @@ def test_stage_fusion_is_the_published_one(case):
     fusion = StageFusion(case["shape"][1]).eval()
     weights = {}
     for name, value in published_weights(STAGES).items():
-        ours = rename(name, SwinRAM.rename_rules)
+        ours = rename(name, SwinRAM.published.rename)
         if ours.startswith(f"fusions.{case['stage']}.") and not re.search(UNUSED, ours):
             weights[ours.split(".", 2)[2]] = value
     fusion.load_state_dict(weights)

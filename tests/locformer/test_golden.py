@@ -44,7 +44,7 @@ def published():
 def test_published_entries_map_one_to_one_and_the_rest_is_unused(published):
     model, dropped, *_ = published
     assert len(model.state_dict()) + len(dropped) == len(GOLDEN["entries"])
-    loaded = {rename(name, model.rename_rules) for name, *_ in GOLDEN["entries"]}
+    loaded = {rename(name, model.published.rename) for name, *_ in GOLDEN["entries"]}
     assert loaded >= model.state_dict().keys()
 
 
@@ -53,7 +53,7 @@ def test_our_own_names_are_left_alone(published):
     other = build(read_config("locformer_uniformer_s"))
     for network in (model, other):
         for name in network.state_dict():
-            assert rename(name, network.rename_rules) == name
+            assert rename(name, network.published.rename) == name
 
 
 def test_sketch_features_scores_and_boxes_of_all_levels_are_the_published_ones(published):

@@ -1,0 +1,68 @@
+"""Transformer block on feature maps, which most of the networks share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import DropPath
+
+
+class TransformerBlock(nn.Module):
+    """Attention and MLP, each with normalisation and a residual connection::
+
+        x = x + pos_embed(x)
+        x = x + gamma_1 ⊙ attn(norm1(x))
+        x = x + gamma_2 ⊙ mlp(norm2(x))
+
+    Args:
+        embed_dims: number of channels C.
+        norm: constructor of a normalisation layer from the number of channels.
+        pos_embed: position encoding that maps ``(B, C, H, W)`` to the same shape; None omits it.
+        attn: module that maps ``(B, C, H, W)`` to the same shape, such as attention.
+        mlp: MLP that maps ``(B, C, H, W)`` to the same shape.
+        layer_scale: initial value of the learned factors per channel, `gamma_1` and `gamma_2`;
+            None omits them.
+        drop_path_rate: stochastic depth rate of the attention and the MLP branch.
+    """
+
+    gamma_1: Tensor | None
+    gamma_2: Tensor | None
+
+    def __init__(
+        self,
+        embed_dims: int,
+        norm: Callable[[int], nn.Module],
+        *,
+        pos_embed: nn.Module | None = None,
+        attn: nn.Module,
+        mlp: nn.Module,
+        layer_scale: float | None = None,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.pos_embed = pos_embed
+        self.norm1 = norm(embed_dims)
+        self.attn = attn
+        self.norm2 = norm(embed_dims)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+        for name in ("gamma_1", "gamma_2"):
+            scaled = layer_scale is not None
+            gamma = nn.Parameter(torch.full((embed_dims,), layer_scale)) if scaled else None
+            self.register_parameter(name, gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same shape."""
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(x)
+        x = x + self._branch(self.attn(self.norm1(x)), self.gamma_1)
+        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+
+    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
+        return self.drop_path(x if gamma is None else gamma[:, None, None] * x)
+
+
+def position_encoding(embed_dims: int) -> nn.Conv2d:
+    """Build the depthwise 3×3 convolution that encodes positions."""
+    return nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
