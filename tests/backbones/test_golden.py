@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from hybrid_backbones.backbones import BiFormer, SwiftFormer, UniFormer, UniFormerLight
+from hybrid_backbones.backbones.names import matches
 from hybrid_backbones.checkpoints import load_published, rename
 
 pytestmark = pytest.mark.upstream
@@ -81,9 +82,9 @@ def own_names(model, names):
     backbone = getattr(model, "backbone", model)
     for name in names:
         renamed = rename(name, backbone.published.rename)
-        if any(re.search(pattern, renamed) for pattern in backbone.published.computed):
+        if matches(backbone.published.computed, renamed):
             continue
-        beside = backbone is model or renamed.startswith(backbone.published.classifier)
+        beside = backbone is model or matches(backbone.published.classifier, renamed)
         yield name, renamed if beside else f"backbone.{renamed}"
 
 
