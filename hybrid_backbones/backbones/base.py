@@ -102,6 +102,7 @@ class HierarchicalBackbone(BaseModule):
     # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
     channels_last: ClassVar[bool] = False
     published: ClassVar[PublishedNames] = PublishedNames()
+    stem: Callable[[Tensor], Any]
 
     def __init__(
         self,
@@ -225,7 +226,7 @@ class HierarchicalBackbone(BaseModule):
         return [*self._stem_modules(), *self.stages[: self.frozen_stages], *norms]
 
     def _stem_modules(self) -> list[nn.Module]:
-        return [self.stem]
+        return [self.get_submodule("stem")]
 
 
 def _make_stage(

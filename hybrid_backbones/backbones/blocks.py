@@ -48,9 +48,8 @@ class TransformerBlock(nn.Module):
         self.mlp = mlp
         self.drop_path = DropPath(drop_path_rate)
         for name in ("gamma_1", "gamma_2"):
-            scaled = layer_scale is not None
-            gamma = nn.Parameter(torch.full((embed_dims,), layer_scale)) if scaled else None
-            self.register_parameter(name, gamma)
+            gamma = None if layer_scale is None else torch.full((embed_dims,), layer_scale)
+            self.register_parameter(name, None if gamma is None else nn.Parameter(gamma))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""

@@ -95,7 +95,8 @@ def init_as_published(network: nn.Module) -> None:
         elif isinstance(module, nn.Conv2d):
             taps = math.prod(module.kernel_size)
             nn.init.normal_(module.weight, std=math.sqrt(2 / (taps * module.in_channels)))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 # https://github.com/PaddlePaddle/PaddleClas

@@ -101,7 +101,7 @@ class HybridResNet(HierarchicalBackbone):
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     @property
-    def stages(self) -> tuple[nn.Sequential, ...]:
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]  # registered as layers
         """The four stages."""
         return self.layer1, self.layer2, self.layer3, self.layer4
 

@@ -52,14 +52,17 @@ def _recompute(part: nn.Module, x: Any) -> Any:
 @contextmanager
 def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
     """Leave the running statistics unchanged during recomputation, which sees a batch again."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
+    kept = [
+        (norm, norm.momentum, count, count.clone())
+        for norm in block.modules()
+        if isinstance(norm, _BatchNorm) and norm.training
+        if (count := norm.num_batches_tracked) is not None
+    ]
+    for norm, *_ in kept:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+        for norm, momentum, count, number in kept:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            count.copy_(number)

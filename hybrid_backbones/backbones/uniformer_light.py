@@ -64,12 +64,12 @@ class ClassTokenEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
 
-    def forward(self, x: Tensor) -> Evolving:
+    def forward(self, x: Tensor) -> Evolving:  # type: ignore[override]  # also returns tokens
         """Embed a feature map ``(B, in_channels, H, W)``."""
-        x = super().forward(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        score = x.new_zeros(x.shape[0], x.shape[2] * x.shape[3], dtype=dtype)
-        return Evolving(x, self.cls_token.expand(x.shape[0], -1, -1), score)
+        maps = super().forward(x)
+        dtype = torch.promote_types(maps.dtype, torch.float32)
+        score = maps.new_zeros(len(maps), maps.shape[2] * maps.shape[3], dtype=dtype)
+        return Evolving(maps, self.cls_token.expand(len(maps), -1, -1), score)
 
 
 class EvolvingPatchEmbed(PatchEmbed):
@@ -84,9 +84,10 @@ class EvolvingPatchEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_upsample = nn.Linear(in_channels, embed_dims)
 
-    def forward(self, x: Evolving) -> Evolving:
+    def forward(self, x: Evolving) -> Evolving:  # type: ignore[override]  # also takes tokens
         """Embed the feature map, class token and scores of `x`."""
-        score = pool_score(x.score, x.map.shape[2:])
+        height, width = x.map.shape[2:]
+        score = pool_score(x.score, (height, width))
         return Evolving(super().forward(x.map), self.cls_upsample(x.cls), score)
 
 
@@ -151,10 +152,10 @@ class EvolvingBlock(nn.Module):
         order = order_by_score(x.score)
         score = apply_order(x.score, order)
         kept, dropped = apply_order(tokens, order).tensor_split([num_kept], 1)
-        related = [x.cls, kept]
+        parts = [x.cls, kept]
         if dropped.shape[1]:
-            related.append(representative_token(dropped, score[:, num_kept:]))
-        related, received, new_score = self._relate(torch.cat(related, 1))
+            parts.append(representative_token(dropped, score[:, num_kept:]))
+        related, received, new_score = self._relate(torch.cat(parts, 1))
         # as published, without stochastic depth
         dropped = dropped + received[:, -1:]
         cls, kept = related[:, :1], related[:, 1 : num_kept + 1]
@@ -256,7 +257,8 @@ class UniFormerLight(HierarchicalBackbone):
         outs = super().forward(x)
         return outs if self.final_norm is None else (*outs[:-1], *outs[-1])
 
-    def normalise(self, stage: int, x: Tensor | Evolving) -> Tensor | tuple[Tensor, Tensor]:
+    def normalise(self, stage: int, x: Any) -> Any:
+        """Apply the output norm of a stage, if it has one, to its feature map."""
         if stage < 2 or (stage == 3 and self.final_norm is not None):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)

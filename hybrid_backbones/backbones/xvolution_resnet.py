@@ -6,10 +6,11 @@ stage 3 gives the best results. A basic block (depths 18 and 34) has two of them
 replace both. The block keeps its batch normalisation after the operator's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from mmengine.registry import MODELS
+from torch import nn
 
 from ..ops.xvolution import MergedXVolution, XVolution, merge_xvolutions
 from .resnet import HybridResNet
@@ -49,6 +50,7 @@ class XVolutionResNet(HybridResNet):
     ):
         if merged and attention != "shift":
             raise ValueError(f"merged=True needs attention='shift', got {attention!r}")
+        make_operator: Callable[..., nn.Module]
         make_operator = partial(XVolution, num_heads=num_heads, attention=attention)
         if merged:
             make_operator = partial(MergedXVolution, num_heads=num_heads)
