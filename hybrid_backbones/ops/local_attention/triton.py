@@ -180,7 +180,7 @@ def _launch(
         kernel[(batch * num_heads * tiles_y * tiles_x,)](
             *maps,
             *statistics,
-            *(stride for x in maps for stride in x.stride()),
+            tuple(x.stride() for x in maps),
             num_heads,
             *query.shape[3:],
             *key.shape[3:],

@@ -10,8 +10,9 @@ program iterates, panel by panel, over the queries that see the images of its ke
 import triton
 import triton.language as tl
 
+from ..triton_blocks import dot, locate
 from ..triton_support import MAP_COUNTS
-from .triton_tiles import dot, first_cell, load_cells, locate, store_cells
+from .triton_tiles import load_cells, place_tile, start_of, store_cells
 
 
 @triton.jit
@@ -78,36 +79,7 @@ def key_value_gradient_kernel(
     tops,
     totals,
     delta,
-    query_b,
-    query_h,
-    query_d,
-    query_y,
-    query_x,
-    key_b,
-    key_h,
-    key_d,
-    key_y,
-    key_x,
-    value_b,
-    value_h,
-    value_d,
-    value_y,
-    value_x,
-    grad_b,
-    grad_h,
-    grad_d,
-    grad_y,
-    grad_x,
-    grad_key_b,
-    grad_key_h,
-    grad_key_d,
-    grad_key_y,
-    grad_key_x,
-    grad_value_b,
-    grad_value_h,
-    grad_value_d,
-    grad_value_y,
-    grad_value_x,
+    strides,
     num_heads,
     query_height,
     query_width,
@@ -136,26 +108,24 @@ def key_value_gradient_kernel(
 
     With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``, ``dK = s·dSᵀ Q``.
     """
+    query_strides, key_strides, value_strides, grad_strides, key_result, value_result = strides
     batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
-    query += batch * query_b + head * query_h
-    key += batch * key_b + head * key_h
-    value += batch * value_b + head * value_h
-    grad += batch * grad_b + head * grad_h
+    query = start_of(query, query_strides, batch, head)
+    key = start_of(key, key_strides, batch, head)
+    value = start_of(value, value_strides, batch, head)
+    grad = start_of(grad, grad_strides, batch, head)
     statistics = (batch * num_heads + head) * query_height * query_width
     tops += statistics
     totals += statistics
     delta += statistics
 
-    first_y = first_cell(tile_y, dilation, TILE_Y)
-    first_x = first_cell(tile_x, dilation, TILE_X)
+    first_y, first_x, y, x, exist = place_tile(
+        tile_y, tile_x, key_height, key_width, dilation, TILE_Y, TILE_X
+    )
     cells = tl.arange(0, TILE_Y * TILE_X)
     cell_y, cell_x = cells // TILE_X, cells % TILE_X
-    y, x = first_y + cell_y * dilation, first_x + cell_x * dilation
-    exist = (y < key_height) & (x < key_width)
-    y, x = tl.minimum(y, key_height - 1), tl.minimum(x, key_width - 1)
-    keys = load_cells(key, y * key_y + x * key_x, key_d, HEAD_DIM, BLOCK_D)
-    values = load_cells(value, y * value_y + x * value_x, value_d, HEAD_DIM, BLOCK_D)
-    keys, values = tl.trans(keys), tl.trans(values)  # (cells, BLOCK_D)
+    keys = tl.trans(load_cells(key, key_strides, y, x, HEAD_DIM, BLOCK_D))  # (cells, BLOCK_D)
+    values = tl.trans(load_cells(value, value_strides, y, x, HEAD_DIM, BLOCK_D))
 
     low_y, high_y = _panels(first_y, key_height, panels_y, dilation, KERNEL, TILE_Y)
     low_x, high_x = _panels(first_x, key_width, panels_x, dilation, KERNEL, TILE_X)
@@ -204,10 +174,8 @@ def key_value_gradient_kernel(
                 inside = row + halo // COLS < end_y
                 rows = query_0 + (row + halo // COLS) * spacing
                 rows = tl.minimum(rows, query_height - 1)
-                at = rows * query_y + columns * query_x
-                queries = load_cells(query, at, query_d, HEAD_DIM, BLOCK_D)
-                at = rows * grad_y + columns * grad_x
-                grads = load_cells(grad, at, grad_d, HEAD_DIM, BLOCK_D)
+                queries = load_cells(query, query_strides, rows, columns, HEAD_DIM, BLOCK_D)
+                grads = load_cells(grad, grad_strides, rows, columns, HEAD_DIM, BLOCK_D)
                 at = rows * query_width + columns
                 # infinite, so that rows without queries get zero weight
                 highest = tl.load(tops + at, mask=inside, other=float("inf"))
@@ -219,10 +187,8 @@ def key_value_gradient_kernel(
                 grad_logits = weights * (dot(values, grads) - deltas[None, :])
                 grad_keys += dot(grad_logits.to(queries.dtype), tl.trans(queries))
 
-    grad_key += batch * grad_key_b + head * grad_key_h
-    at = y * grad_key_y + x * grad_key_x
-    grad_keys = grad_keys * grad_scale
-    store_cells(grad_key, at, grad_key_d, exist, grad_keys, HEAD_DIM, BLOCK_D)
-    grad_value += batch * grad_value_b + head * grad_value_h
-    at = y * grad_value_y + x * grad_value_x
-    store_cells(grad_value, at, grad_value_d, exist, grad_values, HEAD_DIM, BLOCK_D)
+    grad_key = start_of(grad_key, key_result, batch, head)
+    grad_keys *= grad_scale
+    store_cells(grad_key, key_result, y, x, exist, grad_keys, HEAD_DIM, BLOCK_D)
+    grad_value = start_of(grad_value, value_result, batch, head)
+    store_cells(grad_value, value_result, y, x, exist, grad_values, HEAD_DIM, BLOCK_D)

@@ -10,8 +10,26 @@ less than one vector product per neighbour. Channels are padded with zeros from 
 import triton
 import triton.language as tl
 
+from ..triton_blocks import LOWEST, dot, locate
 from ..triton_support import MAP_COUNTS
-from .triton_tiles import LOWEST, dot, first_cell, load_cells, locate, reflect, store_cells
+from .triton_tiles import load_cells, place_tile, reflect, start_of, store_cells
+
+
+@triton.jit
+def _place_halo(
+    first_y,
+    first_x,
+    stride,
+    dilation,
+    KERNEL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """Return the rows and columns of the first ``ROWS × COLS`` keys that a tile's queries see."""
+    halo = tl.arange(0, ROWS * COLS)
+    top = stride * first_y - KERNEL // 2 * dilation + halo // COLS * dilation
+    left = stride * first_x - KERNEL // 2 * dilation + halo % COLS * dilation
+    return top, left
 
 
 @triton.jit
@@ -42,26 +60,7 @@ def forward_kernel(
     out,
     tops,
     totals,
-    query_b,
-    query_h,
-    query_d,
-    query_y,
-    query_x,
-    key_b,
-    key_h,
-    key_d,
-    key_y,
-    key_x,
-    value_b,
-    value_h,
-    value_d,
-    value_y,
-    value_x,
-    out_b,
-    out_h,
-    out_d,
-    out_y,
-    out_x,
+    strides,
     num_heads,
     query_height,
     query_width,
@@ -85,23 +84,18 @@ def forward_kernel(
     COLS: tl.constexpr,
 ):
     """Compute attention for one tile of queries of one head with an online softmax."""
+    query_strides, key_strides, value_strides, out_strides = strides
     batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
-    query += batch * query_b + head * query_h
-    key += batch * key_b + head * key_h
-    value += batch * value_b + head * value_h
+    query = start_of(query, query_strides, batch, head)
+    key = start_of(key, key_strides, batch, head)
+    value = start_of(value, value_strides, batch, head)
+    out = start_of(out, out_strides, batch, head)
 
-    first_y = first_cell(tile_y, spacing, TILE_Y)
-    first_x = first_cell(tile_x, spacing, TILE_X)
-    cells = tl.arange(0, TILE_Y * TILE_X)
-    y, x = first_y + cells // TILE_X * spacing, first_x + cells % TILE_X * spacing
-    exist = (y < query_height) & (x < query_width)
-    y, x = tl.minimum(y, query_height - 1), tl.minimum(x, query_width - 1)
-    queries = load_cells(query, y * query_y + x * query_x, query_d, HEAD_DIM, BLOCK_D)
-    queries = tl.trans(queries)  # (cells, BLOCK_D)
-
-    halo = tl.arange(0, ROWS * COLS)
-    top = stride * first_y - KERNEL // 2 * dilation + halo // COLS * dilation
-    left = stride * first_x - KERNEL // 2 * dilation + halo % COLS * dilation
+    first_y, first_x, y, x, exist = place_tile(
+        tile_y, tile_x, query_height, query_width, spacing, TILE_Y, TILE_X
+    )
+    queries = tl.trans(load_cells(query, query_strides, y, x, HEAD_DIM, BLOCK_D))
+    top, left = _place_halo(first_y, first_x, stride, dilation, KERNEL, ROWS, COLS)
     left = reflect(left, key_width, FOLDS_X)
     down = _visible(KERNEL, STEP, TILE_Y, TILE_X, ROWS, COLS)
 
@@ -111,8 +105,8 @@ def forward_kernel(
     mean = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
     for row in range(0, (TILE_Y - 1) * STEP + KERNEL, ROWS):
         rows = reflect(top + row * dilation, key_height, FOLDS_Y)
-        keys = load_cells(key, rows * key_y + left * key_x, key_d, HEAD_DIM, BLOCK_D)
-        values = load_cells(value, rows * value_y + left * value_x, value_d, HEAD_DIM, BLOCK_D)
+        keys = load_cells(key, key_strides, rows, left, HEAD_DIM, BLOCK_D)
+        values = load_cells(value, value_strides, rows, left, HEAD_DIM, BLOCK_D)
         visible = (down + row).to(tl.uint32) < KERNEL
         logits = tl.where(visible, dot(queries, keys), float("-inf"))
         new_highest = tl.maximum(highest, tl.max(logits, 1))
@@ -122,10 +116,8 @@ def forward_kernel(
         mean = mean * shrink[:, None] + dot(weights.to(values.dtype), tl.trans(values))
         highest = new_highest
 
-    out += batch * out_b + head * out_h
     total = tl.sum(total, 1)
-    mean = mean / total[:, None]
-    store_cells(out, y * out_y + x * out_x, out_d, exist, mean, HEAD_DIM, BLOCK_D)
+    store_cells(out, out_strides, y, x, exist, mean / total[:, None], HEAD_DIM, BLOCK_D)
     statistics = (batch * num_heads + head) * query_height * query_width + y * query_width + x
     tl.store(tops + statistics, highest, mask=exist)
     tl.store(totals + statistics, total, mask=exist)
@@ -142,36 +134,7 @@ def query_gradient_kernel(
     tops,
     totals,
     delta,
-    query_b,
-    query_h,
-    query_d,
-    query_y,
-    query_x,
-    key_b,
-    key_h,
-    key_d,
-    key_y,
-    key_x,
-    value_b,
-    value_h,
-    value_d,
-    value_y,
-    value_x,
-    out_b,
-    out_h,
-    out_d,
-    out_y,
-    out_x,
-    grad_b,
-    grad_h,
-    grad_d,
-    grad_y,
-    grad_x,
-    grad_query_b,
-    grad_query_h,
-    grad_query_d,
-    grad_query_y,
-    grad_query_x,
+    strides,
     num_heads,
     query_height,
     query_width,
@@ -199,53 +162,41 @@ def query_gradient_kernel(
 
     With P the weights: ``dP = dO Vᵀ``, ``dS = P ∘ (dP - delta)``, ``dQ = s·dS K``.
     """
+    query_strides, key_strides, value_strides, out_strides, grad_strides, result_strides = strides
     batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
-    query += batch * query_b + head * query_h
-    key += batch * key_b + head * key_h
-    value += batch * value_b + head * value_h
-    out += batch * out_b + head * out_h
-    grad += batch * grad_b + head * grad_h
+    query = start_of(query, query_strides, batch, head)
+    key = start_of(key, key_strides, batch, head)
+    value = start_of(value, value_strides, batch, head)
+    out = start_of(out, out_strides, batch, head)
+    grad = start_of(grad, grad_strides, batch, head)
+    grad_query = start_of(grad_query, result_strides, batch, head)
 
-    first_y = first_cell(tile_y, spacing, TILE_Y)
-    first_x = first_cell(tile_x, spacing, TILE_X)
-    cells = tl.arange(0, TILE_Y * TILE_X)
-    y, x = first_y + cells // TILE_X * spacing, first_x + cells % TILE_X * spacing
-    exist = (y < query_height) & (x < query_width)
-    y, x = tl.minimum(y, query_height - 1), tl.minimum(x, query_width - 1)
-    queries = load_cells(query, y * query_y + x * query_x, query_d, HEAD_DIM, BLOCK_D)
-    outs = load_cells(out, y * out_y + x * out_x, out_d, HEAD_DIM, BLOCK_D)
-    grads = load_cells(grad, y * grad_y + x * grad_x, grad_d, HEAD_DIM, BLOCK_D)
+    first_y, first_x, y, x, exist = place_tile(
+        tile_y, tile_x, query_height, query_width, spacing, TILE_Y, TILE_X
+    )
+    queries = load_cells(query, query_strides, y, x, HEAD_DIM, BLOCK_D)
+    outs = load_cells(out, out_strides, y, x, HEAD_DIM, BLOCK_D)
+    grads = load_cells(grad, grad_strides, y, x, HEAD_DIM, BLOCK_D)
     deltas = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), 0)
     statistics = (batch * num_heads + head) * query_height * query_width + y * query_width + x
     tl.store(delta + statistics, deltas, mask=exist)
     highest = tl.load(tops + statistics)
     share = 1 / tl.load(totals + statistics)
     queries, grads = tl.trans(queries), tl.trans(grads)  # (cells, BLOCK_D)
-
-    halo = tl.arange(0, ROWS * COLS)
-    top = stride * first_y - KERNEL // 2 * dilation + halo // COLS * dilation
-    left = stride * first_x - KERNEL // 2 * dilation + halo % COLS * dilation
+    top, left = _place_halo(first_y, first_x, stride, dilation, KERNEL, ROWS, COLS)
     left = reflect(left, key_width, FOLDS_X)
     down = _visible(KERNEL, STEP, TILE_Y, TILE_X, ROWS, COLS)
 
     grad_queries = tl.zeros([TILE_Y * TILE_X, BLOCK_D], tl.float32)
     for row in range(0, (TILE_Y - 1) * STEP + KERNEL, ROWS):
         rows = reflect(top + row * dilation, key_height, FOLDS_Y)
-        keys = load_cells(key, rows * key_y + left * key_x, key_d, HEAD_DIM, BLOCK_D)
-        values = load_cells(value, rows * value_y + left * value_x, value_d, HEAD_DIM, BLOCK_D)
+        keys = load_cells(key, key_strides, rows, left, HEAD_DIM, BLOCK_D)
+        values = load_cells(value, value_strides, rows, left, HEAD_DIM, BLOCK_D)
         visible = (down + row).to(tl.uint32) < KERNEL
         logits = tl.where(visible, dot(queries, keys), float("-inf"))
         weights = tl.exp2((logits - highest[:, None]) * scale) * share[:, None]
         grad_logits = weights * (dot(grads, values) - deltas[:, None])
         grad_queries += dot(grad_logits.to(keys.dtype), tl.trans(keys))
 
-    grad_query += batch * grad_query_b + head * grad_query_h
-    store_cells(
-        grad_query,
-        y * grad_query_y + x * grad_query_x,
-        grad_query_d,
-        exist,
-        grad_queries * grad_scale,
-        HEAD_DIM,
-        BLOCK_D,
-    )
+    grad_queries *= grad_scale
+    store_cells(grad_query, result_strides, y, x, exist, grad_queries, HEAD_DIM, BLOCK_D)

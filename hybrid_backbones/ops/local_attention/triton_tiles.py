@@ -11,27 +11,26 @@ and no loaded cell falls between the taps of the dilated window.
 import triton
 import triton.language as tl
 
-from ..triton_support import INTERPRETED
-
-_INTERPRETED = tl.constexpr(INTERPRETED)
-
-# lowest finite float32: subtracting it from an infinite logit gives no NaN
-LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
+from ..triton_blocks import first_cell
 
 
 @triton.jit
-def locate(num_heads, tiles_y, tiles_x):
-    """Return the image, head, tile row and tile column of this program."""
-    program = tl.program_id(0)
-    row = program // tiles_x
-    head = (row // tiles_y).to(tl.int64)
-    return head // num_heads, head % num_heads, row % tiles_y, program % tiles_x
+def start_of(x, strides, batch, head):
+    """Return the pointer to the map of one head of one image."""
+    return x + batch * strides[0] + head * strides[1]
 
 
 @triton.jit
-def first_cell(tile, spacing, TILE: tl.constexpr):
-    """Return the first cell of a tile along an axis; the next ones are `spacing` apart."""
-    return tile % spacing + tile // spacing * (TILE * spacing)
+def place_tile(tile_y, tile_x, height, width, spacing, TILE_Y: tl.constexpr, TILE_X: tl.constexpr):
+    """Return the first row and column of a tile, those of all its cells, and which cells exist.
+
+    Rows and columns outside the map are those of its border.
+    """
+    first_y, first_x = first_cell(tile_y, spacing, TILE_Y), first_cell(tile_x, spacing, TILE_X)
+    cells = tl.arange(0, TILE_Y * TILE_X)
+    y, x = first_y + cells // TILE_X * spacing, first_x + cells % TILE_X * spacing
+    exist = (y < height) & (x < width)
+    return first_y, first_x, tl.minimum(y, height - 1), tl.minimum(x, width - 1), exist
 
 
 @triton.jit
@@ -46,33 +45,23 @@ def reflect(positions, length, FOLDS: tl.constexpr):
 
 
 @triton.jit
-def load_cells(start, cells, step, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Load the channels, `step` apart, of the cells at offsets `cells` (N,): (BLOCK_D, N).
+def load_cells(start, strides, y, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Load the channels of the cells at rows `y` and columns `x` (N,): (BLOCK_D, N).
 
     If Triton cannot prove an axis contiguous (mirrored cells are not), it places adjacent threads
     along the first. Cells come first, because they are contiguous in channels-first maps.
     """
     dims = tl.arange(0, BLOCK_D)
-    pointers = start + cells[:, None] + dims[None, :] * step
+    pointers = start + (y * strides[3] + x * strides[4])[:, None] + dims[None, :] * strides[2]
     if HEAD_DIM == BLOCK_D:
         return tl.trans(tl.load(pointers))
     return tl.trans(tl.load(pointers, mask=(dims < HEAD_DIM)[None, :], other=0.0))
 
 
 @triton.jit
-def store_cells(start, cells, step, exist, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Store `x` (N, BLOCK_D) in the cells that exist, addressed as in :func:`load_cells`."""
+def store_cells(start, strides, y, x, exist, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Store `values` (N, BLOCK_D) in the cells that exist, addressed as in :func:`load_cells`."""
     dims = tl.arange(0, BLOCK_D)
     mask = exist[:, None] & (dims < HEAD_DIM)[None, :]
-    pointers = start + cells[:, None] + dims[None, :] * step
-    tl.store(pointers, x.to(start.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def dot(x, y):
-    """Multiply matrices; half precision accumulates in float32, float32 keeps its precision."""
-    # the interpreter would read bfloat16 bits as integers; products in float32 are exact, too
-    if _INTERPRETED:
-        x, y = x.to(tl.float32), y.to(tl.float32)
-    # float32 as three products of its leading and trailing bits, on the matrix units
-    return tl.dot(x, y, input_precision="tf32x3")
+    pointers = start + (y * strides[3] + x * strides[4])[:, None] + dims[None, :] * strides[2]
+    tl.store(pointers, values.to(start.dtype.element_ty), mask=mask)

@@ -12,13 +12,8 @@ Queries of a tile are `key_step` apart, so that each offset leads all of them to
 import triton
 import triton.language as tl
 
+from ..triton_blocks import first_cell, locate
 from ..triton_support import MAP_COUNTS
-
-
-@triton.jit
-def _first_cell(tile, spacing, TILE: tl.constexpr):
-    """Return the first cell of a tile along an axis; the next ones are `spacing` apart."""
-    return tile % spacing + tile // spacing * (TILE * spacing)
 
 
 @triton.jit
@@ -90,15 +85,13 @@ def attend_kernel(
     TILE_X: tl.constexpr,
 ):
     """Compute pixel-shift attention for one tile of queries of one head."""
-    program = tl.program_id(0)
-    row = program // tiles_x
-    head = (row // tiles_y).to(tl.int64)
-    batch, channel = head // num_heads, head % num_heads * HEAD_DIM
+    batch, head, tile_y, tile_x = locate(num_heads, tiles_y, tiles_x)
+    channel = head * HEAD_DIM
 
     cells = tl.arange(0, TILE_Y * TILE_X)
     cell_y, cell_x = cells // TILE_X, cells % TILE_X
-    first_y = _first_cell(row % tiles_y, key_step, TILE_Y)
-    first_x = _first_cell(program % tiles_x, key_step, TILE_X)
+    first_y = first_cell(tile_y, key_step, TILE_Y)
+    first_x = first_cell(tile_x, key_step, TILE_X)
     rows, seen_y = _see(first_y, cell_y, query_step, key_step, dilation, key_height, KERNEL)
     cols, seen_x = _see(first_x, cell_x, query_step, key_step, dilation, key_width, KERNEL)
     y, x = first_y + cell_y * key_step, first_x + cell_x * key_step
