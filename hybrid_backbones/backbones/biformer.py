@@ -138,8 +138,6 @@ class BiFormer(HierarchicalBackbone):
         num_windows: number S of regions per side in the first three stages, at least 4. The
             publication uses 7 for classification, 16 for detection and 8 for segmentation, with
             the same weights.
-        mask_padding: whether attention masks the padding that completes the regions. The published
-            networks were trained without; see :class:`BiLevelRoutingAttention`.
         drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
             the first block.
         out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
@@ -165,7 +163,6 @@ class BiFormer(HierarchicalBackbone):
         arch: str | Mapping[str, Any] = "tiny",
         *,
         num_windows: int = 16,
-        mask_padding: bool = False,
         drop_path_rate: float = 0.1,
         out_norm: str = "each",
         **kwargs,
@@ -182,13 +179,7 @@ class BiFormer(HierarchicalBackbone):
                 attn = attention(dims, NUM_LAST_HEADS)
             else:
                 attention = BiLevelRoutingAttention2d if pointwise else BiLevelRoutingAttention
-                attn = attention(
-                    dims,
-                    dims // HEAD_DIMS,
-                    num_windows,
-                    TOPKS[stage],
-                    mask_padding=mask_padding,
-                )
+                attn = attention(dims, dims // HEAD_DIMS, num_windows, TOPKS[stage])
             mlp = Mlp(dims, hidden, PointwiseConv2d) if pointwise else MapMlp(dims, hidden)
             return BiFormerBlock(dims, attn, mlp, conv_position=overlap, drop_path_rate=rate)
 

@@ -70,13 +70,12 @@ class MixFormerBlock(nn.Module):
         embed_dims: number of input and output channels.
         num_heads: number of attention heads.
         drop_path: stochastic depth rate of both branches.
-        mask_padding: whether padding is masked; see :class:`MixingAttention`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, drop_path: float, mask_padding: bool):
+    def __init__(self, embed_dims: int, num_heads: int, drop_path: float):
         super().__init__()
         self.norm1 = LayerNorm2d(embed_dims)
-        self.attn = MixingAttention(embed_dims, num_heads, mask_padding=mask_padding)
+        self.attn = MixingAttention(embed_dims, num_heads)
         self.norm2 = LayerNorm2d(embed_dims)
         self.mlp = Mlp(embed_dims, 4 * embed_dims)
         self.drop_path = DropPath(drop_path)
@@ -126,8 +125,6 @@ class MixFormer(HierarchicalBackbone):
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows; the number of
             channels starts at `embed_dims` and doubles with every stage.
-        mask_padding: whether the padding that completes the windows is masked. The published
-            weights were trained without; see :class:`MixingAttention`.
         drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
             the first block. None takes the rate of `arch`.
         out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
@@ -150,7 +147,6 @@ class MixFormer(HierarchicalBackbone):
         self,
         arch: str | Mapping[str, Any] = "b4",
         *,
-        mask_padding: bool = False,
         drop_path_rate: float | None = None,
         out_norm: str = "each",
         **kwargs,
@@ -164,7 +160,7 @@ class MixFormer(HierarchicalBackbone):
         self.stages = nn.ModuleList()
         for i, rates in enumerate(drop_path_rates(drop_path_rate, sizes["depths"])):
             channels, num_heads = self.channels[i], sizes["num_heads"][i]
-            blocks = [MixFormerBlock(channels, num_heads, rate, mask_padding) for rate in rates]
+            blocks = [MixFormerBlock(channels, num_heads, rate) for rate in rates]
             self.stages.append(
                 self.make_stage(i, blocks, PatchMerging(channels // 2) if i else None)
             )

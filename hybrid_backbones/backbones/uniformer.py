@@ -6,7 +6,6 @@ relation aggregator and an MLP. The aggregator is local (a convolution) in stage
 (self-attention) in stages 3 and 4; for dense prediction, stage 3 can use window attention.
 """
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -137,8 +136,6 @@ class UniFormer(HierarchicalBackbone):
             windows, ``'hybrid'`` global in every fourth block and within windows in the others.
             Stage 4 is always global. The weights are interchangeable.
         window_size: side of the attention windows, in positions of stage 3.
-        mask_padding: whether attention masks the padding that completes the windows. The published
-            networks were trained without; see :class:`GlobalRelationAggregator`.
         drop_path_rate: stochastic depth rate of the last block; the rates rise linearly from 0 in
             the first block.
         out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
@@ -154,7 +151,6 @@ class UniFormer(HierarchicalBackbone):
         *,
         attention: str = "global",
         window_size: int = 14,
-        mask_padding: bool = False,
         drop_path_rate: float = 0.1,
         out_norm: str = "each",
         **kwargs,
@@ -163,9 +159,7 @@ class UniFormer(HierarchicalBackbone):
         sizes = read_arch(arch, VARIANTS)
         if attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
-        if mask_padding and attention == "global":
-            warnings.warn("mask_padding has no effect without windows", stacklevel=2)
-        windows = dict(window_size=window_size, mask_padding=mask_padding)
+        windows = dict(window_size=window_size)
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             dims = self.channels[stage]

@@ -71,7 +71,6 @@ class _RoutingAttention(nn.Module):
         topk: int,
         *,
         lepe_kernel_size: int = 5,
-        mask_padding: bool = False,
         attn_backend: str | None = None,
     ):
         super().__init__()
@@ -87,7 +86,6 @@ class _RoutingAttention(nn.Module):
         self.num_heads = num_heads
         self.num_windows = num_windows
         self.topk = topk
-        self.mask_padding = mask_padding
         self.attn_backend = attn_backend
         self.lepe = nn.Conv2d(
             embed_dims,
@@ -100,7 +98,7 @@ class _RoutingAttention(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None = None
     ) -> Tensor:
-        """Route by the means of valid tokens and attend, with `mask_padding` only to valid keys."""
+        """Route by the means of the valid tokens and attend."""
         # small maps have fewer regions
         routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
         return routed_attention(
@@ -109,7 +107,6 @@ class _RoutingAttention(nn.Module):
             value,
             routes,
             self.num_heads,
-            valid_mask=valid_mask if self.mask_padding else None,
             backend=self.attn_backend,
         )
 
@@ -123,8 +120,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
     The map is zero-padded at the right and the bottom to multiples of S and partitioned into S×S
     regions. As published, the padding is projected too, so its queries, keys and values are the
     biases: they enter the means, the routes and the softmax, and through `lepe` the pixels near the
-    border. `mask_padding` excludes them from all four; the published weights were trained without
-    it.
+    border.
 
     State dict names are those of https://github.com/rayleizhu/BiFormer. There the gradient of the
     gathered keys needs R times their memory; see :func:`routed_attention`.
@@ -135,7 +131,6 @@ class BiLevelRoutingAttention(_RoutingAttention):
         num_windows: number S of regions along each side.
         topk: number k of regions that each region attends to, at most S².
         lepe_kernel_size: kernel side of the convolution of the values, odd.
-        mask_padding: whether to exclude padding from routing, attention and convolution.
         attn_backend: backend of :func:`routed_attention`.
 
     Raises:
@@ -151,33 +146,18 @@ class BiLevelRoutingAttention(_RoutingAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         x = x.permute(0, 2, 3, 1)
-        height, width = size = x.shape[1:3]
-        window = tuple(-(-side // self.num_windows) for side in size)
-        if self.mask_padding:
-            out, lepe = self._attend_to_real(x, window)
-        else:
-            out, lepe = self._attend_to_all(x, window)
-        out = join_windows(out, window, size) + lepe[..., :height, :width].permute(0, 2, 3, 1)
-        return self.wo(out).permute(0, 3, 1, 2)
-
-    def _attend_to_all(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Attend with padding as ordinary tokens; return the output and the padded map's `lepe`."""
         side, (height, width) = self.num_windows, x.shape[1:3]
+        window = -(-height // side), -(-width // side)
         padded = side * window[0], side * window[1]
-        x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
-        query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
-        # regions of padding only are cropped later, so they need no queries
+        tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+        query, key, value = self.qkv["qkv"](partition_windows(tokens, window)).chunk(3, -1)
+        lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
+        # regions of padding only are cropped below, so they need no queries
         rows, columns = -(-height // window[0]), -(-width // window[1])
         query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
-        lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
-        return self._attend(query, key, value), lepe
-
-    def _attend_to_real(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Attend without padding; return the output and `lepe` of the unpadded map."""
-        size = x.shape[1:3]
-        query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
-        lepe = self.lepe(join_windows(value, window, size).permute(0, 3, 1, 2))
-        return self._attend(query, key, value, valid_positions(size, window, x.device)), lepe
+        out = join_windows(self._attend(query, key, value), window, (height, width))
+        out = out + lepe[..., :height, :width].permute(0, 2, 3, 1)
+        return self.wo(out).permute(0, 3, 1, 2)
 
 
 class BiLevelRoutingAttention2d(_RoutingAttention):
@@ -185,8 +165,8 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
 
     It equals :class:`BiLevelRoutingAttention` if S divides both sides of the map. Otherwise the
     region sides are rounded down, so there can be more than S×S regions. Padding follows the
-    projection, so its queries, keys and values are zeros; they enter the softmax (unless
-    `mask_padding`), but neither the means nor `lepe`.
+    projection, so its queries, keys and values are zeros; they enter the softmax, but
+    neither the means nor `lepe`.
 
     The arguments are those of :class:`BiLevelRoutingAttention`; state dict names are as published.
     """

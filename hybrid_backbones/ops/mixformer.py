@@ -89,9 +89,7 @@ class MixingAttention(nn.Module):
 
     The windows tile the map from the upper left; the map is zero-padded at the right and the bottom
     to whole windows. As published, the padding is projected too and enters the softmax, the
-    convolution, the mean and the batch statistics. `mask_padding` excludes it from all four, which
-    makes no difference if the windows tile the map exactly. The published weights were trained
-    without it.
+    convolution, the mean and the batch statistics.
 
     State dict names are those of https://github.com/PaddlePaddle/PaddleClas.
 
@@ -100,7 +98,6 @@ class MixingAttention(nn.Module):
         num_heads: number of attention heads h; must divide ``embed_dims / 2``.
         window_size: side of the windows, in positions.
         kernel_size: kernel side of the depthwise convolution, odd.
-        mask_padding: whether to exclude padding from attention, convolution and gates.
 
     Raises:
         ValueError: if a setting violates a constraint above.
@@ -113,7 +110,6 @@ class MixingAttention(nn.Module):
         window_size: int = 7,
         *,
         kernel_size: int = 3,
-        mask_padding: bool = False,
     ):
         super().__init__()
         if embed_dims < 16 or embed_dims % 2:
@@ -128,7 +124,6 @@ class MixingAttention(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
         self.window_size = window_size
-        self.mask_padding = mask_padding
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * window_size - 1) ** 2, num_heads)
         )
@@ -157,9 +152,8 @@ class MixingAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         height, width = x.shape[2:]
-        if not self.mask_padding:
-            x = pad_to_multiple(x, self.window_size)
-        tokens = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        # tokens: (B, H, W, C), completed to whole windows
+        tokens = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         local = self.proj_cnn_norm(self.proj_cnn(tokens)).permute(0, 3, 1, 2)
         local = self.dwconv3x3(local)
         channel_gate = self.channel_interaction(local.mean((2, 3), keepdim=True))

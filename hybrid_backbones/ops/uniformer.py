@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import PointwiseConv2d
-from .windows import join_windows, partition_windows, valid_positions
+from .windows import join_windows, partition_windows
 
 
 def count_heads(embed_dims: int, head_dims: int) -> int:
@@ -30,7 +30,7 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
+def multi_head_attention(qkv: Tensor, num_heads: int) -> Tensor:
     """Compute multi-head self-attention.
 
     For each head, ``out = softmax(query · keyᵀ / √d) · value``.
@@ -38,13 +38,12 @@ def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None
     Args:
         qkv: concatenated queries, keys and values ``(B, N, 3C)``, each head-major.
         num_heads: number of attention heads h; must divide C.
-        mask: boolean key mask ``(B, 1, 1, N)``, False for keys to ignore; None attends to all.
 
     Returns:
         Attention output ``(B, N, C)``, head-major.
     """
     query, key, value = split_heads(qkv, num_heads)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, h, N, d)
+    out = F.scaled_dot_product_attention(query, key, value)  # (B, h, N, d)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -84,45 +83,32 @@ class GlobalRelationAggregator(nn.Module):
         out = proj(multi_head_attention(qkv(x)))
 
     The map is zero-padded at the right and the bottom to whole windows, which start at the upper
-    left. As published, the padding takes part in the attention (its keys and values are the bias of
-    `qkv`); `mask_padding` excludes it.
+    left. As published, the padding takes part in the attention: its keys and values are the bias of
+    `qkv`.
 
     Args:
         embed_dims: number of input and output channels.
         head_dims: number of channels per head d; must divide `embed_dims`.
         window_size: side of the windows, in positions; None attends to the whole map.
-        mask_padding: whether to exclude padding from the attention.
 
     Raises:
         ValueError: if a setting violates a constraint above.
     """
 
-    def __init__(
-        self,
-        embed_dims: int,
-        head_dims: int,
-        *,
-        window_size: int | None = None,
-        mask_padding: bool = False,
-    ):
+    def __init__(self, embed_dims: int, head_dims: int, *, window_size: int | None = None):
         super().__init__()
         if window_size is not None and window_size < 1:
             raise ValueError(f"window_size must be positive or None, got {window_size=}")
         self.num_heads = count_heads(embed_dims, head_dims)
         self.window_size = window_size
-        self.mask_padding = mask_padding
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
-        batch, _, *size = x.shape
+        size = x.shape[2:]
         window = size if self.window_size is None else (self.window_size, self.window_size)
         windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, n, N, C)
-        valid_mask = valid_positions(size, window, x.device) if self.mask_padding else None
-        mask = (
-            None if valid_mask is None else valid_mask.repeat(batch, 1)[:, None, None]
-        )  # (B·n, 1, 1, N)
-        out = multi_head_attention(self.qkv(windows).flatten(0, 1), self.num_heads, mask)
+        out = multi_head_attention(self.qkv(windows).flatten(0, 1), self.num_heads)
         out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)  # (B, H, W, C)
         return self.proj(out).permute(0, 3, 1, 2)

@@ -24,9 +24,7 @@ MODULES = {
     "additive": lambda: EfficientAdditiveAttention(32),
     "additive, first release": lambda: EfficientAdditiveAttention(32, first_release=True),
     "global relation": lambda: GlobalRelationAggregator(32, 16),
-    "global relation, windows": lambda: GlobalRelationAggregator(
-        32, 16, window_size=4, mask_padding=True
-    ),
+    "global relation, windows": lambda: GlobalRelationAggregator(32, 16, window_size=4),
     "lepe": lambda: AttentionLePE(32, 2),
     "lepe 2d": lambda: AttentionLePE2d(32, 2),
     "local relation": lambda: LocalRelationAggregator(32),

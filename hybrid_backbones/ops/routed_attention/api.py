@@ -23,7 +23,6 @@ def routed_attention(
     routes: Tensor,
     num_heads: int,
     *,
-    valid_mask: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Attend from the tokens of each region to the tokens of the k regions it is routed to.
@@ -43,8 +42,6 @@ def routed_attention(
         value: values, ``(B, R, n, C)``.
         routes: regions of each query region, ``(B, R', k)``, distinct integers from 0 to R - 1.
         num_heads: number of attention heads h, must divide C.
-        valid_mask: boolean padding mask ``(R, n)``, True for valid keys; each query region needs at
-            least one. None means that all keys are valid.
         backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None selects
             the fastest that can run.
 
@@ -55,13 +52,13 @@ def routed_attention(
         ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
     """
     validate_backend(backend)
-    _validate_tensors(query, key, value, routes, num_heads, valid_mask)
+    _validate_tensors(query, key, value, routes, num_heads)
     obstacle = unsupported_reason(query, num_heads)
     if backend is None:
         backend = "triton" if obstacle is None and is_fast(query.device) else "chunked"
     elif backend == "triton" and obstacle is not None:
         raise ValueError(f"{backend=} cannot run: {obstacle}")
-    return BACKENDS[backend](query, key, value, routes, num_heads, valid_mask)
+    return BACKENDS[backend](query, key, value, routes, num_heads)
 
 
 def validate_backend(backend: str | None) -> None:
@@ -75,19 +72,14 @@ def validate_backend(backend: str | None) -> None:
 
 
 def _validate_tensors(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    valid_mask: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> None:
     if key.ndim != 4 or key.shape != value.shape:
         raise ValueError(
             "key and value must have the same shape (B, R, n, C), "
             f"got {tuple(key.shape)} and {tuple(value.shape)}"
         )
-    batch, num_regions, num_tokens, channels = key.shape
+    batch, num_regions, _, channels = key.shape
     if query.ndim != 4 or query.shape[0] != batch or query.shape[3] != channels:
         raise ValueError(
             f"query must have shape ({batch}, R', n', {channels}) for key of shape "
@@ -104,19 +96,12 @@ def _validate_tensors(
         raise ValueError(
             f"each query region must have 1 to {num_regions} regions, got {routes.shape[2]}"
         )
-    if valid_mask is not None and (
-        valid_mask.shape != key.shape[1:3] or valid_mask.dtype != torch.bool
-    ):
-        raise ValueError(
-            f"valid_mask must hold booleans of shape ({num_regions}, {num_tokens}), "
-            f"got {valid_mask.dtype} of shape {tuple(valid_mask.shape)}"
-        )
     if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
         raise ValueError(
             "query, key and value must have the same floating-point dtype, "
             f"got {query.dtype}, {key.dtype} and {value.dtype}"
         )
-    devices = [x.device for x in (query, key, value, routes, valid_mask) if x is not None]
+    devices = [x.device for x in (query, key, value, routes)]
     if len(set(devices)) > 1:
         raise ValueError(
             f"all tensors must be on the same device, got {', '.join(map(str, devices))}"

@@ -24,14 +24,13 @@ def routed_attention_chunked(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None = None,
     *,
     chunk: int | None = None,
 ) -> Tensor:
     """Compute :func:`routed_attention_reference` in chunks.
 
     Args:
-        query, key, value, routes, num_heads, valid_mask: as in :func:`routed_attention`.
+        query, key, value, routes, num_heads: as in :func:`routed_attention`.
         chunk: number of query regions of the whole batch that are computed at a time; None derives
             it from the size of `query`.
     """
@@ -46,9 +45,7 @@ def routed_attention_chunked(
     first = torch.arange(batch, device=routes.device)[:, None, None] * num_regions
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
-    if valid_mask is not None:
-        valid_mask = valid_mask.repeat(batch, 1)  # (B·R, n)
-    inputs = query, key, value, routes, valid_mask, num_heads, chunk
+    inputs = query, key, value, routes, num_heads, chunk
     out = with_gradient(_attend_in_chunks, _differentiate_in_chunks, *inputs)
     return out.unflatten(0, (batch, num_queries))
 
@@ -58,7 +55,6 @@ def _attend_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> Tensor:
@@ -66,7 +62,7 @@ def _attend_in_chunks(
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
-        out[part] = _attend(query[part], key, value, routes[part], num_heads, valid_mask)
+        out[part] = _attend(query[part], key, value, routes[part], num_heads)
     return out
 
 
@@ -76,7 +72,6 @@ def _differentiate_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +84,7 @@ def _differentiate_in_chunks(
         part = slice(start, start + chunk)
         to = routes[part]
         grad_query[part], *gathered = _differentiate(
-            grad[part], query[part], key, value, to, num_heads, valid_mask
+            grad[part], query[part], key, value, to, num_heads
         )
         for total, x in zip((grad_key, grad_value), gathered, strict=True):
             regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
@@ -103,14 +98,12 @@ def _attend(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None,
 ) -> Tensor:
     """Attend from one chunk of ``query``, (chunk, n', C), to its ``routes``, (chunk, k)."""
     out = F.scaled_dot_product_attention(
         _split_heads(query, num_heads),
         _split_heads(_gather(key, routes), num_heads),
         _split_heads(_gather(value, routes), num_heads),
-        attn_mask=None if valid_mask is None else _gather(valid_mask, routes)[:, None, None],
         scale=query.shape[-1] ** -0.5,
     )
     return _join_heads(out)
@@ -123,27 +116,22 @@ def _differentiate(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of one chunk's queries and of the keys and values it gathers.
 
     Computes in at least float32, because logits may overflow in half precision.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
-    bias = None
-    if valid_mask is not None:
-        hidden = ~_gather(valid_mask, routes)[:, None, None]  # (chunk, 1, 1, k·n)
-        bias = torch.zeros_like(hidden, dtype=exact).masked_fill(hidden, float("-inf"))
     heads = (
         _split_heads(x, num_heads).to(exact)
         for x in (grad, query, _gather(key, routes), _gather(value, routes))
     )
-    *grads, _ = attention_gradients(*heads, bias, query.shape[-1] ** -0.5)
+    *grads, _ = attention_gradients(*heads, None, query.shape[-1] ** -0.5)
     return tuple(map(_join_heads, grads))
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:
-    """Gather the regions (R, n, ...) listed in `routes` (chunk, k): (chunk, k·n, ...)."""
+    """Gather the regions ``(R, n, C)`` listed in `routes` ``(chunk, k)``: ``(chunk, k·n, C)``."""
     return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)
 
 

@@ -10,7 +10,6 @@ def routed_attention_reference(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None = None,
 ) -> Tensor:
     """Attend from the tokens of each region to those of its routes, which are gathered first.
 
@@ -32,8 +31,5 @@ def routed_attention_reference(
     )  # (B, R', k·n, h, d)
     query = query.unflatten(-1, (num_heads, -1)) * query.shape[-1] ** -0.5
     logits = torch.einsum("brthd,brshd->brhts", query, keys)  # (B, R', h, n', k·n)
-    if valid_mask is not None:
-        hidden = ~valid_mask[routes].flatten(2)  # (B, R', k·n)
-        logits = logits.masked_fill(hidden[:, :, None, None], float("-inf"))
     out = torch.einsum("brhts,brshd->brthd", logits.softmax(-1), values)
     return out.flatten(-2).to(dtype)

@@ -99,10 +99,10 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "hybrid_backbones::routed_attention",
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? valid_mask,"
+    schema="(Tensor query, Tensor key, Tensor value, Tensor routes,"
     " int num_heads) -> (Tensor, Tensor, Tensor)",
 )
-def _forward(query, key, value, routes, valid_mask, num_heads):
+def _forward(query, key, value, routes, num_heads):
     """Return the output and, for each softmax, the largest logit and the sum, (B, R', h, n').
 
     A single log-sum-exp would round large logits.
@@ -110,11 +110,8 @@ def _forward(query, key, value, routes, valid_mask, num_heads):
     from .triton_forward import forward_kernel
 
     query, key, value = (_with_dense_channels(x) for x in (query, key, value))
-    routes, valid_mask = (
-        routes.contiguous(),
-        None if valid_mask is None else valid_mask.contiguous(),
-    )
-    out, tops, totals = _forward_like(query, key, value, routes, valid_mask, num_heads)
+    routes = routes.contiguous()
+    out, tops, totals = _forward_like(query, key, value, routes, num_heads)
     num_queries, query_tokens = query.shape[1:3]
     head_dim = query.shape[3] // num_heads
     plan = _plan_queries(query, head_dim)
@@ -126,7 +123,6 @@ def _forward(query, key, value, routes, valid_mask, num_heads):
         key,
         value,
         routes,
-        valid_mask,
         out,
         tops,
         totals,
@@ -145,7 +141,7 @@ def _forward(query, key, value, routes, valid_mask, num_heads):
 
 
 @_forward.register_fake
-def _forward_like(query, key, value, routes, valid_mask, num_heads):
+def _forward_like(query, key, value, routes, num_heads):
     batch, num_queries, tokens, _ = query.shape
     shape = batch, num_queries, num_heads, tokens
     tops, totals = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
@@ -156,21 +152,16 @@ def _forward_like(query, key, value, routes, valid_mask, num_heads):
     "hybrid_backbones::routed_attention_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes,"
-    " Tensor? valid_mask, Tensor out, Tensor tops, Tensor totals, int num_heads)"
+    " Tensor out, Tensor tops, Tensor totals, int num_heads)"
     " -> (Tensor, Tensor, Tensor)",
 )
-def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
+def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     """Return the gradients of query, key and value."""
     from .triton_backward import key_value_gradient_kernel, query_gradient_kernel
 
     grad, query, key, value = (_with_dense_channels(x) for x in (grad, query, key, value))
-    routes, valid_mask = (
-        routes.contiguous(),
-        None if valid_mask is None else valid_mask.contiguous(),
-    )
-    grads = _backward_like(
-        grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads
-    )
+    routes = routes.contiguous()
+    grads = _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads)
     delta = torch.empty_like(tops)
     batch, num_queries, query_tokens, channels = query.shape
     num_keys, key_tokens = key.shape[1:3]
@@ -186,7 +177,6 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
         key,
         value,
         routes,
-        valid_mask,
         out,
         grad,
         tops,
@@ -212,7 +202,6 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
         key,
         value,
         *invert_routes(routes, num_keys),
-        valid_mask,
         grad,
         tops,
         totals,
@@ -233,7 +222,7 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
 
 
 @_backward.register_fake
-def _backward_like(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
+def _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
@@ -246,7 +235,7 @@ def _keep(ctx, inputs, output):
 
 def _differentiate(ctx, grad, *_):
     grads = _backward(grad, *ctx.saved_tensors, ctx.num_heads)
-    return *grads, None, None, None
+    return *grads, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
@@ -260,15 +249,10 @@ def unsupported_reason(query: Tensor, num_heads: int) -> str | None:
 
 
 def routed_attention_triton(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    valid_mask: Tensor | None = None,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> Tensor:
     """Compute :func:`routed_attention_reference` in Triton kernels.
 
     Arguments as in :func:`routed_attention`.
     """
-    return _forward(query, key, value, routes, valid_mask, num_heads)[0]
+    return _forward(query, key, value, routes, num_heads)[0]
