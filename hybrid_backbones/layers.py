@@ -19,9 +19,12 @@ __all__ = [
     "PointwiseConv2d",
     "conv_bn",
     "conv_stem",
+    "depthwise_conv",
     "join_groups",
+    "join_heads",
     "pad_to_multiple",
     "split_groups",
+    "split_heads",
     "to_maps",
     "to_tokens",
 ]
@@ -71,6 +74,11 @@ def conv_stem(
     return nn.Sequential(
         *conv_bn(3, channels // 2), activation(), *conv_bn(channels // 2, channels), *last
     )
+
+
+def depthwise_conv(channels: int, kernel_size: int) -> nn.Conv2d:
+    """Build a depthwise convolution with an odd kernel that keeps the size of maps."""
+    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
 
 class PatchEmbed(nn.Module):
@@ -136,3 +144,13 @@ def split_groups(maps: Tensor, number: int) -> Tensor:
 def join_groups(maps: Tensor) -> Tensor:
     """Invert :func:`split_groups`."""
     return maps.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """Split the channels of tokens ``(..., N, h·d)`` into h heads, ``(..., h, N, d)``."""
+    return tokens.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
+
+
+def join_heads(heads: Tensor) -> Tensor:
+    """Invert :func:`split_heads`."""
+    return heads.transpose(-2, -3).flatten(-2)

@@ -22,8 +22,11 @@ from hybrid_backbones.ops import (
     shifted_window_attention,
 )
 from hybrid_backbones.ops.acmix import acmix_attention
-from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
+    BiLevelRoutingAttention2d,
+)
 
 CHANNELS = 16
 FUSION = dict(hidden_dims=12, num_heads=2, dropout=0.0)

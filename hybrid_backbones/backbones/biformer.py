@@ -15,8 +15,12 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import DropPath, LayerNorm2d, Mlp, PointwiseConv2d, conv_bn, conv_stem
-from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
-from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from ..ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
+    BiLevelRoutingAttention,
+    BiLevelRoutingAttention2d,
+)
 from .base import HierarchicalBackbone, drop_path_rates, read_arch
 
 # number of regions that each region attends to in the first three stages

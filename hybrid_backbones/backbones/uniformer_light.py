@@ -13,10 +13,21 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import DropPath, LayerNorm2d, Mlp, PatchEmbed, conv_stem, to_maps, to_tokens
-from ..ops.token_pruning import (
+from ..layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    PatchEmbed,
+    conv_stem,
+    join_heads,
+    split_heads,
+    to_maps,
+    to_tokens,
+)
+from ..ops.uniformer import (
     apply_order,
     class_token_score,
+    count_heads,
     invert_order,
     num_kept_tokens,
     order_by_score,
@@ -24,7 +35,6 @@ from ..ops.token_pruning import (
     representative_token,
     update_score,
 )
-from ..ops.uniformer import count_heads, split_heads
 from .base import HierarchicalBackbone, drop_path_rates, read_arch
 from .uniformer import (
     STAGE_RULES,
@@ -102,9 +112,10 @@ class ScoringAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, 1 + N, C)``, the class token first, to the same shape and scores ``(B, N)``."""
-        query, key, value = split_heads(self.qkv(tokens), self.num_heads)
+        qkv = self.qkv(tokens).chunk(3, -1)
+        query, key, value = (split_heads(x, self.num_heads) for x in qkv)
         out = F.scaled_dot_product_attention(query, key, value)  # (B, h, 1 + N, d)
-        return self.proj(out.transpose(1, 2).flatten(2)), class_token_score(query, key)
+        return self.proj(join_heads(out)), class_token_score(query, key)
 
 
 class EvolvingBlock(nn.Module):

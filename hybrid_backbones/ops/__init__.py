@@ -13,8 +13,7 @@ have no forward-mode derivatives: ``jvp`` and ``jacfwd`` raise PyTorch's NotImpl
 
 from .acmix import ACmix
 from .acmix_swin import ACmixWindow
-from .biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
-from .lepe_attention import AttentionLePE
+from .biformer import AttentionLePE, BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from .local_attention import local_attention
 from .mixformer import MixingAttention
 from .pixel_shift_attention import pixel_shift_attention

@@ -1,18 +1,24 @@
-"""Bi-level routing attention: select regions first, then attend to their tokens.
+"""BiFormer's attention: bi-level routing attention, and full attention in the last stage.
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
 https://arxiv.org/abs/2303.08810. The one idea: mean queries and keys predict which regions are
 relevant to each other, so token-level attention is restricted to the top-k regions.
 
 The number of regions is fixed and their size grows with the map; the weights do not depend on
-either. Regions are numbered row by row from the upper left.
+either. Regions are numbered row by row from the upper left. Beside each attention a depthwise
+convolution encodes positions: locally-enhanced positional encoding (LePE) of Dong et al., "CSWin
+Transformer", CVPR 2022.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import PointwiseConv2d, depthwise_conv, to_maps, to_tokens
 from .routed_attention import routed_attention, validate_backend
+from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows, valid_positions
 
 
@@ -61,7 +67,7 @@ def route_regions(
 
 
 class _RoutingAttention(nn.Module):
-    """Settings and positional convolution common to both published forms."""
+    """Settings and positional convolution common to both published forms of routing attention."""
 
     def __init__(
         self,
@@ -87,13 +93,7 @@ class _RoutingAttention(nn.Module):
         self.num_windows = num_windows
         self.topk = topk
         self.attn_backend = attn_backend
-        self.lepe = nn.Conv2d(
-            embed_dims,
-            embed_dims,
-            lepe_kernel_size,
-            padding=lepe_kernel_size // 2,
-            groups=embed_dims,
-        )
+        self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None = None
@@ -186,3 +186,71 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         out = self._attend(*regions, valid_positions(size, window, x.device))
         out = join_windows(out, window, size).permute(0, 3, 1, 2)
         return self.output_linear(out + self.lepe(value))
+
+
+class _LePEAttention(nn.Module):
+    """Projections and positional convolution common to both published forms of full attention."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int = 8,
+        *,
+        lepe_kernel_size: int = 5,
+        linear: Callable[..., nn.Module],
+    ):
+        super().__init__()
+        if num_heads < 1 or embed_dims % num_heads:
+            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        if lepe_kernel_size < 1 or lepe_kernel_size % 2 == 0:
+            raise ValueError(f"lepe_kernel_size must be odd and positive, got {lepe_kernel_size=}")
+        self.num_heads = num_heads
+        self.qkv = linear(embed_dims, 3 * embed_dims, bias=False)
+        self.proj = linear(embed_dims, embed_dims)
+        self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
+
+
+class AttentionLePE(_LePEAttention):
+    """Attention to all tokens plus a depthwise convolution of the input::
+
+        out = proj(full_attention(qkv(x)) + lepe(x))
+
+    State dict names are those of https://github.com/rayleizhu/BiFormer, where the convolution also
+    takes the input rather than the values.
+
+    Args:
+        embed_dims: number C of input and output channels.
+        num_heads: number of attention heads h; must divide `embed_dims`.
+        lepe_kernel_size: kernel side of the convolution, odd.
+
+    Raises:
+        ValueError: if a setting violates a constraint above.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=nn.Linear, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
+        out = full_attention(*self.qkv(to_tokens(x)).chunk(3, -1), num_heads=self.num_heads)
+        return to_maps(self.proj(out + to_tokens(self.lepe(x))), x.shape[2:])
+
+
+class AttentionLePE2d(_LePEAttention):
+    """Attention to all tokens plus a depthwise convolution of the values::
+
+        q, k, v = qkv(x)
+        out = proj(full_attention(q, k, v) + lepe(v))
+
+    The refactored published form, with 1×1 convolutions as projections. State dict names are as
+    published; the arguments are those of :class:`AttentionLePE`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=PointwiseConv2d, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
+        query, key, value = self.qkv(x).chunk(3, 1)
+        out = full_attention(*map(to_tokens, (query, key, value)), num_heads=self.num_heads)
+        return self.proj(to_maps(out, x.shape[2:]) + self.lepe(value))

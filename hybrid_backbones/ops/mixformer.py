@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, pad_to_multiple
+from ..layers import PointwiseConv2d, depthwise_conv, pad_to_multiple
 from .relative_position import relative_position_bias, relative_position_index
 from .window_attention import shifted_window_attention
 
@@ -135,9 +135,7 @@ class MixingAttention(nn.Module):
         self.proj_cnn = nn.Linear(embed_dims, embed_dims)
         self.proj_cnn_norm = nn.LayerNorm(embed_dims)
         self.dwconv3x3 = nn.Sequential(
-            nn.Conv2d(
-                embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims
-            ),
+            depthwise_conv(embed_dims, kernel_size),
             AnyBatchNorm2d(embed_dims),
             nn.GELU(),
         )

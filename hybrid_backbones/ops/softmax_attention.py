@@ -1,12 +1,32 @@
-"""Softmax attention weights and gradients that stay accurate for large logits.
+"""Softmax attention to all tokens, and weights and gradients that are accurate for large logits.
 
-PyTorch's kernels save the log-sum-exp of each softmax and recompute the weights in the backward
-pass as ``exp(logit - logsumexp)``. Rounding errors of the log-sum-exp, 2e-4 near 7000 and 0.5 near
-8e6, are relative errors of the weights. Here the backward pass recomputes the softmax.
+PyTorch's kernels, as in :func:`full_attention`, save the log-sum-exp of each softmax and recompute
+the weights in the backward pass as ``exp(logit - logsumexp)``. Rounding errors of the log-sum-exp,
+2e-4 near 7000 and 0.5 near 8e6, are relative errors of the weights. :func:`attention_gradients`
+recomputes the softmax instead.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..layers import join_heads, split_heads
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Compute multi-head attention to all tokens, ``softmax(query keyᵀ / √d) value`` per head.
+
+    Args:
+        query: queries ``(B, N, C)``, channels head-major.
+        key: keys ``(B, M, C)``.
+        value: values ``(B, M, C)``.
+        num_heads: number of attention heads h; must divide C.
+
+    Returns:
+        Attention output ``(B, N, C)``.
+    """
+    heads = (split_heads(x, num_heads) for x in (query, key, value))
+    return join_heads(F.scaled_dot_product_attention(*heads))
 
 
 def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -14,8 +14,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import join_groups, to_maps, to_tokens
-from .lepe_attention import full_attention
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
+from .softmax_attention import full_attention
 
 ATTENTIONS = ("shift", "global")
 

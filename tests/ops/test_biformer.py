@@ -9,12 +9,13 @@ from golden.fill import compare, fill_, make_input
 from helpers import devices, golden_files, output_and_gradients
 
 from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
     region_means,
     route_regions,
 )
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
 from hybrid_backbones.ops.routed_attention import api, chunked
 
 # float64 over sums of some hundred terms of order one

@@ -15,8 +15,11 @@ from hybrid_backbones.ops import (
     MixingAttention,
     XVolution,
 )
-from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
+    BiLevelRoutingAttention2d,
+)
 
 MODULES = {
     "acmix": lambda: ACmix(32, 32),
