@@ -6,6 +6,7 @@ Stochastic depth (per sample) and layer normalisation of feature maps are torchv
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
@@ -17,12 +18,14 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "PointwiseConv2d",
+    "RelativePositionBias",
     "conv_bn",
     "conv_stem",
     "depthwise_conv",
     "join_groups",
     "join_heads",
     "pad_to_multiple",
+    "relative_position_index",
     "split_groups",
     "split_heads",
     "to_maps",
@@ -111,6 +114,51 @@ class PatchEmbed(nn.Module):
         if height < patch or width < patch:
             x = F.pad(x, (0, max(patch - width, 0), 0, max(patch - height, 0)))
         return self.norm(self.proj(x))
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Return the row of the bias table for each pair of positions of a square window.
+
+    Returns:
+        Indices ``(T, T)``: at ``[i, j]``, with dy rows and dx columns from j to i, it is
+        ``(dy + window_size - 1) * (2 * window_size - 1) + dx + window_size - 1``.
+    """
+    places = torch.arange(window_size)
+    rows, columns = places.repeat_interleave(window_size), places.repeat(window_size)
+    down = rows[:, None] - rows + window_size - 1
+    right = columns[:, None] - columns + window_size - 1
+    return down * (2 * window_size - 1) + right
+
+
+class RelativePositionBias(nn.Module):
+    """Base of window attention with a learned bias of the logits per relative position and head.
+
+    Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030.
+
+    Args:
+        window_size: side of the square windows, in positions.
+        num_heads: number of attention heads h.
+
+    Raises:
+        ValueError: if `window_size` is not positive.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, window_size: int, num_heads: int):
+        super().__init__()
+        if window_size < 1:
+            raise ValueError(f"window_size must be positive, got {window_size=}")
+        self.window_size = window_size
+        self.num_heads = num_heads
+        table = torch.empty((2 * window_size - 1) ** 2, num_heads)
+        self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        index = relative_position_index(window_size)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def relative_position_bias(self) -> Tensor:
+        """Return the bias of the logits ``(h, T, T)`` for ``T = window_size²`` positions."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:

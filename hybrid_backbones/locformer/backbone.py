@@ -21,8 +21,15 @@ from torch import Tensor, nn
 from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
 from ..backbones.base import drop_path_rates, read_arch
-from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
-from ..ops.relative_position import relative_position_bias, relative_position_index
+from ..layers import (
+    DropPath,
+    LayerNorm2d,
+    Mlp,
+    RelativePositionBias,
+    pad_to_multiple,
+    to_maps,
+    to_tokens,
+)
 from ..ops.window_attention import shifted_window_attention
 from .fusion import StageFusion, sine_positions, split_heads
 from .guidance import GuidedFeatures, fusions_with
@@ -54,7 +61,7 @@ def padded_positions(padding: Tensor, channels: int) -> Tensor:
     return sine_positions(rows.flatten(1), columns.flatten(1), channels)
 
 
-class ReconfiguredAttention(nn.Module):
+class ReconfiguredAttention(RelativePositionBias):
     """Self-attention of patches within windows and of detection tokens, with shared weights.
 
     As published, the zeros that pad a map to whole windows take part in the attention.
@@ -67,16 +74,8 @@ class ReconfiguredAttention(nn.Module):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
+        super().__init__(window_size, num_heads)
         self.shift = shift
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer("relative_position_index", index, persistent=False)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
@@ -85,8 +84,7 @@ class ReconfiguredAttention(nn.Module):
         height, width = x.shape[2:]
         x = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         query, key, value = self.qkv(x).permute(0, 3, 1, 2).chunk(3, 1)
-        table, index = self.relative_position_bias_table, self.relative_position_index
-        bias = relative_position_bias(table, index).to(query.dtype)
+        bias = self.relative_position_bias().to(query.dtype)
         out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
         return self.proj(to_tokens(out[:, :, :height, :width]))
 

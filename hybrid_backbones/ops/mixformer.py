@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, depthwise_conv, pad_to_multiple
-from .relative_position import relative_position_bias, relative_position_index
+from ..layers import PointwiseConv2d, RelativePositionBias, depthwise_conv, pad_to_multiple
 from .window_attention import shifted_window_attention
 
 
@@ -79,7 +78,7 @@ def _interaction(in_channels: int, hidden_channels: int, out_channels: int) -> n
     )
 
 
-class MixingAttention(nn.Module):
+class MixingAttention(RelativePositionBias):
     """Fusion of window attention and a depthwise convolution that gate each other::
 
         a, u = LN(proj_attn(x)), GELU(BN(dwconv(LN(proj_cnn(x)))))
@@ -111,7 +110,6 @@ class MixingAttention(nn.Module):
         *,
         kernel_size: int = 3,
     ):
-        super().__init__()
         if embed_dims < 16 or embed_dims % 2:
             raise ValueError(f"embed_dims must be even and at least 16, got {embed_dims=}")
         half = embed_dims // 2
@@ -119,17 +117,9 @@ class MixingAttention(nn.Module):
             raise ValueError(
                 f"num_heads must divide embed_dims / 2, got {num_heads=}, {embed_dims=}"
             )
-        if window_size < 1:
-            raise ValueError(f"window_size must be positive, got {window_size=}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-        self.window_size = window_size
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer("relative_position_index", index, persistent=False)
+        super().__init__(window_size, num_heads)
         self.proj_attn = nn.Linear(embed_dims, half)
         self.proj_attn_norm = nn.LayerNorm(half)
         self.proj_cnn = nn.Linear(embed_dims, embed_dims)
@@ -165,7 +155,5 @@ class MixingAttention(nn.Module):
     def _attend(self, tokens: Tensor, gate: Tensor) -> Tensor:
         """Compute gated attention of tokens ``(B, H, W, C / 2)`` as a map ``(B, C / 2, H, W)``."""
         query, key, value = self.qkv(tokens).permute(0, 3, 1, 2).chunk(3, 1)
-        bias = relative_position_bias(
-            self.relative_position_bias_table, self.relative_position_index
-        )
+        bias = self.relative_position_bias()
         return channel_gated_attention(query, key, value, gate, bias, self.window_size)
