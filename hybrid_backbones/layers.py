@@ -26,6 +26,8 @@ __all__ = [
     "join_heads",
     "pad_to_multiple",
     "relative_position_index",
+    "require_divides",
+    "require_odd",
     "split_groups",
     "split_heads",
     "to_maps",
@@ -35,6 +37,28 @@ __all__ = [
 # "row" drops the residual branch of whole samples
 DropPath = partial(StochasticDepth, mode="row")
 PointwiseConv2d = partial(nn.Conv2d, kernel_size=1)
+
+
+def require_divides(**sizes: int) -> None:
+    """Validate that the first of two named sizes divides the second: ``num_heads=2, channels=8``.
+
+    Raises:
+        ValueError: if it does not, or is not positive.
+    """
+    (name, divisor), (whole, size) = sizes.items()
+    if divisor < 1 or size % divisor:
+        raise ValueError(f"{name} must divide {whole}, got {name}={divisor}, {whole}={size}")
+
+
+def require_odd(**sizes: int) -> None:
+    """Validate that named sizes are odd and positive.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    for name, size in sizes.items():
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"{name} must be odd and positive, got {name}={size}")
 
 
 class Mlp(nn.Module):

@@ -26,12 +26,14 @@ from ..layers import (
     LayerNorm2d,
     Mlp,
     RelativePositionBias,
+    join_heads,
     pad_to_multiple,
+    split_heads,
     to_maps,
     to_tokens,
 )
 from ..ops.window_attention import shifted_window_attention
-from .fusion import StageFusion, sine_positions, split_heads
+from .fusion import StageFusion, sine_positions
 from .guidance import GuidedFeatures, fusions_with
 
 
@@ -110,7 +112,7 @@ class ReconfiguredAttention(RelativePositionBias):
             mask = F.pad(~padding, (tokens.shape[1], 0), value=True)[:, None, None]
         query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(out))
 
 
 class DetectingBlock(nn.Module):

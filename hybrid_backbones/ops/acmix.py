@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import join_groups, split_groups
+from ..layers import join_groups, require_divides, require_odd, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
 
@@ -209,14 +209,8 @@ class ACmix(nn.Module):
         attn_backend: str | None = None,
     ):
         super().__init__()
-        if num_heads < 1 or out_channels % num_heads:
-            raise ValueError(
-                f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
-            )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-        if attn_kernel_size < 1 or attn_kernel_size % 2 == 0:
-            raise ValueError(f"attn_kernel_size must be odd and positive, got {attn_kernel_size=}")
+        require_divides(num_heads=num_heads, out_channels=out_channels)
+        require_odd(kernel_size=kernel_size, attn_kernel_size=attn_kernel_size)
         validate_settings(attn_kernel_size, stride, dilation, attn_backend)
         if padding != dilation * (kernel_size // 2):
             raise ValueError(

@@ -9,7 +9,7 @@ query, key and value of the attention. Here it also connects the windows within 
 import torch
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, RelativePositionBias
+from ..layers import PointwiseConv2d, RelativePositionBias, require_divides
 from .acmix import ShiftConvolution, acmix_convolution
 from .window_attention import roll, shifted_window_attention
 
@@ -38,8 +38,7 @@ class ACmixWindow(RelativePositionBias):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, shift: int = 0):
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
         super().__init__(window_size, num_heads)
         if not 0 <= shift < window_size:
             raise ValueError(f"shift must be from 0 to {window_size=} - 1, got {shift=}")

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, depthwise_conv, to_maps, to_tokens
+from ..layers import (
+    PointwiseConv2d,
+    depthwise_conv,
+    require_divides,
+    require_odd,
+    to_maps,
+    to_tokens,
+)
 from .routed_attention import routed_attention, validate_backend
 from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows, valid_positions
@@ -80,14 +87,12 @@ class _RoutingAttention(nn.Module):
         attn_backend: str | None = None,
     ):
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
         if num_windows < 1:
             raise ValueError(f"num_windows must be at least 1, got {num_windows=}")
         if not 1 <= topk <= num_windows**2:
             raise ValueError(f"topk must be from 1 to num_windows² = {num_windows**2}, got {topk=}")
-        if lepe_kernel_size < 1 or lepe_kernel_size % 2 == 0:
-            raise ValueError(f"lepe_kernel_size must be odd and positive, got {lepe_kernel_size=}")
+        require_odd(lepe_kernel_size=lepe_kernel_size)
         validate_backend(attn_backend)
         self.num_heads = num_heads
         self.num_windows = num_windows
@@ -200,10 +205,8 @@ class _LePEAttention(nn.Module):
         linear: Callable[..., nn.Module],
     ):
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
-        if lepe_kernel_size < 1 or lepe_kernel_size % 2 == 0:
-            raise ValueError(f"lepe_kernel_size must be odd and positive, got {lepe_kernel_size=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
+        require_odd(lepe_kernel_size=lepe_kernel_size)
         self.num_heads = num_heads
         self.qkv = linear(embed_dims, 3 * embed_dims, bias=False)
         self.proj = linear(embed_dims, embed_dims)

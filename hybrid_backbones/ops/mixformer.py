@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, RelativePositionBias, depthwise_conv, pad_to_multiple
+from ..layers import (
+    PointwiseConv2d,
+    RelativePositionBias,
+    depthwise_conv,
+    pad_to_multiple,
+    require_odd,
+)
 from .window_attention import shifted_window_attention
 
 
@@ -117,8 +123,7 @@ class MixingAttention(RelativePositionBias):
             raise ValueError(
                 f"num_heads must divide embed_dims / 2, got {num_heads=}, {embed_dims=}"
             )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        require_odd(kernel_size=kernel_size)
         super().__init__(window_size, num_heads)
         self.proj_attn = nn.Linear(embed_dims, half)
         self.proj_attn_norm = nn.LayerNorm(half)

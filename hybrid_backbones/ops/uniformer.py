@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, depthwise_conv
+from ..layers import PointwiseConv2d, depthwise_conv, require_divides, require_odd
 from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows
 
@@ -25,8 +25,7 @@ def count_heads(embed_dims: int, head_dims: int) -> int:
     Raises:
         ValueError: if `head_dims` does not divide `embed_dims`.
     """
-    if head_dims < 1 or embed_dims % head_dims:
-        raise ValueError(f"head_dims must divide embed_dims, got {head_dims=}, {embed_dims=}")
+    require_divides(head_dims=head_dims, embed_dims=embed_dims)
     return embed_dims // head_dims
 
 
@@ -136,8 +135,7 @@ class LocalRelationAggregator(nn.Module):
 
     def __init__(self, embed_dims: int, kernel_size: int = 5):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        require_odd(kernel_size=kernel_size)
         self.conv1 = PointwiseConv2d(embed_dims, embed_dims)
         self.attn = depthwise_conv(embed_dims, kernel_size)
         self.conv2 = PointwiseConv2d(embed_dims, embed_dims)

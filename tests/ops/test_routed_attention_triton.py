@@ -236,7 +236,7 @@ def test_by_name_it_runs_or_says_why_not(monkeypatch, settings, change, message)
 def test_the_default_is_the_kernels_only_where_they_are_compiled(monkeypatch, fast, chosen):
     tensors, routes = make_regions()
     assert not triton_support.is_fast(tensors[0].device)
-    monkeypatch.setattr(api, "is_fast", lambda device: fast)
+    monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     monkeypatch.setattr(triton_support, "INTERPRETED", True)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)

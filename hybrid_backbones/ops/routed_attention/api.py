@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from ..triton_support import is_fast
+from ...layers import require_divides
+from ..triton_support import choose_backend
+from ..validation import (
+    require_backend,
+    require_same_device,
+    require_same_dtype,
+    require_same_shape,
+)
 from .chunked import routed_attention_chunked
 from .reference import routed_attention_reference
 from .triton import routed_attention_triton, unsupported_reason
@@ -53,11 +60,9 @@ def routed_attention(
     """
     validate_backend(backend)
     _validate_tensors(query, key, value, routes, num_heads)
-    obstacle = unsupported_reason(query, num_heads)
-    if backend is None:
-        backend = "triton" if obstacle is None and is_fast(query.device) else "chunked"
-    elif backend == "triton" and obstacle is not None:
-        raise ValueError(f"{backend=} cannot run: {obstacle}")
+    backend = choose_backend(
+        backend, "chunked", query.device, lambda: unsupported_reason(query, num_heads)
+    )
     return BACKENDS[backend](query, key, value, routes, num_heads)
 
 
@@ -67,26 +72,20 @@ def validate_backend(backend: str | None) -> None:
     Raises:
         ValueError: if no backend has this name.
     """
-    if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+    require_backend(backend, BACKENDS)
 
 
 def _validate_tensors(
     query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> None:
-    if key.ndim != 4 or key.shape != value.shape:
-        raise ValueError(
-            "key and value must have the same shape (B, R, n, C), "
-            f"got {tuple(key.shape)} and {tuple(value.shape)}"
-        )
+    require_same_shape("(B, R, n, C)", key=key, value=value)
     batch, num_regions, _, channels = key.shape
     if query.ndim != 4 or query.shape[0] != batch or query.shape[3] != channels:
         raise ValueError(
             f"query must have shape ({batch}, R', n', {channels}) for key of shape "
             f"{tuple(key.shape)}, got {tuple(query.shape)}"
         )
-    if num_heads < 1 or channels % num_heads:
-        raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
+    require_divides(num_heads=num_heads, channels=channels)
     if routes.ndim != 3 or routes.shape[:2] != query.shape[:2] or routes.dtype != torch.int64:
         raise ValueError(
             f"routes must be int64 integers of shape ({batch}, {query.shape[1]}, k), "
@@ -96,13 +95,5 @@ def _validate_tensors(
         raise ValueError(
             f"each query region must have 1 to {num_regions} regions, got {routes.shape[2]}"
         )
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            "query, key and value must have the same floating-point dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    devices = [x.device for x in (query, key, value, routes)]
-    if len(set(devices)) > 1:
-        raise ValueError(
-            f"all tensors must be on the same device, got {', '.join(map(str, devices))}"
-        )
+    require_same_dtype(query=query, key=key, value=value)
+    require_same_device(query=query, key=key, value=value, routes=routes)

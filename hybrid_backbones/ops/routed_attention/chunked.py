@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from ..own_gradient import with_gradient
 from ..softmax_attention import attention_gradients
 
@@ -101,12 +102,12 @@ def _attend(
 ) -> Tensor:
     """Attend from one chunk of ``query``, (chunk, n', C), to its ``routes``, (chunk, k)."""
     out = F.scaled_dot_product_attention(
-        _split_heads(query, num_heads),
-        _split_heads(_gather(key, routes), num_heads),
-        _split_heads(_gather(value, routes), num_heads),
+        split_heads(query, num_heads),
+        split_heads(_gather(key, routes), num_heads),
+        split_heads(_gather(value, routes), num_heads),
         scale=query.shape[-1] ** -0.5,
     )
-    return _join_heads(out)
+    return join_heads(out)
 
 
 def _differentiate(
@@ -123,23 +124,13 @@ def _differentiate(
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     heads = (
-        _split_heads(x, num_heads).to(exact)
+        split_heads(x, num_heads).to(exact)
         for x in (grad, query, _gather(key, routes), _gather(value, routes))
     )
     *grads, _ = attention_gradients(*heads, None, query.shape[-1] ** -0.5)
-    return tuple(map(_join_heads, grads))
+    return tuple(map(join_heads, grads))
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:
     """Gather the regions ``(R, n, C)`` listed in `routes` ``(chunk, k)``: ``(chunk, k·n, C)``."""
     return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Split the heads, ``(chunk, n, C)`` to ``(chunk, h, n, d)``."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    """Join the heads, ``(chunk, h, n, d)`` to ``(chunk, n, C)``."""
-    return x.transpose(1, 2).flatten(2)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
+
 
 def routed_attention_reference(
     query: Tensor,
@@ -27,9 +29,7 @@ def routed_attention_reference(
     )
     batch = torch.arange(len(key), device=key.device)[:, None, None]
     keys, values = (
-        x[batch, routes].flatten(2, 3).unflatten(-1, (num_heads, -1)) for x in (key, value)
-    )  # (B, R', k·n, h, d)
-    query = query.unflatten(-1, (num_heads, -1)) * query.shape[-1] ** -0.5
-    logits = torch.einsum("brthd,brshd->brhts", query, keys)  # (B, R', h, n', k·n)
-    out = torch.einsum("brhts,brshd->brthd", logits.softmax(-1), values)
-    return out.flatten(-2).to(dtype)
+        split_heads(x[batch, routes].flatten(2, 3), num_heads) for x in (key, value)
+    )  # (B, R', h, k·n, d)
+    logits = split_heads(query, num_heads) * query.shape[-1] ** -0.5 @ keys.mT
+    return join_heads(logits.softmax(-1) @ values).to(dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
+from ..triton_support import divide_up, power_of_two
 
 MAX_HEAD_DIM = 128
 
@@ -33,7 +34,7 @@ def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> Non
     # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(args[0]):
         kernel[(num_programs,)](
-            *args, HEAD_DIM=head_dim, BLOCK_D=_power_of_two(head_dim), **plan._asdict()
+            *args, HEAD_DIM=head_dim, BLOCK_D=power_of_two(head_dim, least=16), **plan._asdict()
         )
 
 
@@ -64,12 +65,7 @@ def _block(num_tokens: int, most: int) -> int:
     """Choose the cheapest block for the tokens of a region, a power of two from 16 to 64."""
     blocks = [size for size in (64, 32, 16) if size <= most]
     # a block costs its tokens, padding included, plus about 16 for the tokens it iterates over
-    return min(blocks, key=lambda size: -(-num_tokens // size) * (size + 16))
-
-
-def _power_of_two(head_dim: int) -> int:
-    """Return the smallest power of two that is at least `head_dim` and at least 16."""
-    return max(16, 1 << (head_dim - 1).bit_length())
+    return min(blocks, key=lambda size: divide_up(num_tokens, size) * (size + 16))
 
 
 def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +114,7 @@ def _forward(query, key, value, routes, num_heads):
     _launch(
         forward_kernel,
         plan,
-        query.shape[0] * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        query.shape[0] * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
         value,
@@ -172,7 +168,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     _launch(
         query_gradient_kernel,
         plan,
-        batch * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        batch * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
         value,
@@ -197,7 +193,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     _launch(
         key_value_gradient_kernel,
         plan,
-        batch * num_keys * num_heads * -(-key_tokens // plan.BLOCK_KEY),
+        batch * num_keys * num_heads * divide_up(key_tokens, plan.BLOCK_KEY),
         query,
         key,
         value,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from ..own_gradient import with_gradient
 from ..size_cache import cached_by_size
 from ..softmax_attention import attention_gradients, attention_weights
@@ -148,10 +149,10 @@ def _make_rows(x: Tensor) -> Tensor:
 def _take(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
     """Gather the rows of a chunk, ``(B·H·W, C)`` to ``(B·p, h, N, d)``."""
     rows = x.index_select(0, chunk.sources).unflatten(0, chunk.lengths)
-    return rows.unflatten(2, (num_heads, -1)).transpose(1, 2).contiguous()
+    return split_heads(rows, num_heads).contiguous()
 
 
 def _put(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
     """Write ``(B·p, h, N, d)`` to the rows of `out`, positions outside the map to the last."""
-    rows = x.transpose(1, 2).flatten(2).flatten(0, 1)  # (B·p·N, C)
+    rows = join_heads(x).flatten(0, 1)  # (B·p·N, C)
     out.index_copy_(0, chunk.targets, rows.to(out.dtype))
