@@ -33,8 +33,8 @@ def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Average the tokens of each region.
 
     Args:
-        x: tokens ``(B, R, n, C)``.
-        valid_mask: boolean mask ``(R, n)`` of the tokens to average, with at least one per region;
+        x: tokens ``(B, R, T, C)``.
+        valid_mask: boolean mask ``(R, T)`` of the tokens to average, with at least one per region;
             None averages all.
 
     Returns:
@@ -42,9 +42,9 @@ def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """
     if valid_mask is None:
         return x.mean(2)
-    counts = valid_mask.to(torch.promote_types(x.dtype, torch.float32))  # (R, n)
+    counts = valid_mask.to(torch.promote_types(x.dtype, torch.float32))  # (R, T)
     shares = counts / counts.sum(1, keepdim=True)
-    return torch.einsum("brnc,rn->brc", x, shares.to(x.dtype))
+    return torch.einsum("brtc,rt->brc", x, shares.to(x.dtype))
 
 
 @torch.no_grad()
@@ -58,10 +58,10 @@ def route_regions(
     All heads share the routes, the selection has no gradient, and a region may leave itself out.
 
     Args:
-        query: queries of the R' routed regions, ``(B, R', n, C)``.
-        key: keys ``(B, R, n, C)``.
+        query: queries of the R' routed regions, ``(B, R', T, C)``.
+        key: keys ``(B, R, T, C)``.
         topk: number k of regions to select, at most R.
-        valid_mask: boolean mask ``(R, n)`` of the tokens to average, which requires R' = R; None
+        valid_mask: boolean mask ``(R, T)`` of the tokens to average, which requires R' = R; None
             averages all.
 
     Returns:

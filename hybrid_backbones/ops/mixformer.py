@@ -33,7 +33,7 @@ def channel_gated_attention(
         key: keys ``(B, C, H, W)``.
         value: values ``(B, C, H, W)``.
         gate: channel gate ``(B, C, 1, 1)`` before the sigmoid.
-        bias: relative position bias ``(h, N, N)`` for the ``N = window_size²`` positions of a
+        bias: relative position bias ``(h, T, T)`` for the ``T = window_size²`` positions of a
             window, row by row.
         window_size: side of the windows, in positions. They start at the upper left; windows that
             exceed the map at the right or the bottom are cropped to it.
@@ -89,8 +89,8 @@ class MixingAttention(RelativePositionBias):
 
         a, u = LN(proj_attn(x)), GELU(BN(dwconv(LN(proj_cnn(x)))))
         o = channel_gated_attention(*qkv(a), gate=channel_interaction(mean(u)))
-        n = BN(position_gated_map(projection(u), gate=spatial_interaction(o)))
-        out = proj([LN(o), n])
+        m = BN(position_gated_map(projection(u), gate=spatial_interaction(o)))
+        out = proj([LN(o), m])
 
     The windows tile the map from the upper left; the map is zero-padded at the right and the bottom
     to whole windows. As published, the padding is projected too and enters the softmax, the

@@ -35,14 +35,14 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
     The queries are scaled first, so that products overflow only if the logits do.
 
     Args:
-        query: queries ``(n, h, N, d)``.
-        key: keys ``(n, h, M, d)``.
-        bias: bias of the logits ``(p, h or 1, N or 1, M)``, repeated along n, which p must divide;
-            None is zero.
+        query: queries ``(B, h, N, d)``.
+        key: keys ``(B, h, M, d)``.
+        bias: bias of the logits ``(R, h or 1, N or 1, M)``, repeated along the batch, which R must
+            divide; None is zero.
         scale: scale of the logits.
 
     Returns:
-        Attention weights ``(n, h, N, M)``.
+        Attention weights ``(B, h, N, M)``.
     """
     logits = query * scale @ key.mT
     if bias is not None:
@@ -63,12 +63,12 @@ def attention_gradients(
         dK = s·dSᵀ Q
 
     Args:
-        grad: gradient of the output ``(n, h, N, d)``.
+        grad: gradient of the output ``(B, h, N, d)``.
         query, key, bias, scale: arguments of :func:`attention_weights`.
-        value: values ``(n, h, M, d)``.
+        value: values ``(B, h, M, d)``.
 
     Returns:
-        Gradients of the shapes of query, key and value, and of the logits ``(n, h, N, M)``.
+        Gradients of the shapes of query, key and value, and of the logits ``(B, h, N, M)``.
     """
     weights = attention_weights(query, key, bias, scale)
     grad_weights = grad @ value.mT

@@ -183,7 +183,7 @@ def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device)
     ("changes", "message"),
     [
         (dict(key=torch.zeros(2, 6, 3, 4)), r"\(2, 6, 3, 4\) and \(2, 6, 3, 6\)"),
-        (dict(query=torch.zeros(2, 5, 4, 8)), r"\(2, R', n', 6\).*got \(2, 5, 4, 8\)"),
+        (dict(query=torch.zeros(2, 5, 4, 8)), r"\(2, R', T', 6\).*got \(2, 5, 4, 8\)"),
         (dict(query=torch.zeros(1, 5, 4, 6)), r"got \(1, 5, 4, 6\)"),
         (dict(num_heads=4), "num_heads=4, channels=6"),
         (dict(routes=torch.zeros(2, 4, 3, dtype=torch.int64)), r"\(2, 5, k\), got .*\(2, 4, 3\)"),

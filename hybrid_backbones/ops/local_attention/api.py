@@ -35,10 +35,10 @@ def local_attention(
 ) -> Tensor:
     """Compute attention of each query over its K×K neighbourhood of keys.
 
-    With ``N(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)`` for ``|i|, |j| ≤
+    With ``P(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)`` for ``|i|, |j| ≤
     K//2``::
 
-        out(y, x) = Σ_n softmax_n(query(y, x) · key(n) / √d) value(n),   n ∈ N(y, x)
+        out(y, x) = Σ_p softmax_p(query(y, x) · key(p) / √d) value(p),   p ∈ P(y, x)
 
     Borders are padded by reflection as in ACmix, repeatedly if the map is smaller than the
     neighbourhood; an axis of length one repeats its pixel. (Neighbourhood attention instead keeps

@@ -199,7 +199,7 @@ def _launch(
 
 
 def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
-    """Choose the tile that loads the fewest cells; n cells along an axis load ``walk(n)``."""
+    """Choose the tile that loads the fewest cells: along an axis, `walk` of those it owns."""
     num_owned, num_walked = _sizes(owned)
 
     def cost(tile_x: int) -> int:

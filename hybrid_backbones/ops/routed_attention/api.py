@@ -34,9 +34,9 @@ def routed_attention(
 ) -> Tensor:
     """Attend from the tokens of each region to the tokens of the k regions it is routed to.
 
-    In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
+    In each head, with j over the tokens of the regions ``routes[i]``::
 
-        out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
+        out(i, t) = Σ_j softmax_j(query(i, t) · key(j) / √C) value(j)
 
     As published, the scale uses the number of all channels, not that of one head.
     ``backend='reference'`` gathers the keys and values and computes exactly this definition.
@@ -44,16 +44,16 @@ def routed_attention(
     The backward pass of ``'triton'`` uses the output: do not modify it in place before then.
 
     Args:
-        query: queries, ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
-        key: keys, ``(B, R, n, C)``, R regions of n tokens.
-        value: values, ``(B, R, n, C)``.
+        query: queries, ``(B, R', T', C)``, R' regions of T' tokens, channels head-major.
+        key: keys, ``(B, R, T, C)``, R regions of T tokens.
+        value: values, ``(B, R, T, C)``.
         routes: regions of each query region, ``(B, R', k)``, distinct integers from 0 to R - 1.
-        num_heads: number of attention heads h, must divide C.
+        num_heads: number of attention heads h; must divide C.
         backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None selects
             the fastest that can run.
 
     Returns:
-        Weighted sums of values, ``(B, R', n', C)``, in the dtype of `query`.
+        Weighted sums of values, ``(B, R', T', C)``, in the dtype of `query`.
 
     Raises:
         ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
@@ -78,11 +78,11 @@ def validate_backend(backend: str | None) -> None:
 def _validate_tensors(
     query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> None:
-    require_same_shape("(B, R, n, C)", key=key, value=value)
+    require_same_shape("(B, R, T, C)", key=key, value=value)
     batch, num_regions, _, channels = key.shape
     if query.ndim != 4 or query.shape[0] != batch or query.shape[3] != channels:
         raise ValueError(
-            f"query must have shape ({batch}, R', n', {channels}) for key of shape "
+            f"query must have shape ({batch}, R', T', {channels}) for key of shape "
             f"{tuple(key.shape)}, got {tuple(query.shape)}"
         )
     require_divides(num_heads=num_heads, channels=channels)

@@ -59,7 +59,7 @@ def _attend_in_chunks(
     num_heads: int,
     chunk: int,
 ) -> Tensor:
-    """Attend from ``query`` (R', n', C) to ``routes`` (R', k) of ``key``, ``value`` (R, n, C)."""
+    """Attend from query ``(R', T', C)`` to regions ``(R', k)`` of key and value ``(R, T, C)``."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
@@ -88,7 +88,7 @@ def _differentiate_in_chunks(
             grad[part], query[part], key, value, to, num_heads
         )
         for total, x in zip((grad_key, grad_value), gathered, strict=True):
-            regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
+            regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, T, C)
             total.index_add_(0, to.flatten(), regions)
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
@@ -100,7 +100,7 @@ def _attend(
     routes: Tensor,
     num_heads: int,
 ) -> Tensor:
-    """Attend from one chunk of ``query``, (chunk, n', C), to its ``routes``, (chunk, k)."""
+    """Attend from one chunk of queries ``(chunk, T', C)`` to its routes ``(chunk, k)``."""
     out = F.scaled_dot_product_attention(
         split_heads(query, num_heads),
         split_heads(_gather(key, routes), num_heads),
@@ -132,5 +132,5 @@ def _differentiate(
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:
-    """Gather the regions ``(R, n, C)`` listed in `routes` ``(chunk, k)``: ``(chunk, k·n, C)``."""
+    """Gather the regions ``(R, T, C)`` listed in `routes` ``(chunk, k)``: ``(chunk, k·T, C)``."""
     return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)

@@ -15,9 +15,9 @@ def routed_attention_reference(
 ) -> Tensor:
     """Attend from the tokens of each region to those of its routes, which are gathered first.
 
-    In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
+    In each head, with j over the tokens of the regions ``routes[i]``::
 
-        out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
+        out(i, t) = Σ_j softmax_j(query(i, t) · key(j) / √C) value(j)
 
     Shapes as in :func:`hybrid_backbones.ops.routed_attention`. Memory: k times that of key and
     value, and as much again for the gradients.
@@ -30,6 +30,6 @@ def routed_attention_reference(
     batch = torch.arange(len(key), device=key.device)[:, None, None]
     keys, values = (
         split_heads(x[batch, routes].flatten(2, 3), num_heads) for x in (key, value)
-    )  # (B, R', h, k·n, d)
+    )  # (B, R', h, k·T, d)
     logits = split_heads(query, num_heads) * query.shape[-1] ** -0.5 @ keys.mT
     return join_heads(logits.softmax(-1) @ values).to(dtype)

@@ -99,7 +99,7 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
     " int num_heads) -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, routes, num_heads):
-    """Return the output and, for each softmax, the largest logit and the sum, (B, R', h, n').
+    """Return the output and, for each softmax, the largest logit and the sum, ``(B, R', h, T')``.
 
     A single log-sum-exp would round large logits.
     """

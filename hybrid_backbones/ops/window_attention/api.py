@@ -30,7 +30,7 @@ def shifted_window_attention(
         query: queries, ``(B, C, H, W)``, channels head-major; channels-last memory is fastest.
         key: keys, ``(B, C, H, W)``.
         value: values, ``(B, C, H, W)``.
-        bias: bias of the logits, ``(h, N, N)``, for the ``N = window_size²`` positions of a window
+        bias: bias of the logits, ``(h, T, T)``, for the ``T = window_size²`` positions of a window
             in row-major order; h must divide C.
         window_size: side of the windows, in positions.
         shift: first row and column of the window grid, from 0 to `window_size` - 1.
