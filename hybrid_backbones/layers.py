@@ -6,6 +6,7 @@ Stochastic depth (per sample) and layer normalisation of feature maps are torchv
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
@@ -19,12 +20,19 @@ __all__ = [
     "PatchConv2d",
     "PatchEmbed",
     "PointwiseConv2d",
+    "RelativePositionBias",
     "conv_bn",
     "conv_stem",
+    "depthwise_conv",
     "init_linear_layers",
     "join_groups",
+    "join_heads",
     "pad_to_multiple",
+    "relative_position_index",
+    "require_divides",
+    "require_odd",
     "split_groups",
+    "split_heads",
     "to_maps",
     "to_tokens",
 ]
@@ -32,6 +40,28 @@ __all__ = [
 # "row" drops the residual branch of whole samples
 DropPath = partial(StochasticDepth, mode="row")
 PointwiseConv2d = partial(nn.Conv2d, kernel_size=1)
+
+
+def require_divides(**sizes: int) -> None:
+    """Validate that the first of two named sizes divides the second: ``num_heads=2, channels=8``.
+
+    Raises:
+        ValueError: if it does not, or is not positive.
+    """
+    (name, divisor), (whole, size) = sizes.items()
+    if divisor < 1 or size % divisor:
+        raise ValueError(f"{name} must divide {whole}, got {name}={divisor}, {whole}={size}")
+
+
+def require_odd(**sizes: int) -> None:
+    """Validate that named sizes are odd and positive.
+
+    Raises:
+        ValueError: if one is not.
+    """
+    for name, size in sizes.items():
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"{name} must be odd and positive, got {name}={size}")
 
 
 class Mlp(nn.Module):
@@ -93,6 +123,11 @@ def conv_stem(
     )
 
 
+def depthwise_conv(channels: int, kernel_size: int) -> nn.Conv2d:
+    """Build a depthwise convolution with an odd kernel that keeps the size of maps."""
+    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+
 class PatchConv2d(nn.Conv2d):
     """Convolution of non-overlapping patches.
 
@@ -135,6 +170,51 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
 
+def relative_position_index(window_size: int) -> Tensor:
+    """Return the row of the bias table for each pair of positions of a square window.
+
+    Returns:
+        Indices ``(T, T)``: at ``[i, j]``, with dy rows and dx columns from j to i, it is
+        ``(dy + window_size - 1) * (2 * window_size - 1) + dx + window_size - 1``.
+    """
+    places = torch.arange(window_size)
+    rows, columns = places.repeat_interleave(window_size), places.repeat(window_size)
+    down = rows[:, None] - rows + window_size - 1
+    right = columns[:, None] - columns + window_size - 1
+    return down * (2 * window_size - 1) + right
+
+
+class RelativePositionBias(nn.Module):
+    """Base of window attention with a learned bias of the logits per relative position and head.
+
+    Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030.
+
+    Args:
+        window_size: side of the square windows, in positions.
+        num_heads: number of attention heads h.
+
+    Raises:
+        ValueError: if `window_size` is not positive.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, window_size: int, num_heads: int):
+        super().__init__()
+        if window_size < 1:
+            raise ValueError(f"window_size must be positive, got {window_size=}")
+        self.window_size = window_size
+        self.num_heads = num_heads
+        table = torch.empty((2 * window_size - 1) ** 2, num_heads)
+        self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+        index = relative_position_index(window_size)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def relative_position_bias(self) -> Tensor:
+        """Return the bias of the logits ``(h, T, T)`` for ``T = window_size²`` positions."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad ``(B, C, H, W)`` at the right and the bottom to multiples of `divisor`."""
     height, width = x.shape[2:]
@@ -166,3 +246,13 @@ def split_groups(maps: Tensor, number: int) -> Tensor:
 def join_groups(maps: Tensor) -> Tensor:
     """Invert :func:`split_groups`."""
     return maps.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+
+
+def split_heads(tokens: Tensor, num_heads: int) -> Tensor:
+    """Split the channels of tokens ``(..., N, h·d)`` into h heads, ``(..., h, N, d)``."""
+    return tokens.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
+
+
+def join_heads(heads: Tensor) -> Tensor:
+    """Invert :func:`split_heads`."""
+    return heads.transpose(-2, -3).flatten(-2)

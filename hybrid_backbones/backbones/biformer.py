@@ -21,12 +21,17 @@ from ..layers import (
     PointwiseConv2d,
     conv_bn,
     conv_stem,
+    depthwise_conv,
     init_linear_layers,
 )
-from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
-from ..ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from ..ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
+    BiLevelRoutingAttention,
+    BiLevelRoutingAttention2d,
+)
 from .base import HierarchicalBackbone, Parts, read_arch
-from .blocks import TransformerBlock, position_encoding
+from .blocks import TransformerBlock
 from .names import PublishedNames
 
 # number of regions that each region attends to in the first three stages
@@ -118,7 +123,7 @@ class BiFormer(HierarchicalBackbone):
             dims = channels[stage]
             attn, hidden = make_attention(stage), sizes["mlp_ratio"] * dims
             mlp = Mlp(dims, hidden, PointwiseConv2d) if pointwise else MapMlp(dims, hidden)
-            position = position_encoding(dims) if overlap else None
+            position = depthwise_conv(dims, 3) if overlap else None
             return TransformerBlock(
                 dims, BlockNorm, pos_embed=position, attn=attn, mlp=mlp, drop_path_rate=rate
             )

@@ -60,8 +60,3 @@ class TransformerBlock(nn.Module):
 
     def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         return self.drop_path(x if gamma is None else gamma[:, None, None] * x)
-
-
-def position_encoding(embed_dims: int) -> nn.Conv2d:
-    """Build the depthwise 3×3 convolution that encodes positions."""
-    return nn.Conv2d(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)

@@ -21,11 +21,12 @@ from ..layers import (
     PointwiseConv2d,
     conv_bn,
     conv_stem,
+    depthwise_conv,
     init_linear_layers,
 )
 from ..ops.uniformer import GlobalRelationAggregator, LocalRelationAggregator
 from .base import HierarchicalBackbone, Parts, read_arch
-from .blocks import TransformerBlock, position_encoding
+from .blocks import TransformerBlock
 from .names import PublishedNames
 
 ATTENTIONS = ("global", "hybrid", "windows")
@@ -51,7 +52,7 @@ class LocalBlock(TransformerBlock):
         super().__init__(
             embed_dims,
             nn.BatchNorm2d,
-            pos_embed=position_encoding(embed_dims),
+            pos_embed=depthwise_conv(embed_dims, 3),
             attn=LocalRelationAggregator(embed_dims),
             mlp=Mlp(embed_dims, embed_dims * mlp_ratio, PointwiseConv2d),
             drop_path_rate=drop_path_rate,
@@ -80,7 +81,7 @@ class GlobalBlock(TransformerBlock):
         super().__init__(
             embed_dims,
             BlockNorm,
-            pos_embed=position_encoding(embed_dims),
+            pos_embed=depthwise_conv(embed_dims, 3),
             attn=GlobalRelationAggregator(embed_dims, **kwargs),
             mlp=MapMlp(embed_dims, embed_dims * mlp_ratio),
             layer_scale=1e-6 if layer_scale else None,

@@ -19,13 +19,17 @@ from ..layers import (
     Mlp,
     PatchEmbed,
     conv_stem,
+    depthwise_conv,
     init_linear_layers,
+    join_heads,
+    split_heads,
     to_maps,
     to_tokens,
 )
-from ..ops.token_pruning import (
+from ..ops.uniformer import (
     apply_order,
     class_token_score,
+    count_heads,
     invert_order,
     num_kept_tokens,
     order_by_score,
@@ -33,9 +37,7 @@ from ..ops.token_pruning import (
     representative_token,
     update_score,
 )
-from ..ops.uniformer import count_heads, split_heads
 from .base import HierarchicalBackbone, Parts, read_arch
-from .blocks import position_encoding
 from .names import PublishedNames
 from .uniformer import STAGE_RULES, BlockNorm, LocalBlock, patch_embed
 
@@ -107,9 +109,10 @@ class ScoringAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, 1 + N, C)``, the class token first, to the same shape and scores ``(B, N)``."""
-        query, key, value = split_heads(self.qkv(tokens), self.num_heads)
+        qkv = self.qkv(tokens).chunk(3, -1)
+        query, key, value = (split_heads(x, self.num_heads) for x in qkv)
         out = F.scaled_dot_product_attention(query, key, value)  # (B, h, 1 + N, d)
-        return self.proj(out.transpose(1, 2).flatten(2)), class_token_score(query, key)
+        return self.proj(join_heads(out)), class_token_score(query, key)
 
 
 class EvolvingBlock(nn.Module):
@@ -138,7 +141,7 @@ class EvolvingBlock(nn.Module):
         super().__init__()
         self.keep_ratio = keep_ratio
         self.trade_off = trade_off
-        self.pos_embed = position_encoding(embed_dims)
+        self.pos_embed = depthwise_conv(embed_dims, 3)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = ScoringAttention(embed_dims, head_dims)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)

@@ -25,14 +25,16 @@ from ..layers import (
     DropPath,
     LayerNorm2d,
     Mlp,
+    RelativePositionBias,
     init_linear_layers,
+    join_heads,
     pad_to_multiple,
+    split_heads,
     to_maps,
     to_tokens,
 )
-from ..ops.relative_position import relative_position_bias, relative_position_index
 from ..ops.window_attention import shifted_window_attention
-from .fusion import StageFusion, sine_positions, split_heads
+from .fusion import StageFusion, sine_positions
 from .guidance import GuidedFeatures, fusions_with
 
 
@@ -62,7 +64,7 @@ def padded_positions(padding: Tensor, channels: int) -> Tensor:
     return sine_positions(rows.flatten(1), columns.flatten(1), channels)
 
 
-class ReconfiguredAttention(nn.Module):
+class ReconfiguredAttention(RelativePositionBias):
     """Self-attention of patches within windows and of detection tokens, with shared weights.
 
     As published, the zeros that pad a map to whole windows take part in the attention.
@@ -75,16 +77,8 @@ class ReconfiguredAttention(nn.Module):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
+        super().__init__(window_size, num_heads)
         self.shift = shift
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer("relative_position_index", index, persistent=False)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
@@ -93,8 +87,7 @@ class ReconfiguredAttention(nn.Module):
         height, width = x.shape[2:]
         x = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         query, key, value = self.qkv(x).permute(0, 3, 1, 2).chunk(3, 1)
-        table, index = self.relative_position_bias_table, self.relative_position_index
-        bias = relative_position_bias(table, index).to(query.dtype)
+        bias = self.relative_position_bias().to(query.dtype)
         out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
         return self.proj(to_tokens(out[:, :, :height, :width]))
 
@@ -120,7 +113,7 @@ class ReconfiguredAttention(nn.Module):
             mask = F.pad(~padding, (tokens.shape[1], 0), value=True)[:, None, None]
         query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(join_heads(out))
 
 
 class DetectingBlock(nn.Module):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import to_maps, to_tokens
+from ..layers import join_heads, require_divides, split_heads, to_maps, to_tokens
 
 
 def sine_positions(
@@ -62,11 +62,6 @@ def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tens
     return sine_positions(rows, columns, channels).to(like.dtype)
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Reshape tokens ``(..., N, C)`` to ``(..., h, N, d)``, with head-major channels."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
-
-
 def set_attention(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, dropout: float = 0.0
 ) -> Tensor:
@@ -88,7 +83,7 @@ def set_attention(
     query = query[:, None].expand(-1, num_sets, -1, -1)
     query, key, value = (split_heads(x, num_heads).flatten(0, 1) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # (B·Q, h, N, d)
-    return out.unflatten(0, (-1, num_sets)).mean(1).transpose(1, 2).flatten(2)
+    return join_heads(out.unflatten(0, (-1, num_sets)).mean(1))
 
 
 def attention_weights(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
@@ -120,8 +115,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int, dropout: float):
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
         self.num_heads = num_heads
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))

@@ -3,8 +3,9 @@
 Shape letters used throughout the package:
 
 ``B`` batch, ``C`` channels, ``H W`` height and width of a feature map, ``H' W'`` the same after a
-stride, ``N`` tokens, ``n`` windows or tokens per region, ``M`` key tokens, ``h`` heads, ``d``
-channels per head, ``K`` kernel side, ``R`` regions, ``k`` top-k regions, ``Q`` sketches per query.
+stride, ``N`` tokens, ``M`` keys or tokens attended to, ``h`` attention heads, ``d`` channels of one
+head, ``K`` kernel side, ``R`` regions or windows of a map, ``T`` tokens of one region or window
+(``T = window_size²``), ``k`` top-k regions, ``Q`` sketches of one query.
 
 Operators with a hand-written gradient can be differentiated twice, and `torch.func` transforms
 them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another. They
@@ -13,8 +14,7 @@ have no forward-mode derivatives: ``jvp`` and ``jacfwd`` raise PyTorch's NotImpl
 
 from .acmix import ACmix
 from .acmix_swin import ACmixWindow
-from .biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
-from .lepe_attention import AttentionLePE
+from .biformer import AttentionLePE, BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from .local_attention import local_attention
 from .mixformer import MixingAttention
 from .pixel_shift_attention import pixel_shift_attention

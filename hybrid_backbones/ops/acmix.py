@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import join_groups, split_groups
+from ..layers import join_groups, require_divides, require_odd, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
 
@@ -89,19 +89,19 @@ def acmix_convolution(
     stride: int = 1,
     dilation: int = 1,
 ) -> Tensor:
-    """Compute ACmix's convolution branch: mix the 3n head maps into Kc² maps, then shift and sum.
+    """Compute ACmix's convolution branch: mix the 3h head maps into Kc² maps, then shift and sum.
 
     In total this is a Kc×Kc convolution of zero-padded maps::
 
-        qkv = [query, key, value],   3n maps of d channels each,   n = num_heads
-        G[t, d] = mixing_bias[t] + Σ_h mixing[t, h] qkv[h, d]
-        out[c] = Σ_t kernels[c, t] * G[t, c // n]
+        qkv = [query, key, value],   3h maps of d channels each
+        G[t, c] = mixing_bias[t] + Σ_i mixing[t, i] qkv[i, c]
+        out[c] = Σ_t kernels[c, t] * G[t, c // h]
 
     Args:
         qkv: concatenated queries, keys and values ``(B, 3C, H, W)``, each head-major.
-        mixing: weights that mix the head maps, ``(Kc², 3n)``.
+        mixing: weights that mix the head maps, ``(Kc², 3h)``.
         kernels: convolution kernels ``(C, Kc², Kc, Kc)``.
-        num_heads: number of heads n; must divide C.
+        num_heads: number of attention heads h; must divide C.
         mixing_bias: bias of the mixing ``(Kc²,)``, or None.
         stride: stride of the convolution, in pixels.
         dilation: dilation of the convolution, in pixels.
@@ -110,7 +110,7 @@ def acmix_convolution(
         Convolution output ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     num_taps = mixing.shape[0]
-    pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3n, d)
+    pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3h, d)
     stacked = pixels.transpose(3, 4)
     # int: sizes are tensors under tracing, which PyTorch 2.6 rejects as padding
     padding = int(dilation * (kernels.shape[-1] // 2))
@@ -119,7 +119,7 @@ def acmix_convolution(
         # with many heads, mixing first takes fewer multiplications
         return _convolve(F.linear(stacked, mixing, mixing_bias), kernels, **settings)
     # with few heads, composing the weights first avoids storing G
-    composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3n, Kc, Kc)
+    composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3h, Kc, Kc)
     out = _convolve(stacked, composed, **settings)
     if mixing_bias is None:
         return out
@@ -209,14 +209,8 @@ class ACmix(nn.Module):
         attn_backend: str | None = None,
     ):
         super().__init__()
-        if num_heads < 1 or out_channels % num_heads:
-            raise ValueError(
-                f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
-            )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-        if attn_kernel_size < 1 or attn_kernel_size % 2 == 0:
-            raise ValueError(f"attn_kernel_size must be odd and positive, got {attn_kernel_size=}")
+        require_divides(num_heads=num_heads, out_channels=out_channels)
+        require_odd(kernel_size=kernel_size, attn_kernel_size=attn_kernel_size)
         validate_settings(attn_kernel_size, stride, dilation, attn_backend)
         if padding != dilation * (kernel_size // 2):
             raise ValueError(

@@ -9,13 +9,12 @@ query, key and value of the attention. Here it also connects the windows within 
 import torch
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d
+from ..layers import PointwiseConv2d, RelativePositionBias, require_divides
 from .acmix import ShiftConvolution, acmix_convolution
-from .relative_position import relative_position_bias, relative_position_index
 from .window_attention import roll, shifted_window_attention
 
 
-class ACmixWindow(nn.Module):
+class ACmixWindow(RelativePositionBias):
     """Weighted sum of shifted-window attention and convolution from shared projections::
 
         q, k, v = qkv(x)
@@ -39,22 +38,11 @@ class ACmixWindow(nn.Module):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, shift: int = 0):
-        super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
-        if window_size < 1:
-            raise ValueError(f"window_size must be positive, got {window_size=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
+        super().__init__(window_size, num_heads)
         if not 0 <= shift < window_size:
             raise ValueError(f"shift must be from 0 to {window_size=} - 1, got {shift=}")
-        self.num_heads = num_heads
-        self.window_size = window_size
         self.shift = shift
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer("relative_position_index", index, persistent=False)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.fc = PointwiseConv2d(3 * num_heads, 9)
@@ -66,10 +54,9 @@ class ACmixWindow(nn.Module):
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         shift = self.shift if min(x.shape[2:]) > self.window_size else 0
         qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3C, H, W)
-        bias = relative_position_bias(
-            self.relative_position_bias_table, self.relative_position_index
-        )
-        attention = shifted_window_attention(*qkv.chunk(3, 1), bias, self.window_size, shift)
+        query, key, value = qkv.chunk(3, 1)
+        bias = self.relative_position_bias()
+        attention = shifted_window_attention(query, key, value, bias, self.window_size, shift)
         attention = self.proj(attention.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         convolution = acmix_convolution(
             roll(qkv, -shift),

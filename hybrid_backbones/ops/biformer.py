@@ -1,18 +1,31 @@
-"""Bi-level routing attention: select regions first, then attend to their tokens.
+"""BiFormer's attention: bi-level routing attention, and full attention in the last stage.
 
 Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023,
 https://arxiv.org/abs/2303.08810. The one idea: mean queries and keys predict which regions are
 relevant to each other, so token-level attention is restricted to the top-k regions.
 
 The number of regions is fixed and their size grows with the map; the weights do not depend on
-either. Regions are numbered row by row from the upper left.
+either. Regions are numbered row by row from the upper left. Beside each attention a depthwise
+convolution encodes positions: locally-enhanced positional encoding (LePE) of Dong et al., "CSWin
+Transformer", CVPR 2022.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import (
+    PointwiseConv2d,
+    depthwise_conv,
+    require_divides,
+    require_odd,
+    to_maps,
+    to_tokens,
+)
 from .routed_attention import routed_attention, validate_backend
+from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows, valid_positions
 
 
@@ -20,8 +33,8 @@ def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Average the tokens of each region.
 
     Args:
-        x: tokens ``(B, R, n, C)``.
-        valid_mask: boolean mask ``(R, n)`` of the tokens to average, with at least one per region;
+        x: tokens ``(B, R, T, C)``.
+        valid_mask: boolean mask ``(R, T)`` of the tokens to average, with at least one per region;
             None averages all.
 
     Returns:
@@ -29,9 +42,9 @@ def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """
     if valid_mask is None:
         return x.mean(2)
-    counts = valid_mask.to(torch.promote_types(x.dtype, torch.float32))  # (R, n)
+    counts = valid_mask.to(torch.promote_types(x.dtype, torch.float32))  # (R, T)
     shares = counts / counts.sum(1, keepdim=True)
-    return torch.einsum("brnc,rn->brc", x, shares.to(x.dtype))
+    return torch.einsum("brtc,rt->brc", x, shares.to(x.dtype))
 
 
 @torch.no_grad()
@@ -45,10 +58,10 @@ def route_regions(
     All heads share the routes, the selection has no gradient, and a region may leave itself out.
 
     Args:
-        query: queries of the R' routed regions, ``(B, R', n, C)``.
-        key: keys ``(B, R, n, C)``.
+        query: queries of the R' routed regions, ``(B, R', T, C)``.
+        key: keys ``(B, R, T, C)``.
         topk: number k of regions to select, at most R.
-        valid_mask: boolean mask ``(R, n)`` of the tokens to average, which requires R' = R; None
+        valid_mask: boolean mask ``(R, T)`` of the tokens to average, which requires R' = R; None
             averages all.
 
     Returns:
@@ -61,7 +74,7 @@ def route_regions(
 
 
 class _RoutingAttention(nn.Module):
-    """Settings and positional convolution common to both published forms."""
+    """Settings and positional convolution common to both published forms of routing attention."""
 
     def __init__(
         self,
@@ -71,36 +84,26 @@ class _RoutingAttention(nn.Module):
         topk: int,
         *,
         lepe_kernel_size: int = 5,
-        mask_padding: bool = False,
         attn_backend: str | None = None,
     ):
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
-            raise ValueError(f"num_heads must divide embed_dims, got {num_heads=}, {embed_dims=}")
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
         if num_windows < 1:
             raise ValueError(f"num_windows must be at least 1, got {num_windows=}")
         if not 1 <= topk <= num_windows**2:
             raise ValueError(f"topk must be from 1 to num_windows² = {num_windows**2}, got {topk=}")
-        if lepe_kernel_size < 1 or lepe_kernel_size % 2 == 0:
-            raise ValueError(f"lepe_kernel_size must be odd and positive, got {lepe_kernel_size=}")
+        require_odd(lepe_kernel_size=lepe_kernel_size)
         validate_backend(attn_backend)
         self.num_heads = num_heads
         self.num_windows = num_windows
         self.topk = topk
-        self.mask_padding = mask_padding
         self.attn_backend = attn_backend
-        self.lepe = nn.Conv2d(
-            embed_dims,
-            embed_dims,
-            lepe_kernel_size,
-            padding=lepe_kernel_size // 2,
-            groups=embed_dims,
-        )
+        self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None = None
     ) -> Tensor:
-        """Route by the means of valid tokens and attend, with `mask_padding` only to valid keys."""
+        """Route by the means of the valid tokens and attend."""
         # small maps have fewer regions
         routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
         return routed_attention(
@@ -109,7 +112,6 @@ class _RoutingAttention(nn.Module):
             value,
             routes,
             self.num_heads,
-            valid_mask=valid_mask if self.mask_padding else None,
             backend=self.attn_backend,
         )
 
@@ -123,8 +125,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
     The map is zero-padded at the right and the bottom to multiples of S and partitioned into S×S
     regions. As published, the padding is projected too, so its queries, keys and values are the
     biases: they enter the means, the routes and the softmax, and through `lepe` the pixels near the
-    border. `mask_padding` excludes them from all four; the published weights were trained without
-    it.
+    border.
 
     State dict names are those of https://github.com/rayleizhu/BiFormer. There the gradient of the
     gathered keys needs R times their memory; see :func:`routed_attention`.
@@ -135,7 +136,6 @@ class BiLevelRoutingAttention(_RoutingAttention):
         num_windows: number S of regions along each side.
         topk: number k of regions that each region attends to, at most S².
         lepe_kernel_size: kernel side of the convolution of the values, odd.
-        mask_padding: whether to exclude padding from routing, attention and convolution.
         attn_backend: backend of :func:`routed_attention`.
 
     Raises:
@@ -151,33 +151,18 @@ class BiLevelRoutingAttention(_RoutingAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         x = x.permute(0, 2, 3, 1)
-        height, width = size = x.shape[1:3]
-        window = tuple(-(-side // self.num_windows) for side in size)
-        if self.mask_padding:
-            out, lepe = self._attend_to_real(x, window)
-        else:
-            out, lepe = self._attend_to_all(x, window)
-        out = join_windows(out, window, size) + lepe[..., :height, :width].permute(0, 2, 3, 1)
-        return self.wo(out).permute(0, 3, 1, 2)
-
-    def _attend_to_all(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Attend with padding as ordinary tokens; return the output and the padded map's `lepe`."""
         side, (height, width) = self.num_windows, x.shape[1:3]
+        window = -(-height // side), -(-width // side)
         padded = side * window[0], side * window[1]
-        x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
-        query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
-        # regions of padding only are cropped later, so they need no queries
+        tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+        query, key, value = self.qkv["qkv"](partition_windows(tokens, window)).chunk(3, -1)
+        lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
+        # regions of padding only are cropped below, so they need no queries
         rows, columns = -(-height // window[0]), -(-width // window[1])
         query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
-        lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
-        return self._attend(query, key, value), lepe
-
-    def _attend_to_real(self, x: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Attend without padding; return the output and `lepe` of the unpadded map."""
-        size = x.shape[1:3]
-        query, key, value = self.qkv["qkv"](partition_windows(x, window)).chunk(3, -1)
-        lepe = self.lepe(join_windows(value, window, size).permute(0, 3, 1, 2))
-        return self._attend(query, key, value, valid_positions(size, window, x.device)), lepe
+        out = join_windows(self._attend(query, key, value), window, (height, width))
+        out = out + lepe[..., :height, :width].permute(0, 2, 3, 1)
+        return self.wo(out).permute(0, 3, 1, 2)
 
 
 class BiLevelRoutingAttention2d(_RoutingAttention):
@@ -185,8 +170,8 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
 
     It equals :class:`BiLevelRoutingAttention` if S divides both sides of the map. Otherwise the
     region sides are rounded down, so there can be more than S×S regions. Padding follows the
-    projection, so its queries, keys and values are zeros; they enter the softmax (unless
-    `mask_padding`), but neither the means nor `lepe`.
+    projection, so its queries, keys and values are zeros; they enter the softmax, but
+    neither the means nor `lepe`.
 
     The arguments are those of :class:`BiLevelRoutingAttention`; state dict names are as published.
     """
@@ -206,3 +191,69 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         out = self._attend(*regions, valid_positions(size, window, x.device))
         out = join_windows(out, window, size).permute(0, 3, 1, 2)
         return self.output_linear(out + self.lepe(value))
+
+
+class _LePEAttention(nn.Module):
+    """Projections and positional convolution common to both published forms of full attention."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int = 8,
+        *,
+        lepe_kernel_size: int = 5,
+        linear: Callable[..., nn.Module],
+    ):
+        super().__init__()
+        require_divides(num_heads=num_heads, embed_dims=embed_dims)
+        require_odd(lepe_kernel_size=lepe_kernel_size)
+        self.num_heads = num_heads
+        self.qkv = linear(embed_dims, 3 * embed_dims, bias=False)
+        self.proj = linear(embed_dims, embed_dims)
+        self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
+
+
+class AttentionLePE(_LePEAttention):
+    """Attention to all tokens plus a depthwise convolution of the input::
+
+        out = proj(full_attention(qkv(x)) + lepe(x))
+
+    State dict names are those of https://github.com/rayleizhu/BiFormer, where the convolution also
+    takes the input rather than the values.
+
+    Args:
+        embed_dims: number C of input and output channels.
+        num_heads: number of attention heads h; must divide `embed_dims`.
+        lepe_kernel_size: kernel side of the convolution, odd.
+
+    Raises:
+        ValueError: if a setting violates a constraint above.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=nn.Linear, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
+        out = full_attention(*self.qkv(to_tokens(x)).chunk(3, -1), num_heads=self.num_heads)
+        return to_maps(self.proj(out + to_tokens(self.lepe(x))), x.shape[2:])
+
+
+class AttentionLePE2d(_LePEAttention):
+    """Attention to all tokens plus a depthwise convolution of the values::
+
+        q, k, v = qkv(x)
+        out = proj(full_attention(q, k, v) + lepe(v))
+
+    The refactored published form, with 1×1 convolutions as projections. State dict names are as
+    published; the arguments are those of :class:`AttentionLePE`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int = 8, **kwargs):
+        super().__init__(embed_dims, num_heads, linear=PointwiseConv2d, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to a tensor of the same shape."""
+        query, key, value = self.qkv(x).chunk(3, 1)
+        out = full_attention(*map(to_tokens, (query, key, value)), num_heads=self.num_heads)
+        return self.proj(to_maps(out, x.shape[2:]) + self.lepe(value))

@@ -11,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, pad_to_multiple
-from .relative_position import relative_position_bias, relative_position_index
+from ..layers import (
+    PointwiseConv2d,
+    RelativePositionBias,
+    depthwise_conv,
+    pad_to_multiple,
+    require_odd,
+)
 from .window_attention import shifted_window_attention
 
 
@@ -28,7 +33,7 @@ def channel_gated_attention(
         key: keys ``(B, C, H, W)``.
         value: values ``(B, C, H, W)``.
         gate: channel gate ``(B, C, 1, 1)`` before the sigmoid.
-        bias: relative position bias ``(h, N, N)`` for the ``N = window_size²`` positions of a
+        bias: relative position bias ``(h, T, T)`` for the ``T = window_size²`` positions of a
             window, row by row.
         window_size: side of the windows, in positions. They start at the upper left; windows that
             exceed the map at the right or the bottom are cropped to it.
@@ -79,19 +84,17 @@ def _interaction(in_channels: int, hidden_channels: int, out_channels: int) -> n
     )
 
 
-class MixingAttention(nn.Module):
+class MixingAttention(RelativePositionBias):
     """Fusion of window attention and a depthwise convolution that gate each other::
 
         a, u = LN(proj_attn(x)), GELU(BN(dwconv(LN(proj_cnn(x)))))
         o = channel_gated_attention(*qkv(a), gate=channel_interaction(mean(u)))
-        n = BN(position_gated_map(projection(u), gate=spatial_interaction(o)))
-        out = proj([LN(o), n])
+        m = BN(position_gated_map(projection(u), gate=spatial_interaction(o)))
+        out = proj([LN(o), m])
 
     The windows tile the map from the upper left; the map is zero-padded at the right and the bottom
     to whole windows. As published, the padding is projected too and enters the softmax, the
-    convolution, the mean and the batch statistics. `mask_padding` excludes it from all four, which
-    makes no difference if the windows tile the map exactly. The published weights were trained
-    without it.
+    convolution, the mean and the batch statistics.
 
     State dict names are those of https://github.com/PaddlePaddle/PaddleClas.
 
@@ -100,7 +103,6 @@ class MixingAttention(nn.Module):
         num_heads: number of attention heads h; must divide ``embed_dims / 2``.
         window_size: side of the windows, in positions.
         kernel_size: kernel side of the depthwise convolution, odd.
-        mask_padding: whether to exclude padding from attention, convolution and gates.
 
     Raises:
         ValueError: if a setting violates a constraint above.
@@ -113,9 +115,7 @@ class MixingAttention(nn.Module):
         window_size: int = 7,
         *,
         kernel_size: int = 3,
-        mask_padding: bool = False,
     ):
-        super().__init__()
         if embed_dims < 16 or embed_dims % 2:
             raise ValueError(f"embed_dims must be even and at least 16, got {embed_dims=}")
         half = embed_dims // 2
@@ -123,26 +123,14 @@ class MixingAttention(nn.Module):
             raise ValueError(
                 f"num_heads must divide embed_dims / 2, got {num_heads=}, {embed_dims=}"
             )
-        if window_size < 1:
-            raise ValueError(f"window_size must be positive, got {window_size=}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-        self.window_size = window_size
-        self.mask_padding = mask_padding
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index((window_size, window_size))
-        self.register_buffer("relative_position_index", index, persistent=False)
+        require_odd(kernel_size=kernel_size)
+        super().__init__(window_size, num_heads)
         self.proj_attn = nn.Linear(embed_dims, half)
         self.proj_attn_norm = nn.LayerNorm(half)
         self.proj_cnn = nn.Linear(embed_dims, embed_dims)
         self.proj_cnn_norm = nn.LayerNorm(embed_dims)
         self.dwconv3x3 = nn.Sequential(
-            nn.Conv2d(
-                embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims
-            ),
+            depthwise_conv(embed_dims, kernel_size),
             AnyBatchNorm2d(embed_dims),
             nn.GELU(),
         )
@@ -157,9 +145,8 @@ class MixingAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         height, width = x.shape[2:]
-        if not self.mask_padding:
-            x = pad_to_multiple(x, self.window_size)
-        tokens = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        # tokens: (B, H, W, C), completed to whole windows
+        tokens = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         local = self.proj_cnn_norm(self.proj_cnn(tokens)).permute(0, 3, 1, 2)
         local = self.dwconv3x3(local)
         channel_gate = self.channel_interaction(local.mean((2, 3), keepdim=True))
@@ -173,7 +160,5 @@ class MixingAttention(nn.Module):
     def _attend(self, tokens: Tensor, gate: Tensor) -> Tensor:
         """Compute gated attention of tokens ``(B, H, W, C / 2)`` as a map ``(B, C / 2, H, W)``."""
         query, key, value = self.qkv(tokens).permute(0, 3, 1, 2).chunk(3, 1)
-        bias = relative_position_bias(
-            self.relative_position_bias_table, self.relative_position_index
-        )
+        bias = self.relative_position_bias()
         return channel_gated_attention(query, key, value, gate, bias, self.window_size)

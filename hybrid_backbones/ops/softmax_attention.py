@@ -1,12 +1,32 @@
-"""Softmax attention weights and gradients that stay accurate for large logits.
+"""Softmax attention to all tokens, and weights and gradients that are accurate for large logits.
 
-PyTorch's kernels save the log-sum-exp of each softmax and recompute the weights in the backward
-pass as ``exp(logit - logsumexp)``. Rounding errors of the log-sum-exp, 2e-4 near 7000 and 0.5 near
-8e6, are relative errors of the weights. Here the backward pass recomputes the softmax.
+PyTorch's kernels, as in :func:`full_attention`, save the log-sum-exp of each softmax and recompute
+the weights in the backward pass as ``exp(logit - logsumexp)``. Rounding errors of the log-sum-exp,
+2e-4 near 7000 and 0.5 near 8e6, are relative errors of the weights. :func:`attention_gradients`
+recomputes the softmax instead.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..layers import join_heads, split_heads
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Compute multi-head attention to all tokens, ``softmax(query keyᵀ / √d) value`` per head.
+
+    Args:
+        query: queries ``(B, N, C)``, channels head-major.
+        key: keys ``(B, M, C)``.
+        value: values ``(B, M, C)``.
+        num_heads: number of attention heads h; must divide C.
+
+    Returns:
+        Attention output ``(B, N, C)``.
+    """
+    heads = (split_heads(x, num_heads) for x in (query, key, value))
+    return join_heads(F.scaled_dot_product_attention(*heads))
 
 
 def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -15,14 +35,14 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
     The queries are scaled first, so that products overflow only if the logits do.
 
     Args:
-        query: queries ``(n, h, N, d)``.
-        key: keys ``(n, h, M, d)``.
-        bias: bias of the logits ``(p, h or 1, N or 1, M)``, repeated along n, which p must divide;
-            None is zero.
+        query: queries ``(B, h, N, d)``.
+        key: keys ``(B, h, M, d)``.
+        bias: bias of the logits ``(R, h or 1, N or 1, M)``, repeated along the batch, which R must
+            divide; None is zero.
         scale: scale of the logits.
 
     Returns:
-        Attention weights ``(n, h, N, M)``.
+        Attention weights ``(B, h, N, M)``.
     """
     logits = query * scale @ key.mT
     if bias is not None:
@@ -43,12 +63,12 @@ def attention_gradients(
         dK = s·dSᵀ Q
 
     Args:
-        grad: gradient of the output ``(n, h, N, d)``.
+        grad: gradient of the output ``(B, h, N, d)``.
         query, key, bias, scale: arguments of :func:`attention_weights`.
-        value: values ``(n, h, M, d)``.
+        value: values ``(B, h, M, d)``.
 
     Returns:
-        Gradients of the shapes of query, key and value, and of the logits ``(n, h, N, M)``.
+        Gradients of the shapes of query, key and value, and of the logits ``(B, h, N, M)``.
     """
     weights = attention_weights(query, key, bias, scale)
     grad_weights = grad @ value.mT

@@ -1,16 +1,22 @@
-"""Relation aggregators: UniFormer's token mixing, local at high and global at low resolution.
+"""UniFormer's token mixing by relation aggregators, and the token pruning of its light networks.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
 https://arxiv.org/abs/2201.09450. The one idea: both aggregators compute ``mix(value(x))``, followed
 by a projection. The local affinity is a learned parameter per relative offset (a depthwise
 convolution), the global affinity is the similarity of tokens (self-attention).
+
+Token pruning, after Xu et al., "Evo-ViT", AAAI 2022, https://arxiv.org/abs/2108.01390, scores the
+tokens by the attention of the class token: those with high scores are kept, and one representative
+token replaces the others.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d
-from .windows import join_windows, partition_windows, valid_positions
+from ..layers import PointwiseConv2d, depthwise_conv, require_divides, require_odd
+from .softmax_attention import full_attention
+from .windows import join_windows, partition_windows
 
 
 def count_heads(embed_dims: int, head_dims: int) -> int:
@@ -19,33 +25,97 @@ def count_heads(embed_dims: int, head_dims: int) -> int:
     Raises:
         ValueError: if `head_dims` does not divide `embed_dims`.
     """
-    if head_dims < 1 or embed_dims % head_dims:
-        raise ValueError(f"head_dims must divide embed_dims, got {head_dims=}, {embed_dims=}")
+    require_divides(head_dims=head_dims, embed_dims=embed_dims)
     return embed_dims // head_dims
 
 
-def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split concatenated ``(B, N, 3C)`` into query, key and value, each ``(B, h, N, d)``."""
-    query, key, value = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return query, key, value
+def class_token_score(query: Tensor, key: Tensor) -> Tensor:
+    """Score tokens by the attention weights of the class token, which is the first token.
 
-
-def multi_head_attention(qkv: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
-    """Compute multi-head self-attention.
-
-    For each head, ``out = softmax(query · keyᵀ / √d) · value``.
+    The score is the mean over heads of ``softmax(query[0] · keyᵀ / √d)[1:]``, in at least float32,
+    because scores near the pruning threshold differ little.
 
     Args:
-        qkv: concatenated queries, keys and values ``(B, N, 3C)``, each head-major.
-        num_heads: number of attention heads h; must divide C.
-        mask: boolean key mask ``(B, 1, 1, N)``, False for keys to ignore; None attends to all.
+        query: queries ``(B, h, 1 + N, d)``.
+        key: keys ``(B, h, 1 + N, d)``.
 
     Returns:
-        Attention output ``(B, N, C)``, head-major.
+        Scores ``(B, N)``.
     """
-    query, key, value = split_heads(qkv, num_heads)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # (B, h, N, d)
-    return out.transpose(1, 2).flatten(2)
+    logits = query[:, :, :1] @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, h, 1, 1 + N)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return logits.softmax(3, dtype=dtype).mean(1)[:, 0, 1:]
+
+
+def update_score(old: Tensor, new: Tensor, trade_off: float) -> Tensor:
+    """Update the scores of the first M tokens to ``(1 - trade_off) · old + trade_off · new``.
+
+    Args:
+        old: scores of all tokens ``(B, N)``.
+        new: new scores of the first tokens ``(B, M)``, with M ≤ N.
+        trade_off: weight of the new scores, from 0 to 1.
+
+    Returns:
+        Updated scores ``(B, N)``.
+    """
+    kept, dropped = old.split([new.shape[1], old.shape[1] - new.shape[1]], 1)
+    return torch.cat([(1 - trade_off) * kept + trade_off * new, dropped], 1)
+
+
+def num_kept_tokens(num_tokens: int, keep_ratio: float) -> int:
+    """Return the number of tokens to keep, ``int(num_tokens · keep_ratio)``, but at least one."""
+    # the lower bound of one is ours: as published, a single token would be pruned
+    return max(1, int(num_tokens * keep_ratio))
+
+
+def order_by_score(score: Tensor) -> Tensor:
+    """Return the indices ``(B, N)`` that sort scores ``(B, N)`` from high to low."""
+    return score.argsort(stable=True, dim=1, descending=True)
+
+
+def invert_order(order: Tensor) -> Tensor:
+    """Return the inverse ``(B, N)`` of permutations ``(B, N)``."""
+    return order.argsort(1)
+
+
+def apply_order(x: Tensor, order: Tensor) -> Tensor:
+    """Permute scores ``(B, N)`` or tokens ``(B, N, C)`` by indices ``(B, N)``."""
+    return x.take_along_dim(order if x.ndim == 2 else order[..., None], 1)
+
+
+def representative_token(tokens: Tensor, score: Tensor) -> Tensor:
+    """Average tokens weighted by their scores, ``Σ_n score[n] tokens[n] / Σ_n score[n]``.
+
+    Args:
+        tokens: tokens ``(B, N, C)``, at least one.
+        score: non-negative scores ``(B, N)``.
+
+    Returns:
+        Representative token ``(B, 1, C)``.
+    """
+    # if all scores underflow to zero, the tokens get equal weights
+    score = score + torch.finfo(score.dtype).tiny
+    weights = score / score.sum(1, keepdim=True)
+    return (weights[..., None] * tokens).sum(1, keepdim=True).to(tokens.dtype)
+
+
+def pool_score(score: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average scores over 2×2 patches and rescale them to the same sum.
+
+    As in the patch embedding, odd sides are cropped and sides of one position are zero-padded.
+
+    Args:
+        score: scores ``(B, H·W)``.
+        size: height and width ``(H, W)`` of the map.
+
+    Returns:
+        Pooled scores ``(B, max(H // 2, 1) · max(W // 2, 1))``.
+    """
+    height, width = size
+    maps = score.unflatten(1, (1, height, width))
+    maps = F.pad(maps, (0, int(width == 1), 0, int(height == 1)))
+    pooled = F.avg_pool2d(maps, 2).flatten(1) + torch.finfo(score.dtype).tiny
+    return pooled * (score.sum(1, keepdim=True) / pooled.sum(1, keepdim=True))
 
 
 class LocalRelationAggregator(nn.Module):
@@ -65,12 +135,9 @@ class LocalRelationAggregator(nn.Module):
 
     def __init__(self, embed_dims: int, kernel_size: int = 5):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
+        require_odd(kernel_size=kernel_size)
         self.conv1 = PointwiseConv2d(embed_dims, embed_dims)
-        self.attn = nn.Conv2d(
-            embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims
-        )
+        self.attn = depthwise_conv(embed_dims, kernel_size)
         self.conv2 = PointwiseConv2d(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,48 +148,37 @@ class LocalRelationAggregator(nn.Module):
 class GlobalRelationAggregator(nn.Module):
     """Multi-head self-attention over the positions of a feature map or of each of its windows::
 
-        out = proj(multi_head_attention(qkv(x)))
+        q, k, v = qkv(x)
+        out = proj(full_attention(q, k, v))
 
     The map is zero-padded at the right and the bottom to whole windows, which start at the upper
-    left. As published, the padding takes part in the attention (its keys and values are the bias of
-    `qkv`); `mask_padding` excludes it.
+    left. As published, the padding takes part in the attention: its keys and values are the bias of
+    `qkv`.
 
     Args:
         embed_dims: number of input and output channels.
         head_dims: number of channels per head d; must divide `embed_dims`.
         window_size: side of the windows, in positions; None attends to the whole map.
-        mask_padding: whether to exclude padding from the attention.
 
     Raises:
         ValueError: if a setting violates a constraint above.
     """
 
-    def __init__(
-        self,
-        embed_dims: int,
-        head_dims: int,
-        *,
-        window_size: int | None = None,
-        mask_padding: bool = False,
-    ):
+    def __init__(self, embed_dims: int, head_dims: int, *, window_size: int | None = None):
         super().__init__()
         if window_size is not None and window_size < 1:
             raise ValueError(f"window_size must be positive or None, got {window_size=}")
         self.num_heads = count_heads(embed_dims, head_dims)
         self.window_size = window_size
-        self.mask_padding = mask_padding
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
-        batch, _, *size = x.shape
+        size = x.shape[2:]
         window = size if self.window_size is None else (self.window_size, self.window_size)
-        windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, n, N, C)
-        valid_mask = valid_positions(size, window, x.device) if self.mask_padding else None
-        mask = (
-            None if valid_mask is None else valid_mask.repeat(batch, 1)[:, None, None]
-        )  # (B·n, 1, 1, N)
-        out = multi_head_attention(self.qkv(windows).flatten(0, 1), self.num_heads, mask)
+        windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, R, T, C)
+        query, key, value = self.qkv(windows).flatten(0, 1).chunk(3, -1)
+        out = full_attention(query, key, value, self.num_heads)  # (B·R, T, C)
         out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)  # (B, H, W, C)
         return self.proj(out).permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
 """Window partitioning of feature maps, its inverse, and the mask of valid positions.
 
-Here feature maps are ``(B, H, W, C)``, and windows have h rows and w columns. Maps are zero-padded
-at the right and the bottom to whole windows. ``n`` is the number of windows per map, ordered row by
-row from the upper left.
+Here feature maps are ``(B, H, W, C)``, zero-padded at the right and the bottom to whole windows. A
+map has R windows of T tokens each, both ordered row by row from the upper left; the size of windows
+and maps is given as (rows, columns).
 """
 
 import torch
@@ -13,29 +13,30 @@ from .size_cache import cached_by_size
 
 
 def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Partition feature maps ``(B, H, W, C)`` into windows ``(B, n, h·w, C)``."""
+    """Partition feature maps ``(B, H, W, C)`` into windows ``(B, R, T, C)``."""
     height, width = window
     below, right = -x.shape[1] % height, -x.shape[2] % width
     if below or right:
         x = F.pad(x, (0, 0, 0, right, 0, below))
-    x = x.unflatten(2, (-1, width)).unflatten(1, (-1, height))  # (B, rows, h, columns, w, C)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, n, h·w, C)
+    # (B, rows, height, columns, width, C)
+    x = x.unflatten(2, (-1, width)).unflatten(1, (-1, height))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, R, T, C)
 
 
 def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Invert :func:`partition_windows` and crop the padding.
 
     Args:
-        windows: windows ``(B, n, h·w, C)``.
-        window: window size ``(h, w)``.
-        size: map size ``(H, W)``.
+        windows: windows ``(B, R, T, C)``.
+        window: size of the windows.
+        size: size ``(H, W)`` of the maps.
 
     Returns:
         Feature maps ``(B, H, W, C)``.
     """
     columns = -(-size[1] // window[1])
-    x = windows.unflatten(1, (-1, columns)).unflatten(3, window)  # (B, rows, columns, h, w, C)
-    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, rows·h, columns·w, C)
+    x = windows.unflatten(1, (-1, columns)).unflatten(3, window)  # (B, rows, columns, *window, C)
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # zero-padded (B, H, W, C)
     return x[:, : size[0], : size[1]]
 
 
@@ -45,7 +46,7 @@ def valid_positions(
     """Return the mask of valid, unpadded positions in the windows of an H×W map.
 
     Returns:
-        Boolean mask ``(n, h·w)``, False for padding and shared between calls of equal sizes; None
+        Boolean mask ``(R, T)``, False for padding and shared between calls of equal sizes; None
         if there is no padding.
     """
     if size[0] % window[0] == 0 and size[1] % window[1] == 0:

@@ -13,9 +13,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import join_groups, to_maps, to_tokens
-from .lepe_attention import full_attention
+from ..layers import join_groups, require_divides, to_maps, to_tokens
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
+from .softmax_attention import full_attention
 
 ATTENTIONS = ("shift", "global")
 
@@ -53,10 +53,7 @@ class _ShiftSlot(nn.Module):
         attn_backend: str | None,
     ):
         super().__init__()
-        if num_heads < 1 or out_channels % num_heads:
-            raise ValueError(
-                f"num_heads must divide out_channels, got {num_heads=}, {out_channels=}"
-            )
+        require_divides(num_heads=num_heads, out_channels=out_channels)
         validate_settings(kernel_size, stride, dilation, attn_backend)
         if padding != dilation * (kernel_size // 2):
             raise ValueError(

@@ -9,12 +9,13 @@ from golden.fill import compare, fill_, make_input
 from helpers import devices, golden_files, output_and_gradients
 
 from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
     region_means,
     route_regions,
 )
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
 from hybrid_backbones.ops.routed_attention import api, chunked
 
 # float64 over sums of some hundred terms of order one
@@ -22,7 +23,6 @@ EXACT = dict(rtol=0, atol=1e-11)
 
 backends = pytest.mark.parametrize("backend", ["reference", "chunked"])
 both_forms = pytest.mark.parametrize("form", [BiLevelRoutingAttention, BiLevelRoutingAttention2d])
-masking = pytest.mark.parametrize("mask_padding", [False, True], ids=["unmasked", "masked"])
 
 
 def build_exact(form, *args, **kwargs):
@@ -47,13 +47,13 @@ def operator_by_loops(module, x):
         rows, columns = -(-height // h), -(-width // w)
         projection, output = "qkv_linear", "output_linear"
         padding = torch.zeros(len(x), 3 * channels, dtype=x.dtype)
-        means_of_real, lepe_of_real = True, True
+        only_real = True
     else:
         h, w = -(-height // side), -(-width // side)
         rows = columns = side
         projection, output = "qkv.qkv", "wo"
         padding = weights["qkv.qkv.bias"].expand(len(x), -1)
-        means_of_real = lepe_of_real = module.mask_padding
+        only_real = False
 
     def linear(name, vector):
         return vector @ weights[f"{name}.weight"].flatten(1).T + weights[f"{name}.bias"]
@@ -71,10 +71,9 @@ def operator_by_loops(module, x):
         [p for p in places if (p[0] // h, p[1] // w) == (i, j)]
         for i, j in product(range(rows), range(columns))
     ]
-    regions = [r for r in regions if not module.mask_padding or any(map(is_real, r))]
 
     def mean(vectors, region, b):
-        counted = [p for p in region if is_real(p) or not means_of_real]
+        counted = [p for p in region if is_real(p) or not only_real]
         return sum(vectors[p][b] for p in counted) / len(counted)
 
     def convolve(place):
@@ -82,7 +81,7 @@ def operator_by_loops(module, x):
         radius = kernel.shape[-1] // 2
         for dy, dx in product(range(-radius, radius + 1), repeat=2):
             p = place[0] + dy, place[1] + dx
-            if p in value and (is_real(p) or not lepe_of_real):
+            if p in value and (is_real(p) or not only_real):
                 total = total + kernel[:, dy + radius, dx + radius] * value[p]
         return total
 
@@ -91,7 +90,6 @@ def operator_by_loops(module, x):
         scores = [mean(query, region, b) @ mean(key, other, b) for other in regions]
         order = sorted(range(len(regions)), key=lambda j: -scores[j].item())
         seen = [p for j in order[: module.topk] for p in regions[j]]
-        seen = [p for p in seen if is_real(p) or not module.mask_padding]
         keys, values = (torch.stack([t[p][b] for p in seen]) for t in (key, value))
         for p in filter(is_real, region):
             heads = zip(*(t.chunk(num_heads, -1) for t in (query[p][b], keys, values)), strict=True)
@@ -107,7 +105,6 @@ def operator_by_loops(module, x):
 
 
 @both_forms
-@masking
 @backends
 @pytest.mark.parametrize(
     ("size", "num_windows", "topk"),
@@ -122,8 +119,8 @@ def operator_by_loops(module, x):
         pytest.param((3, 5), 1, 1, id="one region"),
     ],
 )
-def test_it_computes_the_published_formulas(size, num_windows, topk, form, mask_padding, backend):
-    settings = dict(mask_padding=mask_padding, attn_backend=backend, lepe_kernel_size=3)
+def test_it_computes_the_published_formulas(size, num_windows, topk, form, backend):
+    settings = dict(attn_backend=backend, lepe_kernel_size=3)
     module = build_exact(form, 4, 2, num_windows, topk, **settings)
     inputs = [make_map(2, 4, *size), *module.parameters()]
     actual = output_and_gradients(lambda x, *_: module(x), inputs)
@@ -220,13 +217,6 @@ def test_both_forms_are_equal_where_regions_tile_the_map():
     torch.testing.assert_close(pointwise(x), linear(x), **EXACT)
 
 
-@both_forms
-def test_masking_changes_nothing_where_regions_tile_the_map(form):
-    x = make_map(2, 8, 6, 9)
-    plain, masked = (build_exact(form, 8, 2, 3, 2, mask_padding=m) for m in (False, True))
-    assert torch.equal(plain(x), masked(x))
-
-
 def test_routes_are_the_regions_of_the_largest_mean_products():
     # regions of two tokens, one channel; the mean keys are 1, -2, 3, 0
     key = torch.tensor([[0.0, 2.0], [-5.0, 1.0], [3.0, 3.0], [4.0, -4.0]])[None, :, :, None]
@@ -269,9 +259,8 @@ def test_a_named_backend_runs_and_no_other(monkeypatch, backend, device):
 
 @devices
 @both_forms
-@masking
-def test_it_trains_under_autocast(form, mask_padding, device):
-    module = fill_(form(16, 2, 3, 2, mask_padding=mask_padding)).to(device)
+def test_it_trains_under_autocast(form, device):
+    module = fill_(form(16, 2, 3, 2)).to(device)
     x = torch.randn(2, 16, 7, 8, device=device, requires_grad=True)
     with torch.autocast(device, torch.bfloat16):
         out = module(x)
@@ -282,11 +271,10 @@ def test_it_trains_under_autocast(form, mask_padding, device):
 
 
 @both_forms
-@masking
-def test_it_compiles_into_one_graph(monkeypatch, form, mask_padding):
+def test_it_compiles_into_one_graph(monkeypatch, form):
     monkeypatch.setattr(chunked, "MIN_WORKSPACE_ON_CPU", 1)  # several chunks
     torch.compiler.reset()
-    module = build_exact(form, 8, 2, 3, 2, mask_padding=mask_padding)
+    module = build_exact(form, 8, 2, 3, 2)
     inputs = [make_map(1, 8, 7, 8), *module.parameters()]
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     actual = output_and_gradients(lambda x, *_: compiled(x), inputs)
@@ -295,10 +283,9 @@ def test_it_compiles_into_one_graph(monkeypatch, form, mask_padding):
 
 
 @both_forms
-@masking
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2), (13, 17), (32, 33)], ids=str)
-def test_maps_of_any_size_are_taken(form, mask_padding, size):
-    module = build_exact(form, 8, 2, 16, 16, mask_padding=mask_padding)
+def test_maps_of_any_size_are_taken(form, size):
+    module = build_exact(form, 8, 2, 16, 16)
     x = make_map(2, 8, *size)
     out = module(x)
     assert out.shape == x.shape

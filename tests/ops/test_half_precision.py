@@ -15,8 +15,11 @@ from hybrid_backbones.ops import (
     MixingAttention,
     XVolution,
 )
-from hybrid_backbones.ops.biformer import BiLevelRoutingAttention2d
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
+from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
+    BiLevelRoutingAttention2d,
+)
 
 MODULES = {
     "acmix": lambda: ACmix(32, 32),
@@ -24,9 +27,7 @@ MODULES = {
     "additive": lambda: EfficientAdditiveAttention(32),
     "additive, first release": lambda: EfficientAdditiveAttention(32, first_release=True),
     "global relation": lambda: GlobalRelationAggregator(32, 16),
-    "global relation, windows": lambda: GlobalRelationAggregator(
-        32, 16, window_size=4, mask_padding=True
-    ),
+    "global relation, windows": lambda: GlobalRelationAggregator(32, 16, window_size=4),
     "lepe": lambda: AttentionLePE(32, 2),
     "lepe 2d": lambda: AttentionLePE2d(32, 2),
     "local relation": lambda: LocalRelationAggregator(32),

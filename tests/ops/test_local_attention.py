@@ -11,7 +11,7 @@ from local_attention_cases import (
     make_inputs,
 )
 
-from hybrid_backbones.ops import local_attention
+from hybrid_backbones.ops import local_attention, triton_support
 from hybrid_backbones.ops.local_attention import api
 from hybrid_backbones.ops.local_attention.borders import reflect
 
@@ -111,7 +111,7 @@ def test_the_default_backend_gives_what_the_reference_gives(device):
 )
 def test_a_named_backend_runs_and_none_takes_the_fastest(monkeypatch, backend, fast, runs):
     monkeypatch.setattr(api, "unsupported_reason", lambda *_: None)
-    monkeypatch.setattr(api, "is_fast", lambda device: fast)
+    monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)
     assert local_attention(*make_inputs((5, 5)), 3, backend=backend) == runs

@@ -19,7 +19,6 @@ from hybrid_backbones.ops.mixformer import (
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
 
-each_padding = pytest.mark.parametrize("mask_padding", [False, True], ids=["padded", "masked"])
 each_mode = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
 
@@ -35,15 +34,12 @@ def make_map(*shape, **kwargs):
 def mix_by_position(module, x):
     """Compute the published formulas at one position after another.
 
-    Without `mask_padding` the map is completed by zeros, which then are positions like all others;
-    with it there are none but the map's.
+    The map is completed by zeros, which then are positions like all others.
     """
     weights = dict(module.named_parameters()) | dict(module.named_buffers())
     batch, channels, height, width = x.shape
     side, num_heads = module.window_size, module.relative_position_bias_table.shape[1]
-    rows, columns = height, width
-    if not module.mask_padding:
-        rows, columns = (side * math.ceil(length / side) for length in (height, width))
+    rows, columns = (side * math.ceil(length / side) for length in (height, width))
     tokens = x.new_zeros(batch, rows, columns, channels)
     tokens[:, :height, :width] = x.permute(0, 2, 3, 1)
 
@@ -112,7 +108,6 @@ def mix_by_position(module, x):
     return linear("proj", torch.cat(halves, -1))[:, :height, :width].permute(0, 3, 1, 2)
 
 
-@each_padding
 @each_mode
 @pytest.mark.parametrize(
     ("size", "settings"),
@@ -128,8 +123,8 @@ def mix_by_position(module, x):
         pytest.param((3, 4), dict(num_heads=8, window_size=2), id="heads of one channel"),
     ],
 )
-def test_it_computes_the_published_formulas(size, settings, mask_padding, training):
-    module = build_exact(16, **{"num_heads": 2, **settings}, mask_padding=mask_padding)
+def test_it_computes_the_published_formulas(size, settings, training):
+    module = build_exact(16, **{"num_heads": 2, **settings})
     module.train(training)
     inputs = [make_map(2, 16, *size), *module.parameters()]
     actual = output_and_gradients(lambda x, *_: module(x), inputs)
@@ -171,34 +166,8 @@ def test_open_gates_leave_attention_and_map_as_they_are():
     torch.testing.assert_close(position_gated_map(value, -gate[:, :1]), torch.zeros_like(value))
 
 
-@devices
-@each_mode
-@pytest.mark.parametrize("size", [(7, 7), (14, 21)], ids=str)
-def test_where_windows_fit_masking_changes_nothing(size, training, device):
-    x = make_map(2, 16, *size, device=device)
-    padded, masked = (
-        build_exact(16, 2, mask_padding=mask, device=device).train(training)
-        for mask in (False, True)
-    )
-    torch.testing.assert_close(masked(x), padded(x), **EXACT)
-
-
-@devices
-@each_mode
-def test_a_masked_window_is_a_window_of_what_is_real(training, device):
-    masked = build_exact(16, 2, 7, mask_padding=True, device=device).train(training)
-    small = build_exact(16, 2, 5, device=device).train(training)
-    offsets = masked.relative_position_bias_table.detach().unflatten(0, (13, 13))
-    table = offsets[2:-2, 2:-2].flatten(0, 1)  # of at most four rows and columns
-    small.load_state_dict(masked.state_dict() | dict(relative_position_bias_table=table))
-    x = make_map(2, 16, 5, 5, device=device)
-    torch.testing.assert_close(masked(x), small(x), **EXACT)
-    assert (build_exact(16, 2, 7, device=device).train(training)(x) - small(x)).abs().max() > 1e-3
-
-
-@each_padding
-def test_a_row_of_a_batch_is_the_single_map(mask_padding):
-    module = build_exact(16, 2, mask_padding=mask_padding).eval()
+def test_a_row_of_a_batch_is_the_single_map():
+    module = build_exact(16, 2).eval()
     x = make_map(3, 16, 9, 8)
     torch.testing.assert_close(module(x)[1:2], module(x[1:2]), **EXACT)
 
@@ -221,10 +190,9 @@ def test_only_the_convolution_crosses_windows():
     assert torch.equal(reach(2, 2), window | neighbours)
 
 
-@each_padding
 @each_mode
-def test_gradients_are_those_of_finite_differences(mask_padding, training):
-    module = build_exact(16, 2, 2, mask_padding=mask_padding).train(training)
+def test_gradients_are_those_of_finite_differences(training):
+    module = build_exact(16, 2, 2).train(training)
     x = make_map(2, 16, 3, 3)
     assert torch.autograd.gradcheck(
         lambda x, *_: module(x), [x, *module.parameters()], fast_mode=True
@@ -253,10 +221,9 @@ def test_more_values_are_normalised_by_those_of_the_batch(shape, training):
 
 
 @devices
-@each_padding
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 7)], ids=str)
-def test_a_single_map_of_any_size_trains(size, mask_padding, device):
-    module = build_exact(16, 2, mask_padding=mask_padding, device=device).train()
+def test_a_single_map_of_any_size_trains(size, device):
+    module = build_exact(16, 2, device=device).train()
     out, *grads = output_and_gradients(
         lambda x, *_: module(x), [make_map(1, 16, *size, device=device), *module.parameters()]
     )
@@ -273,13 +240,12 @@ STEPS = 6
 
 
 @devices
-@each_padding
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_a_half_precision_module_is_close_to_the_exact_one(mask_padding, dtype, device):
-    exact = build_exact(32, 2, mask_padding=mask_padding, device=device)
+def test_a_half_precision_module_is_close_to_the_exact_one(dtype, device):
+    exact = build_exact(32, 2, device=device)
     x = make_input((2, 32, 9, 13)).to(device, dtype).requires_grad_()
     expected = exact(x.detach().double())
-    module = build_exact(32, 2, mask_padding=mask_padding, device=device).to(dtype)
+    module = build_exact(32, 2, device=device).to(dtype)
     out, *grads = output_and_gradients(lambda x, *_: module(x), [x, *module.parameters()])
     assert out.dtype == dtype
     assert all(grad.isfinite().all() for grad in grads)
@@ -287,10 +253,9 @@ def test_a_half_precision_module_is_close_to_the_exact_one(mask_padding, dtype, 
 
 
 @devices
-@each_padding
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_is_close_to_the_exact_module(mask_padding, dtype, device):
-    module = build_exact(32, 2, mask_padding=mask_padding, device=device).float()
+def test_autocast_is_close_to_the_exact_module(dtype, device):
+    module = build_exact(32, 2, device=device).float()
     x = make_input((2, 32, 9, 13)).to(device)
     expected = module(x)
     with torch.autocast(device, dtype):
@@ -301,11 +266,10 @@ def test_autocast_is_close_to_the_exact_module(mask_padding, dtype, device):
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
-@each_padding
 @pytest.mark.parametrize("size", [(7, 14), (9, 10)], ids=["windows fit", "odd sizes"])
-def test_it_compiles_into_one_graph(size, mask_padding):
+def test_it_compiles_into_one_graph(size):
     torch.compiler.reset()
-    module = build_exact(16, 2, mask_padding=mask_padding)
+    module = build_exact(16, 2)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     inputs = [make_map(2, 16, *size), *module.parameters()]
     actual = output_and_gradients(lambda x, *_: compiled(x), inputs)

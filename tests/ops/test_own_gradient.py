@@ -14,13 +14,12 @@ from hybrid_backbones.ops import (
 from hybrid_backbones.ops.swiftformer import unit_vectors
 
 ROUTES = torch.tensor([[[0, 2], [1, 2], [2, 0]]])
-REAL = torch.tensor([[True, True, False], [False, True, True], [True, True, True]])
 
 MAP = (1, 2, 3, 4)
 OPERATORS = {
     "local": (lambda *x: local_attention(*x, 3, backend="tiled"), [(1, 1, 2, 3, 4)] * 3),
     "routed": (
-        lambda *x: routed_attention(*x, ROUTES, 1, valid_mask=REAL, backend="chunked"),
+        lambda *x: routed_attention(*x, ROUTES, 1, backend="chunked"),
         [(1, 3, 2, 2), (1, 3, 3, 2), (1, 3, 3, 2)],
     ),
     "pixel shift": (lambda *x: pixel_shift_attention(*x, backend="shifted"), [MAP] * 3),

@@ -16,7 +16,7 @@ from pixel_shift_attention_cases import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hybrid_backbones.ops import pixel_shift_attention
+from hybrid_backbones.ops import pixel_shift_attention, triton_support
 from hybrid_backbones.ops.pixel_shift_attention import api
 
 # the interpreter of Triton 3.6 with numpy 2
@@ -185,7 +185,7 @@ def test_a_result_beyond_half_precision_is_had_in_single(dtype, attention):
 )
 def test_a_named_backend_runs_and_none_takes_the_fastest(monkeypatch, backend, fast, runs):
     monkeypatch.setattr(api, "unsupported_reason", lambda *_: None)
-    monkeypatch.setattr(api, "is_fast", lambda device: fast)
+    monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)
     assert pixel_shift_attention(*make_maps((5, 5)), backend=backend) == runs

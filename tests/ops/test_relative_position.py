@@ -3,30 +3,42 @@
 import pytest
 import torch
 
-from hybrid_backbones.ops.relative_position import relative_position_bias, relative_position_index
+from hybrid_backbones.layers import RelativePositionBias, relative_position_index
+
+each_size = pytest.mark.parametrize("window_size", [7, 3, 2, 1])
 
 
-def window_by_pairs(height, width):
+def window_by_pairs(side):
     """List the places of all pairs of positions in the table, as Swin numbers them."""
-    positions = [(y, x) for y in range(height) for x in range(width)]
+    positions = [(y, x) for y in range(side) for x in range(side)]
     return [
-        [(y - i + height - 1) * (2 * width - 1) + x - j + width - 1 for i, j in positions]
+        [(y - i + side - 1) * (2 * side - 1) + x - j + side - 1 for i, j in positions]
         for y, x in positions
     ]
 
 
-@pytest.mark.parametrize("window", [(7, 7), (2, 3), (3, 1), (1, 1)], ids=str)
-def test_relative_positions_are_numbered_as_in_swin(window):
-    index = relative_position_index(window)
+@each_size
+def test_relative_positions_are_numbered_as_in_swin(window_size):
+    index = relative_position_index(window_size)
     assert index.dtype == torch.long
-    assert index.tolist() == window_by_pairs(*window)
+    assert index.tolist() == window_by_pairs(window_size)
     # each place of the table is used
-    assert index.unique().tolist() == list(range((2 * window[0] - 1) * (2 * window[1] - 1)))
+    assert index.unique().tolist() == list(range((2 * window_size - 1) ** 2))
 
 
-def test_the_bias_of_a_pair_is_that_of_its_offset():
-    table = torch.randn(3 * 5, 4)
-    bias = relative_position_bias(table, relative_position_index((2, 3)))
-    for i, row in enumerate(window_by_pairs(2, 3)):
+@each_size
+def test_the_bias_of_a_pair_is_that_of_its_offset(window_size):
+    module = RelativePositionBias(window_size, 4)
+    bias, table = module.relative_position_bias(), module.relative_position_bias_table
+    for i, row in enumerate(window_by_pairs(window_size)):
         for j, place in enumerate(row):
             assert torch.equal(bias[:, i, j], table[place])
+
+
+def test_only_the_table_is_an_entry():
+    assert list(RelativePositionBias(2, 4).state_dict()) == ["relative_position_bias_table"]
+
+
+def test_a_window_without_positions_is_named():
+    with pytest.raises(ValueError, match="window_size=0"):
+        RelativePositionBias(0, 4)

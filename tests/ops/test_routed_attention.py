@@ -21,15 +21,13 @@ backends = pytest.mark.parametrize("backend", ["reference", "chunked"])
 
 
 def make_regions(batch=2, num_regions=6, topk=3, *, queries=(5, 4), tokens=3, dims=6, **kwargs):
-    """Make query, key and value of regions, different routes, and keys some of which are real."""
+    """Make query, key and value of regions, and different routes."""
     kwargs = {"dtype": torch.float64, "requires_grad": True, **kwargs}
     shapes = [(batch, *queries, dims), *[(batch, num_regions, tokens, dims)] * 2]
     tensors = [torch.randn(shape, **kwargs) for shape in shapes]
     device = tensors[0].device
     routes = torch.rand(batch, queries[0], num_regions, device=device).topk(topk).indices
-    valid_mask = torch.rand(num_regions, tokens, device=device) < 0.5
-    valid_mask[:, 0] = True
-    return tensors, routes, valid_mask
+    return tensors, routes
 
 
 def attend(function, routes, num_heads, *args, **kwargs):
@@ -39,39 +37,27 @@ def attend(function, routes, num_heads, *args, **kwargs):
 
 @devices
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 10, 99, None])
-@pytest.mark.parametrize("masked", [False, True])
-def test_every_chunk_size_gives_the_reference(chunk, masked, device):
-    tensors, routes, valid_mask = make_regions(device=device)
-    args = routes, 2, valid_mask if masked else None
+def test_every_chunk_size_gives_the_reference(chunk, device):
+    tensors, routes = make_regions(device=device)
+    args = routes, 2
     expected = output_and_gradients(attend(routed_attention_reference, *args), tensors)
     actual = output_and_gradients(attend(routed_attention_chunked, *args, chunk=chunk), tensors)
     torch.testing.assert_close(actual, expected, **EXACT)
 
 
 @backends
-@pytest.mark.parametrize("masked", [False, True])
-def test_gradients_are_those_of_finite_differences(backend, masked):
-    tensors, routes, valid_mask = make_regions(1, 4, 2, queries=(3, 2), tokens=2, dims=4)
-    settings = dict(valid_mask=valid_mask if masked else None, backend=backend)
-    assert torch.autograd.gradcheck(attend(routed_attention, routes, 2, **settings), tensors)
+def test_gradients_are_those_of_finite_differences(backend):
+    tensors, routes = make_regions(1, 4, 2, queries=(3, 2), tokens=2, dims=4)
+    function = attend(routed_attention, routes, 2, backend=backend)
+    assert torch.autograd.gradcheck(function, tensors)
 
 
 @backends
 def test_routes_may_be_in_any_order(backend):
-    tensors, routes, valid_mask = make_regions()
-    expected = routed_attention(*tensors, routes, 3, valid_mask=valid_mask, backend=backend)
-    actual = routed_attention(*tensors, routes.flip(2), 3, valid_mask=valid_mask, backend=backend)
+    tensors, routes = make_regions()
+    expected = routed_attention(*tensors, routes, 3, backend=backend)
+    actual = routed_attention(*tensors, routes.flip(2), 3, backend=backend)
     torch.testing.assert_close(actual, expected, **EXACT)
-
-
-@backends
-def test_tokens_that_are_not_real_have_no_influence(backend):
-    (query, key, value), routes, valid_mask = make_regions()
-    settings = dict(routes=routes, num_heads=3, valid_mask=valid_mask, backend=backend)
-    expected = routed_attention(query, key, value, **settings)
-    noise = torch.randn_like(key) * ~valid_mask[:, :, None]
-    actual = routed_attention(query, key + noise, value - noise, **settings)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -96,13 +82,12 @@ def largest_tensor(function, tensors):
     return recorder.largest
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("topk", [1, 4, 16, 64])
-def test_nothing_is_made_that_is_larger_than_the_query(monkeypatch, topk, masked):
+def test_nothing_is_made_that_is_larger_than_the_query(monkeypatch, topk):
     monkeypatch.setattr(chunked, "MIN_WORKSPACE_ON_CPU", 1)
     settings = dict(queries=(64, 12), tokens=12, dims=16)
-    tensors, routes, valid_mask = make_regions(2, 64, topk, **settings)
-    args = routes, 2, valid_mask if masked else None
+    tensors, routes = make_regions(2, 64, topk, **settings)
+    args = routes, 2
     size = tensors[0].numel()
     assert largest_tensor(attend(routed_attention_chunked, *args), tensors) <= size
     # the reference holds all that is gathered
@@ -114,7 +99,7 @@ def memory_of_the_first_stage():
     torch.set_num_threads(1)
     tensors = [torch.randn(1, 256, 13 * 21, 64, requires_grad=True) for _ in range(3)]
     routes = route_regions(*tensors[:2], 1)
-    small, few, _ = make_regions(dtype=torch.float32)
+    small, few = make_regions(dtype=torch.float32)
 
     def step(tensors, routes):
         out = routed_attention(*tensors, routes, 2)
@@ -132,7 +117,7 @@ def test_a_training_step_takes_at_most_twice_the_memory_of_query_key_value_and_o
 
 
 def test_it_is_deterministic():
-    tensors, routes, _ = make_regions(2, 16, 8, queries=(16, 5), tokens=5, dtype=torch.float32)
+    tensors, routes = make_regions(2, 16, 8, queries=(16, 5), tokens=5, dtype=torch.float32)
     function = attend(routed_attention_chunked, routes, 2, chunk=3)
     first, second = (output_and_gradients(function, tensors) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -146,10 +131,10 @@ def relative_error(actual, expected):
 @backends
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_close_to_the_exact_result(dtype, backend, device):
-    tensors, routes, valid_mask = make_regions(
+    tensors, routes = make_regions(
         2, 16, 8, queries=(16, 5), tokens=5, dims=32, dtype=dtype, device=device
     )
-    function = attend(routed_attention, routes, 4, valid_mask=valid_mask, backend=backend)
+    function = attend(routed_attention, routes, 4, backend=backend)
     exact = [x.detach().double().requires_grad_() for x in tensors]
     actual = output_and_gradients(function, tensors)
     expected = output_and_gradients(function, exact)
@@ -164,12 +149,11 @@ def make_large_regions(**kwargs):
 
 
 @devices
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
-def test_at_any_logit_chunks_err_at_most_twice_as_much_as_the_reference(magnitude, masked, device):
-    tensors, routes, valid_mask = make_large_regions(device=device)
+def test_at_any_logit_chunks_err_at_most_twice_as_much_as_the_reference(magnitude, device):
+    tensors, routes = make_large_regions(device=device)
     make_exact_logits_(*tensors[:2], magnitude)
-    args = routes, 4, valid_mask if masked else None
+    args = routes, 4
     assert_each_within_budget(
         attend(routed_attention_chunked, *args, chunk=2),
         attend(routed_attention_reference, *args),
@@ -181,14 +165,14 @@ def test_at_any_logit_chunks_err_at_most_twice_as_much_as_the_reference(magnitud
 @backends
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device):
-    tensors, routes, valid_mask = make_large_regions(device=device)
+    tensors, routes = make_large_regions(device=device)
     with torch.no_grad():
         tensors[0].mul_(300)
         tensors[0][:, ::2].mul_(1e-5)  # of every other region all keys have a share
         tensors[1].mul_(1000)
     tensors = [x.detach().to(dtype).requires_grad_() for x in tensors]
     exact = [x.detach().double().requires_grad_() for x in tensors]
-    function = attend(routed_attention, routes, 4, valid_mask=valid_mask, backend=backend)
+    function = attend(routed_attention, routes, 4, backend=backend)
     actual, expected = (output_and_gradients(function, x) for x in (tensors, exact))
     assert all(x.dtype == dtype for x in actual)
     errors = [relative_error(a, e) for a, e in zip(actual, expected, strict=True)]
@@ -199,18 +183,13 @@ def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device)
     ("changes", "message"),
     [
         (dict(key=torch.zeros(2, 6, 3, 4)), r"\(2, 6, 3, 4\) and \(2, 6, 3, 6\)"),
-        (dict(query=torch.zeros(2, 5, 4, 8)), r"\(2, R', n', 6\).*got \(2, 5, 4, 8\)"),
+        (dict(query=torch.zeros(2, 5, 4, 8)), r"\(2, R', T', 6\).*got \(2, 5, 4, 8\)"),
         (dict(query=torch.zeros(1, 5, 4, 6)), r"got \(1, 5, 4, 6\)"),
         (dict(num_heads=4), "num_heads=4, channels=6"),
         (dict(routes=torch.zeros(2, 4, 3, dtype=torch.int64)), r"\(2, 5, k\), got .*\(2, 4, 3\)"),
         (dict(routes=torch.zeros(2, 5, 3)), "integers .* got torch.float32"),
         (dict(routes=torch.zeros(2, 5, 7, dtype=torch.int64)), "1 to 6 regions, got 7"),
         (dict(routes=torch.zeros(2, 5, 0, dtype=torch.int64)), "1 to 6 regions, got 0"),
-        (
-            dict(valid_mask=torch.ones(6, 4, dtype=torch.bool)),
-            r"\(6, 3\), got torch.bool .*\(6, 4\)",
-        ),
-        (dict(valid_mask=torch.ones(6, 3)), "booleans .* got torch.float32"),
         (dict(query=torch.zeros(2, 5, 4, 6, dtype=torch.float64)), "same floating-point dtype"),
         (dict(query=torch.zeros(2, 5, 4, 6, device="meta")), "same device, got meta"),
         (dict(backend="fastest"), "backend.*'fastest'"),
@@ -218,9 +197,7 @@ def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device)
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_bad_tensors_are_named(changes, message):
-    (query, key, value), routes, valid_mask = make_regions(dtype=torch.float32)
-    given = dict(
-        query=query, key=key, value=value, routes=routes, num_heads=2, valid_mask=valid_mask
-    )
+    (query, key, value), routes = make_regions(dtype=torch.float32)
+    given = dict(query=query, key=key, value=value, routes=routes, num_heads=2)
     with pytest.raises(ValueError, match=message):
         routed_attention(**{**given, **changes})

@@ -51,20 +51,9 @@ def make_regions(
     return tensors, scores.topk(topk).indices
 
 
-def attend(routes, num_heads, valid_mask=None, backend="triton"):
+def attend(routes, num_heads, backend="triton"):
     """Fix all but the tensors that have gradients."""
-    return lambda q, k, v: routed_attention(
-        q, k, v, routes, num_heads, valid_mask=valid_mask, backend=backend
-    )
-
-
-def make_real(kind, regions, device):
-    """Choose the keys that take part: all, some, or only the last of each region."""
-    if kind == "all":
-        return None
-    valid_mask = torch.rand(regions, device=device) < (0.5 if kind == "some" else 0)
-    valid_mask[:, -1] = True
-    return valid_mask
+    return lambda q, k, v: routed_attention(q, k, v, routes, num_heads, backend=backend)
 
 
 def assert_within_budget(actual, reference, exact, dtype):
@@ -87,21 +76,20 @@ def test_at_any_logit_kernels_err_at_most_twice_as_much_as_the_reference(magnitu
 @places
 @dtypes
 @pytest.mark.parametrize(
-    ("sizes", "kind"),
+    "sizes",
     [
-        (dict(), "all"),
-        (dict(), "some"),
-        (dict(batch=1, queries=(20, 1), regions=(9, 1), topk=8, num_heads=1, head_dim=32), "all"),
-        (dict(batch=1, queries=(4, 21), regions=(4, 21), topk=3, num_heads=1, head_dim=16), "some"),
-        (dict(batch=1, queries=(2, 64), regions=(3, 64), num_heads=1, head_dim=48), "all"),
-        (dict(batch=1, queries=(2, 3), regions=(3, 70), num_heads=2, head_dim=5), "last"),
-        (dict(batch=1, queries=(3, 70), regions=(2, 3), num_heads=1, head_dim=100), "some"),
+        dict(),
+        dict(batch=1, queries=(20, 1), regions=(9, 1), topk=8, num_heads=1, head_dim=32),
+        dict(batch=1, queries=(4, 21), regions=(4, 21), topk=3, num_heads=1, head_dim=16),
+        dict(batch=1, queries=(2, 64), regions=(3, 64), num_heads=1, head_dim=48),
+        dict(batch=1, queries=(2, 3), regions=(3, 70), num_heads=2, head_dim=5),
+        dict(batch=1, queries=(3, 70), regions=(2, 3), num_heads=1, head_dim=100),
     ],
-    ids=lambda x: "-".join(f"{k}={v}" for k, v in x.items()) if isinstance(x, dict) else x,
+    ids=lambda x: "-".join(f"{k}={v}" for k, v in x.items()),
 )
-def test_kernels_err_at_most_twice_as_much_as_the_reference(sizes, kind, dtype, device):
+def test_kernels_err_at_most_twice_as_much_as_the_reference(sizes, dtype, device):
     tensors, routes = make_regions(**sizes, dtype=dtype, device=device)
-    args = routes, sizes.get("num_heads", 2), make_real(kind, tensors[1].shape[1:3], device)
+    args = routes, sizes.get("num_heads", 2)
     exact_tensors = [x.detach().double().requires_grad_() for x in tensors]
     actual = output_and_gradients(attend(*args), tensors)
     reference = output_and_gradients(attend(*args, "reference"), tensors)
@@ -135,12 +123,11 @@ def test_a_key_far_above_all_others_takes_all(dtype, device):
 )
 def test_inputs_may_lie_in_memory_in_any_order(lay_out, device):
     tensors, routes = make_regions(2, (2, 5), (3, 5), num_heads=1, device=device)
-    valid_mask = make_real("some", tensors[1].shape[1:3], device)
-    expected = output_and_gradients(attend(routes, 1, valid_mask), tensors)
+    expected = output_and_gradients(attend(routes, 1), tensors)
     laid_out = [lay_out(x.detach()).requires_grad_() for x in tensors]
     assert not any(x.is_contiguous() for x in laid_out)
-    routes, valid_mask = routes.mT.contiguous().mT, valid_mask.mT.contiguous().mT
-    function = attend(routes, 1, valid_mask)
+    routes = routes.mT.contiguous().mT
+    function = attend(routes, 1)
     actual = output_and_gradients(function, laid_out)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
     # so may the gradient
@@ -187,19 +174,15 @@ def test_it_is_deterministic(device):
 
 
 @places
-@pytest.mark.parametrize("kind", ["all", "some"])
-def test_it_is_an_operator_of_torch(kind, device):
+def test_it_is_an_operator_of_torch(device):
     tensors, routes = make_regions(1, (2, 3), (3, 3), num_heads=1, device=device)
-    valid_mask = make_real(kind, (3, 3), device)
-    torch.library.opcheck(
-        torch.ops.hybrid_backbones.routed_attention, (*tensors, routes, valid_mask, 1)
-    )
+    torch.library.opcheck(torch.ops.hybrid_backbones.routed_attention, (*tensors, routes, 1))
 
 
 @places
 def test_a_layer_compiles_as_one_graph(device):
     layers = [
-        BiLevelRoutingAttention(16, 2, 3, 2, mask_padding=True, attn_backend=backend).to(device)
+        BiLevelRoutingAttention(16, 2, 3, 2, attn_backend=backend).to(device)
         for backend in ("triton", "reference")
     ]
     layers[1].load_state_dict(layers[0].state_dict())
@@ -210,18 +193,18 @@ def test_a_layer_compiles_as_one_graph(device):
 
 
 def launch_all(*cases):
-    for dtype, head_dim, kind in cases:
+    for dtype, head_dim in cases:
         tensors, routes = make_regions(1, (3, 70), (4, 70), head_dim=head_dim, dtype=dtype)
-        out = routed_attention_triton(*tensors, routes, 2, make_real(kind, (4, 70), "cpu"))
+        out = routed_attention_triton(*tensors, routes, 2)
         torch.autograd.grad(out, tensors, torch.ones_like(out))
 
 
 def test_the_kernels_compile_for_a_gpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     cases = [
-        (torch.float32, 48, "some"),
-        (torch.float16, 8, "all"),
-        (torch.bfloat16, MAX_HEAD_DIM, "some"),
+        (torch.float32, 48),
+        (torch.float16, 8),
+        (torch.bfloat16, MAX_HEAD_DIM),
     ]
     launches = run_alone(compile_launches, launch_all, *cases)
     names = ["forward", "query_gradient", "invert", "key_value_gradient"] * len(cases)
@@ -253,7 +236,7 @@ def test_by_name_it_runs_or_says_why_not(monkeypatch, settings, change, message)
 def test_the_default_is_the_kernels_only_where_they_are_compiled(monkeypatch, fast, chosen):
     tensors, routes = make_regions()
     assert not triton_support.is_fast(tensors[0].device)
-    monkeypatch.setattr(api, "is_fast", lambda device: fast)
+    monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     monkeypatch.setattr(triton_support, "INTERPRETED", True)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)

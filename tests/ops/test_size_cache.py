@@ -8,9 +8,8 @@ import torch
 from helpers import output_and_gradients
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from hybrid_backbones.ops import ACmix, ACmixWindow, BiLevelRoutingAttention
+from hybrid_backbones.ops import ACmix, ACmixWindow, BiLevelRoutingAttention2d
 from hybrid_backbones.ops.size_cache import MAX_TABLES, cached_by_size
-from hybrid_backbones.ops.uniformer import GlobalRelationAggregator
 
 CPU = torch.device("cpu")
 # each keeps a table; sizes below are no multiples of windows, so that there are masks
@@ -18,8 +17,7 @@ OPERATORS = {
     "acmix": lambda: ACmix(8, 8, attn_kernel_size=5),
     "acmix-stride": lambda: ACmix(8, 8, attn_kernel_size=3, stride=2),
     "acmix-window": lambda: ACmixWindow(8, 2, window_size=4, shift=2),
-    "routing": lambda: BiLevelRoutingAttention(8, 2, 3, 2, mask_padding=True),
-    "relation": lambda: GlobalRelationAggregator(8, 4, window_size=4, mask_padding=True),
+    "routing": lambda: BiLevelRoutingAttention2d(8, 2, 3, 2),
 }
 each_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS)
 

@@ -11,7 +11,6 @@ from helpers import devices, output_and_gradients
 from hybrid_backbones.ops.uniformer import (
     GlobalRelationAggregator,
     LocalRelationAggregator,
-    multi_head_attention,
 )
 
 # float64 over sums of some hundred terms of order one
@@ -19,7 +18,6 @@ EXACT = dict(rtol=0, atol=1e-10)
 SETTINGS = [
     pytest.param(dict(), id="all positions"),
     pytest.param(dict(window_size=3), id="windows"),
-    pytest.param(dict(window_size=3, mask_padding=True), id="masked windows"),
 ]
 SIZES = [(6, 3), (7, 5), (1, 1), (2, 9), (4, 1)]
 each_setting = pytest.mark.parametrize("settings", SETTINGS)
@@ -44,7 +42,7 @@ def attention_by_formula(module, x):
     tops, lefts = range(0, height, side), range(0, width, side)
     for b, top, left in product(range(batch), tops, lefts):
         places = list(product(range(top, top + side), range(left, left + side)))
-        if module.window_size is None or module.mask_padding:
+        if module.window_size is None:
             places = [(y, z) for y, z in places if y < height and z < width]
         zero = x.new_zeros(channels)
         tokens = [x[b, :, y, z] if y < height and z < width else zero for y, z in places]
@@ -113,33 +111,14 @@ def test_gradients_are_those_of_differences(network, settings):
     assert torch.autograd.gradcheck(module, make_map(1, 4, 4, 2))
 
 
-@pytest.mark.parametrize("window_size", [5, 7, 30])
-def test_masked_padding_may_be_of_any_extent(window_size):
-    x = make_map(2, 8, 4, 5)
-    masked = build(GlobalRelationAggregator, 8, 4, window_size=window_size, mask_padding=True)
-    whole = build(GlobalRelationAggregator, 8, 4)
-    torch.testing.assert_close(masked(x), whole(x), **EXACT)
-
-
-@pytest.mark.parametrize("mask_padding", [False, True])
-def test_other_windows_have_no_influence(mask_padding):
-    settings = dict(window_size=3, mask_padding=mask_padding)
-    module, x = build(GlobalRelationAggregator, 8, 4, **settings), make_map(1, 8, 8, 7)
+def test_other_windows_have_no_influence():
+    module, x = build(GlobalRelationAggregator, 8, 4, window_size=3), make_map(1, 8, 8, 7)
     other = x.detach().clone()
     other[:, :, 3:6, 6:] += 1
     changed = ((module(x) - module(other)).abs() > 1e-9).any(1)[0]
     expected = torch.zeros(8, 7, dtype=torch.bool)
     expected[3:6, 6:] = True
     assert torch.equal(changed, expected)
-
-
-def test_without_padding_the_mask_changes_nothing():
-    x = make_map(2, 8, 6, 9)
-    plain, masked = (
-        build(GlobalRelationAggregator, 8, 4, window_size=3, mask_padding=mask)(x)
-        for mask in (False, True)
-    )
-    torch.testing.assert_close(plain, masked, rtol=0, atol=0)
 
 
 def test_attention_has_no_order():
@@ -205,10 +184,3 @@ def test_it_compiles_into_one_graph(settings):
 def test_a_bad_setting_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-def test_a_mask_hides_keys():
-    qkv = make_map(2, 5, 18)
-    mask = torch.tensor([True, True, False, True, False])
-    hidden = multi_head_attention(qkv, 3, mask[None, None, None])[:, mask]
-    torch.testing.assert_close(hidden, multi_head_attention(qkv[:, mask], 3), **EXACT)

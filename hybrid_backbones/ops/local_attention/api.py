@@ -2,7 +2,15 @@
 
 from torch import Tensor
 
-from ..triton_support import is_fast
+from ..triton_support import choose_backend
+from ..validation import (
+    require_backend,
+    require_kernel,
+    require_same_device,
+    require_same_dtype,
+    require_same_shape,
+    require_strided,
+)
 from .reference import local_attention_reference
 from .tiled import local_attention_tiled
 from .triton import local_attention_triton, unsupported_reason
@@ -27,10 +35,10 @@ def local_attention(
 ) -> Tensor:
     """Compute attention of each query over its K×K neighbourhood of keys.
 
-    With ``N(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)`` for ``|i|, |j| ≤
+    With ``P(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)`` for ``|i|, |j| ≤
     K//2``::
 
-        out(y, x) = Σ_n softmax_n(query(y, x) · key(n) / √d) value(n),   n ∈ N(y, x)
+        out(y, x) = Σ_p softmax_p(query(y, x) · key(p) / √d) value(p),   p ∈ P(y, x)
 
     Borders are padded by reflection as in ACmix, repeatedly if the map is smaller than the
     neighbourhood; an axis of length one repeats its pixel. (Neighbourhood attention instead keeps
@@ -56,15 +64,12 @@ def local_attention(
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
-    if backend is None:
-        kernels = (
-            is_fast(query.device) and unsupported_reason(query, key, value, kernel_size) is None
-        )
-        backend = "triton" if kernels else "tiled"
-    elif backend == "triton":
-        obstacle = unsupported_reason(query, key, value, kernel_size)
-        if obstacle is not None:
-            raise ValueError(f"{backend=} cannot run: {obstacle}")
+    backend = choose_backend(
+        backend,
+        "tiled",
+        query.device,
+        lambda: unsupported_reason(query, key, value, kernel_size),
+    )
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 
 
@@ -74,36 +79,12 @@ def validate_settings(kernel_size: int, stride: int, dilation: int, backend: str
     Raises:
         ValueError: if a setting is invalid.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-    if stride < 1 or dilation < 1:
-        raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
-    if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+    require_kernel(kernel_size, stride, dilation)
+    require_backend(backend, BACKENDS)
 
 
 def _validate_tensors(query: Tensor, key: Tensor, value: Tensor, stride: int) -> None:
-    if key.ndim != 5 or key.shape != value.shape:
-        raise ValueError(
-            "key and value must have the same shape (B, h, d, H, W), "
-            f"got {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    *leading, height, width = key.shape
-    expected = (*leading, -(-height // stride), -(-width // stride))
-    if tuple(query.shape) != expected:
-        raise ValueError(
-            f"query must have shape {expected} for key of shape {tuple(key.shape)} and {stride=}, "
-            f"got {tuple(query.shape)}"
-        )
-    if min(key.shape[1:]) < 1:
-        raise ValueError(f"only the batch may be empty, got key of shape {tuple(key.shape)}")
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            "query, key and value must have the same floating-point dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    if not query.device == key.device == value.device:
-        raise ValueError(
-            "query, key and value must be on the same device, "
-            f"got {query.device}, {key.device} and {value.device}"
-        )
+    require_same_shape("(B, h, d, H, W)", key=key, value=value)
+    require_strided(query, key, stride)
+    require_same_dtype(query=query, key=key, value=value)
+    require_same_device(query=query, key=key, value=value)

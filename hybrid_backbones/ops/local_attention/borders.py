@@ -7,8 +7,8 @@ from torch import Tensor
 def reflect(positions: Tensor, length: int) -> Tensor:
     """Fold integer positions into ``[0, length)`` by reflection at the first and last pixel.
 
-    The axis continues without limit as ``... 2 1 0 1 2 ... n-2 n-1 n-2 ...``; an axis of length one
-    repeats its pixel.
+    An axis of length L continues without limit as ``... 2 1 0 1 2 ... L-2 L-1 L-2 ...``; an axis of
+    length one repeats its pixel.
 
     Args:
         positions: integer positions along the axis, any shape.

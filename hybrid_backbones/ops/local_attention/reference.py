@@ -12,10 +12,10 @@ def local_attention_reference(
 ) -> Tensor:
     """Compute attention of each query over its K×K neighbours, which are unfolded first.
 
-    With ``N(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)``, ``|i|, |j| ≤
+    With ``P(y, x)`` the pixels ``(stride·y + dilation·i, stride·x + dilation·j)``, ``|i|, |j| ≤
     K//2``, of the reflected map::
 
-        out(y, x) = Σ_n softmax_n(query(y, x) · key(n) / √d) value(n),   n ∈ N(y, x)
+        out(y, x) = Σ_p softmax_p(query(y, x) · key(p) / √d) value(p),   p ∈ P(y, x)
 
     Shapes as in :func:`hybrid_backbones.ops.local_attention`. Memory: K² copies of key and value.
     """

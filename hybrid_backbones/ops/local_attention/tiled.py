@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from ..own_gradient import with_gradient
 from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
@@ -81,7 +82,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
             _take(query, tiles.query, sizes),
             *(_take(x, tiles.key, sizes) for x in (key, value)),
             attn_mask=tiles.visible,
-        )  # (n, h, N, d)
+        )  # (tiles, h, N, d)
         _add(out, tiles.query, slots.masked_fill(tiles.empty[:, None, :, None], 0))
     return out
 
@@ -134,15 +135,14 @@ def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
 
 
 def _take(rows: Tensor, index: Tensor, sizes: _Sizes) -> Tensor:
-    """Gather rows ``(N, C)`` into the slots of tiles, ``(n, h, slots, d)``."""
+    """Gather rows ``(N, C)`` into the slots of tiles, ``(tiles, h, slots, d)``."""
     slots = rows.index_select(0, index.flatten()).unflatten(0, index.shape)
-    return slots.unflatten(2, (sizes.num_heads, -1)).transpose(1, 2)
+    return split_heads(slots, sizes.num_heads)
 
 
 def _add(rows: Tensor, index: Tensor, slots: Tensor) -> None:
-    """Add the slots of tiles, ``(n, h, slots, d)``, to the rows they were gathered from."""
-    slots = slots.transpose(1, 2).flatten(2).flatten(0, 1)
-    rows.index_add_(0, index.flatten(), slots.to(rows.dtype))
+    """Add the slots of tiles, ``(tiles, h, slots, d)``, to the rows they were gathered from."""
+    rows.index_add_(0, index.flatten(), join_heads(slots).flatten(0, 1).to(rows.dtype))
 
 
 @cached_by_size

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
+from ..triton_support import divide_up, power_of_two
 
 MAX_HEAD_DIM = 128
 MAX_KERNEL_SIZE = 63
@@ -171,8 +172,8 @@ def _launch(
     """Run one program per tile of `owned`; the cells of a tile are `spacing` apart."""
     query, key = maps[:2]
     batch, num_heads, head_dim, height, width = owned.shape
-    tiles_y = min(spacing, height) * _divide_up(height, spacing * plan.TILE_Y)
-    tiles_x = min(spacing, width) * _divide_up(width, spacing * plan.TILE_X)
+    tiles_y = min(spacing, height) * divide_up(height, spacing * plan.TILE_Y)
+    tiles_x = min(spacing, width) * divide_up(width, spacing * plan.TILE_X)
     if batch == 0:
         return
     # Triton launches on the current device, wherever the tensors are
@@ -188,7 +189,7 @@ def _launch(
             tiles_x,
             *numbers,
             HEAD_DIM=head_dim,
-            BLOCK_D=_power_of_two(head_dim),
+            BLOCK_D=power_of_two(head_dim, least=16),
             **constants,
             **plan._asdict(),
             num_warps=4,
@@ -198,14 +199,14 @@ def _launch(
 
 
 def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
-    """Choose the tile that loads the fewest cells; n cells along an axis load ``walk(n)``."""
+    """Choose the tile that loads the fewest cells: along an axis, `walk` of those it owns."""
     num_owned, num_walked = _sizes(owned)
 
     def cost(tile_x: int) -> int:
-        return walk(num_owned // tile_x) * _power_of_two(walk(tile_x))
+        return walk(num_owned // tile_x) * power_of_two(walk(tile_x), least=16)
 
     tile_x = min((8, 16, 4, 2, 1), key=cost)
-    cols = _power_of_two(walk(tile_x))
+    cols = power_of_two(walk(tile_x), least=16)
     return _Plan(num_owned // tile_x, tile_x, max(1, num_walked // cols), cols)
 
 
@@ -233,14 +234,14 @@ def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
     """Return the number of folds per axis that bring the farthest neighbour into the map."""
     radius = dilation * (kernel_size // 2)
     spans = (max(length - 1, 1) for length in key.shape[3:])
-    folds = (_divide_up(span + radius, 2 * span) for span in spans)
+    folds = (divide_up(span + radius, 2 * span) for span in spans)
     return dict(zip(("FOLDS_Y", "FOLDS_X"), folds, strict=True))
 
 
 def _panels(key: Tensor, kernel_size: int, dilation: int) -> list[int]:
     """Return per axis how many mirror images of the map neighbours reach on each side."""
     radius = dilation * (kernel_size // 2)
-    return [_divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
+    return [divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
 
 
 def _scale(query: Tensor) -> float:
@@ -250,12 +251,3 @@ def _scale(query: Tensor) -> float:
 
 def _span(x: Tensor) -> int:
     return sum((x.shape[i] - 1) * x.stride(i) for i in (2, 3, 4))
-
-
-def _divide_up(number: int, by: int) -> int:
-    return -(-number // by)
-
-
-def _power_of_two(number: int) -> int:
-    """Return the smallest power of two that is at least `number` and at least 16."""
-    return max(16, 1 << (number - 1).bit_length())

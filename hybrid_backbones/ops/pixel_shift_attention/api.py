@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
-from ..triton_support import is_fast
+from ...layers import require_divides
+from ..triton_support import choose_backend
+from ..validation import (
+    require_backend,
+    require_kernel,
+    require_same_device,
+    require_same_dtype,
+    require_same_shape,
+    require_strided,
+)
 from .reference import pixel_shift_attention_reference
 from .shifted import pixel_shift_attention_shifted
 from .triton import pixel_shift_attention_triton, unsupported_reason
@@ -59,13 +68,9 @@ def pixel_shift_attention(
     """
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, num_heads, stride)
-    if backend is None:
-        kernels = is_fast(query.device) and unsupported_reason(query, kernel_size) is None
-        backend = "triton" if kernels else "shifted"
-    elif backend == "triton":
-        obstacle = unsupported_reason(query, kernel_size)
-        if obstacle is not None:
-            raise ValueError(f"{backend=} cannot run: {obstacle}")
+    backend = choose_backend(
+        backend, "shifted", query.device, lambda: unsupported_reason(query, kernel_size)
+    )
     dtype = query.dtype if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
@@ -80,40 +85,15 @@ def validate_settings(
     Raises:
         ValueError: if a setting is invalid.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, got {kernel_size=}")
-    if stride < 1 or dilation < 1:
-        raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
-    if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+    require_kernel(kernel_size, stride, dilation)
+    require_backend(backend, BACKENDS)
 
 
 def _validate_tensors(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, stride: int
 ) -> None:
-    if key.ndim != 4 or key.shape != value.shape:
-        raise ValueError(
-            "key and value must have the same shape (B, C, H, W), "
-            f"got {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    batch, channels, height, width = key.shape
-    expected = (batch, channels, -(-height // stride), -(-width // stride))
-    if tuple(query.shape) != expected:
-        raise ValueError(
-            f"query must have shape {expected} for key of shape {tuple(key.shape)} and {stride=}, "
-            f"got {tuple(query.shape)}"
-        )
-    if num_heads < 1 or channels % num_heads:
-        raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
-    if min(key.shape[1:]) < 1:
-        raise ValueError(f"only the batch may be empty, got key of shape {tuple(key.shape)}")
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            "query, key and value must have the same floating-point dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    if not query.device == key.device == value.device:
-        raise ValueError(
-            "query, key and value must be on the same device, "
-            f"got {query.device}, {key.device} and {value.device}"
-        )
+    require_same_shape("(B, C, H, W)", key=key, value=value)
+    require_strided(query, key, stride)
+    require_divides(num_heads=num_heads, channels=key.shape[1])
+    require_same_dtype(query=query, key=key, value=value)
+    require_same_device(query=query, key=key, value=value)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
+from ..triton_support import divide_up, power_of_two
 
 # limited so that the weights of a tile stay in registers
 MAX_KERNEL_SIZE = 7
@@ -77,8 +78,8 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
         return out
     head_dim = channels // num_heads
     plan = _plan(query, kernel_size, head_dim, key_step)
-    tiles_y = min(key_step, height) * _divide_up(height, key_step * plan.TILE_Y)
-    tiles_x = min(key_step, width) * _divide_up(width, key_step * plan.TILE_X)
+    tiles_y = min(key_step, height) * divide_up(height, key_step * plan.TILE_Y)
+    tiles_x = min(key_step, width) * divide_up(width, key_step * plan.TILE_X)
     kernel = attend_kernel if query.stride(1) == 1 else attend_columns_kernel
     # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(query):
@@ -141,17 +142,8 @@ def _plan(query: Tensor, kernel_size: int, head_dim: int, key_step: int) -> _Pla
     block_d, cells = (32, 16) if query.stride(1) == 1 else (8, 64)
     if kernel_size > 3:
         block_d, cells = block_d // 2, cells // 2
-    narrow = min(block_d, _power_of_two(head_dim))
+    narrow = min(block_d, power_of_two(head_dim))
     cells *= block_d // narrow
-    columns = _power_of_two(_divide_up(query.shape[3], key_step))
+    columns = power_of_two(divide_up(query.shape[3], key_step))
     tile_x = min(16, cells // 4, columns)
     return _Plan(narrow, cells // tile_x, tile_x)
-
-
-def _divide_up(number: int, by: int) -> int:
-    return -(-number // by)
-
-
-def _power_of_two(number: int) -> int:
-    """Return the smallest power of two that is at least `number`."""
-    return 1 << (number - 1).bit_length()

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from ..triton_support import is_fast
+from ...layers import require_divides
+from ..triton_support import choose_backend
+from ..validation import (
+    require_backend,
+    require_same_device,
+    require_same_dtype,
+    require_same_shape,
+)
 from .chunked import routed_attention_chunked
 from .reference import routed_attention_reference
 from .triton import routed_attention_triton, unsupported_reason
@@ -23,14 +30,13 @@ def routed_attention(
     routes: Tensor,
     num_heads: int,
     *,
-    valid_mask: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Attend from the tokens of each region to the tokens of the k regions it is routed to.
 
-    In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
+    In each head, with j over the tokens of the regions ``routes[i]``::
 
-        out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
+        out(i, t) = Σ_j softmax_j(query(i, t) · key(j) / √C) value(j)
 
     As published, the scale uses the number of all channels, not that of one head.
     ``backend='reference'`` gathers the keys and values and computes exactly this definition.
@@ -38,30 +44,26 @@ def routed_attention(
     The backward pass of ``'triton'`` uses the output: do not modify it in place before then.
 
     Args:
-        query: queries, ``(B, R', n', C)``, R' regions of n' tokens, channels head-major.
-        key: keys, ``(B, R, n, C)``, R regions of n tokens.
-        value: values, ``(B, R, n, C)``.
+        query: queries, ``(B, R', T', C)``, R' regions of T' tokens, channels head-major.
+        key: keys, ``(B, R, T, C)``, R regions of T tokens.
+        value: values, ``(B, R, T, C)``.
         routes: regions of each query region, ``(B, R', k)``, distinct integers from 0 to R - 1.
-        num_heads: number of attention heads h, must divide C.
-        valid_mask: boolean padding mask ``(R, n)``, True for valid keys; each query region needs at
-            least one. None means that all keys are valid.
+        num_heads: number of attention heads h; must divide C.
         backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None selects
             the fastest that can run.
 
     Returns:
-        Weighted sums of values, ``(B, R', n', C)``, in the dtype of `query`.
+        Weighted sums of values, ``(B, R', T', C)``, in the dtype of `query`.
 
     Raises:
         ValueError: if a shape, dtype or setting is invalid, or the named backend cannot run.
     """
     validate_backend(backend)
-    _validate_tensors(query, key, value, routes, num_heads, valid_mask)
-    obstacle = unsupported_reason(query, num_heads)
-    if backend is None:
-        backend = "triton" if obstacle is None and is_fast(query.device) else "chunked"
-    elif backend == "triton" and obstacle is not None:
-        raise ValueError(f"{backend=} cannot run: {obstacle}")
-    return BACKENDS[backend](query, key, value, routes, num_heads, valid_mask)
+    _validate_tensors(query, key, value, routes, num_heads)
+    backend = choose_backend(
+        backend, "chunked", query.device, lambda: unsupported_reason(query, num_heads)
+    )
+    return BACKENDS[backend](query, key, value, routes, num_heads)
 
 
 def validate_backend(backend: str | None) -> None:
@@ -70,31 +72,20 @@ def validate_backend(backend: str | None) -> None:
     Raises:
         ValueError: if no backend has this name.
     """
-    if backend not in (None, *BACKENDS):
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {backend!r}")
+    require_backend(backend, BACKENDS)
 
 
 def _validate_tensors(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    valid_mask: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> None:
-    if key.ndim != 4 or key.shape != value.shape:
-        raise ValueError(
-            "key and value must have the same shape (B, R, n, C), "
-            f"got {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    batch, num_regions, num_tokens, channels = key.shape
+    require_same_shape("(B, R, T, C)", key=key, value=value)
+    batch, num_regions, _, channels = key.shape
     if query.ndim != 4 or query.shape[0] != batch or query.shape[3] != channels:
         raise ValueError(
-            f"query must have shape ({batch}, R', n', {channels}) for key of shape "
+            f"query must have shape ({batch}, R', T', {channels}) for key of shape "
             f"{tuple(key.shape)}, got {tuple(query.shape)}"
         )
-    if num_heads < 1 or channels % num_heads:
-        raise ValueError(f"num_heads must divide the channels, got {num_heads=}, {channels=}")
+    require_divides(num_heads=num_heads, channels=channels)
     if routes.ndim != 3 or routes.shape[:2] != query.shape[:2] or routes.dtype != torch.int64:
         raise ValueError(
             f"routes must be int64 integers of shape ({batch}, {query.shape[1]}, k), "
@@ -104,20 +95,5 @@ def _validate_tensors(
         raise ValueError(
             f"each query region must have 1 to {num_regions} regions, got {routes.shape[2]}"
         )
-    if valid_mask is not None and (
-        valid_mask.shape != key.shape[1:3] or valid_mask.dtype != torch.bool
-    ):
-        raise ValueError(
-            f"valid_mask must hold booleans of shape ({num_regions}, {num_tokens}), "
-            f"got {valid_mask.dtype} of shape {tuple(valid_mask.shape)}"
-        )
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            "query, key and value must have the same floating-point dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    devices = [x.device for x in (query, key, value, routes, valid_mask) if x is not None]
-    if len(set(devices)) > 1:
-        raise ValueError(
-            f"all tensors must be on the same device, got {', '.join(map(str, devices))}"
-        )
+    require_same_dtype(query=query, key=key, value=value)
+    require_same_device(query=query, key=key, value=value, routes=routes)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from ..own_gradient import with_gradient
 from ..softmax_attention import attention_gradients
 
@@ -24,14 +25,13 @@ def routed_attention_chunked(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None = None,
     *,
     chunk: int | None = None,
 ) -> Tensor:
     """Compute :func:`routed_attention_reference` in chunks.
 
     Args:
-        query, key, value, routes, num_heads, valid_mask: as in :func:`routed_attention`.
+        query, key, value, routes, num_heads: as in :func:`routed_attention`.
         chunk: number of query regions of the whole batch that are computed at a time; None derives
             it from the size of `query`.
     """
@@ -46,9 +46,7 @@ def routed_attention_chunked(
     first = torch.arange(batch, device=routes.device)[:, None, None] * num_regions
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     routes = (routes + first).flatten(0, 1)  # (B·R', k)
-    if valid_mask is not None:
-        valid_mask = valid_mask.repeat(batch, 1)  # (B·R, n)
-    inputs = query, key, value, routes, valid_mask, num_heads, chunk
+    inputs = query, key, value, routes, num_heads, chunk
     out = with_gradient(_attend_in_chunks, _differentiate_in_chunks, *inputs)
     return out.unflatten(0, (batch, num_queries))
 
@@ -58,15 +56,14 @@ def _attend_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> Tensor:
-    """Attend from ``query`` (R', n', C) to ``routes`` (R', k) of ``key``, ``value`` (R, n, C)."""
+    """Attend from query ``(R', T', C)`` to regions ``(R', k)`` of key and value ``(R, T, C)``."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
-        out[part] = _attend(query[part], key, value, routes[part], num_heads, valid_mask)
+        out[part] = _attend(query[part], key, value, routes[part], num_heads)
     return out
 
 
@@ -76,7 +73,6 @@ def _differentiate_in_chunks(
     key: Tensor,
     value: Tensor,
     routes: Tensor,
-    valid_mask: Tensor | None,
     num_heads: int,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,10 +85,10 @@ def _differentiate_in_chunks(
         part = slice(start, start + chunk)
         to = routes[part]
         grad_query[part], *gathered = _differentiate(
-            grad[part], query[part], key, value, to, num_heads, valid_mask
+            grad[part], query[part], key, value, to, num_heads
         )
         for total, x in zip((grad_key, grad_value), gathered, strict=True):
-            regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, n, C)
+            regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, T, C)
             total.index_add_(0, to.flatten(), regions)
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
@@ -103,17 +99,15 @@ def _attend(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None,
 ) -> Tensor:
-    """Attend from one chunk of ``query``, (chunk, n', C), to its ``routes``, (chunk, k)."""
+    """Attend from one chunk of queries ``(chunk, T', C)`` to its routes ``(chunk, k)``."""
     out = F.scaled_dot_product_attention(
-        _split_heads(query, num_heads),
-        _split_heads(_gather(key, routes), num_heads),
-        _split_heads(_gather(value, routes), num_heads),
-        attn_mask=None if valid_mask is None else _gather(valid_mask, routes)[:, None, None],
+        split_heads(query, num_heads),
+        split_heads(_gather(key, routes), num_heads),
+        split_heads(_gather(value, routes), num_heads),
         scale=query.shape[-1] ** -0.5,
     )
-    return _join_heads(out)
+    return join_heads(out)
 
 
 def _differentiate(
@@ -123,35 +117,20 @@ def _differentiate(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of one chunk's queries and of the keys and values it gathers.
 
     Computes in at least float32, because logits may overflow in half precision.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
-    bias = None
-    if valid_mask is not None:
-        hidden = ~_gather(valid_mask, routes)[:, None, None]  # (chunk, 1, 1, k·n)
-        bias = torch.zeros_like(hidden, dtype=exact).masked_fill(hidden, float("-inf"))
     heads = (
-        _split_heads(x, num_heads).to(exact)
+        split_heads(x, num_heads).to(exact)
         for x in (grad, query, _gather(key, routes), _gather(value, routes))
     )
-    *grads, _ = attention_gradients(*heads, bias, query.shape[-1] ** -0.5)
-    return tuple(map(_join_heads, grads))
+    *grads, _ = attention_gradients(*heads, None, query.shape[-1] ** -0.5)
+    return tuple(map(join_heads, grads))
 
 
 def _gather(x: Tensor, routes: Tensor) -> Tensor:
-    """Gather the regions (R, n, ...) listed in `routes` (chunk, k): (chunk, k·n, ...)."""
+    """Gather the regions ``(R, T, C)`` listed in `routes` ``(chunk, k)``: ``(chunk, k·T, C)``."""
     return x.index_select(0, routes.flatten()).unflatten(0, routes.shape).flatten(1, 2)
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Split the heads, ``(chunk, n, C)`` to ``(chunk, h, n, d)``."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    """Join the heads, ``(chunk, h, n, d)`` to ``(chunk, n, C)``."""
-    return x.transpose(1, 2).flatten(2)

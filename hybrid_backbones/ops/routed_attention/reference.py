@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
+
 
 def routed_attention_reference(
     query: Tensor,
@@ -10,13 +12,12 @@ def routed_attention_reference(
     value: Tensor,
     routes: Tensor,
     num_heads: int,
-    valid_mask: Tensor | None = None,
 ) -> Tensor:
     """Attend from the tokens of each region to those of its routes, which are gathered first.
 
-    In each head, with ``N(i)`` the tokens of the regions ``routes[i]``::
+    In each head, with j over the tokens of the regions ``routes[i]``::
 
-        out(i, t) = Σ_n softmax_n(query(i, t) · key(n) / √C) value(n),   n ∈ N(i)
+        out(i, t) = Σ_j softmax_j(query(i, t) · key(j) / √C) value(j)
 
     Shapes as in :func:`hybrid_backbones.ops.routed_attention`. Memory: k times that of key and
     value, and as much again for the gradients.
@@ -28,12 +29,7 @@ def routed_attention_reference(
     )
     batch = torch.arange(len(key), device=key.device)[:, None, None]
     keys, values = (
-        x[batch, routes].flatten(2, 3).unflatten(-1, (num_heads, -1)) for x in (key, value)
-    )  # (B, R', k·n, h, d)
-    query = query.unflatten(-1, (num_heads, -1)) * query.shape[-1] ** -0.5
-    logits = torch.einsum("brthd,brshd->brhts", query, keys)  # (B, R', h, n', k·n)
-    if valid_mask is not None:
-        hidden = ~valid_mask[routes].flatten(2)  # (B, R', k·n)
-        logits = logits.masked_fill(hidden[:, :, None, None], float("-inf"))
-    out = torch.einsum("brhts,brshd->brthd", logits.softmax(-1), values)
-    return out.flatten(-2).to(dtype)
+        split_heads(x[batch, routes].flatten(2, 3), num_heads) for x in (key, value)
+    )  # (B, R', h, k·T, d)
+    logits = split_heads(query, num_heads) * query.shape[-1] ** -0.5 @ keys.mT
+    return join_heads(logits.softmax(-1) @ values).to(dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
+from ..triton_support import divide_up, power_of_two
 
 MAX_HEAD_DIM = 128
 
@@ -33,7 +34,7 @@ def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> Non
     # Triton launches on the current device, wherever the tensors are
     with torch.cuda.device_of(args[0]):
         kernel[(num_programs,)](
-            *args, HEAD_DIM=head_dim, BLOCK_D=_power_of_two(head_dim), **plan._asdict()
+            *args, HEAD_DIM=head_dim, BLOCK_D=power_of_two(head_dim, least=16), **plan._asdict()
         )
 
 
@@ -64,12 +65,7 @@ def _block(num_tokens: int, most: int) -> int:
     """Choose the cheapest block for the tokens of a region, a power of two from 16 to 64."""
     blocks = [size for size in (64, 32, 16) if size <= most]
     # a block costs its tokens, padding included, plus about 16 for the tokens it iterates over
-    return min(blocks, key=lambda size: -(-num_tokens // size) * (size + 16))
-
-
-def _power_of_two(head_dim: int) -> int:
-    """Return the smallest power of two that is at least `head_dim` and at least 16."""
-    return max(16, 1 << (head_dim - 1).bit_length())
+    return min(blocks, key=lambda size: divide_up(num_tokens, size) * (size + 16))
 
 
 def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
@@ -99,34 +95,30 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "hybrid_backbones::routed_attention",
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor routes, Tensor? valid_mask,"
+    schema="(Tensor query, Tensor key, Tensor value, Tensor routes,"
     " int num_heads) -> (Tensor, Tensor, Tensor)",
 )
-def _forward(query, key, value, routes, valid_mask, num_heads):
-    """Return the output and, for each softmax, the largest logit and the sum, (B, R', h, n').
+def _forward(query, key, value, routes, num_heads):
+    """Return the output and, for each softmax, the largest logit and the sum, ``(B, R', h, T')``.
 
     A single log-sum-exp would round large logits.
     """
     from .triton_forward import forward_kernel
 
     query, key, value = (_with_dense_channels(x) for x in (query, key, value))
-    routes, valid_mask = (
-        routes.contiguous(),
-        None if valid_mask is None else valid_mask.contiguous(),
-    )
-    out, tops, totals = _forward_like(query, key, value, routes, valid_mask, num_heads)
+    routes = routes.contiguous()
+    out, tops, totals = _forward_like(query, key, value, routes, num_heads)
     num_queries, query_tokens = query.shape[1:3]
     head_dim = query.shape[3] // num_heads
     plan = _plan_queries(query, head_dim)
     _launch(
         forward_kernel,
         plan,
-        query.shape[0] * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        query.shape[0] * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
         value,
         routes,
-        valid_mask,
         out,
         tops,
         totals,
@@ -145,7 +137,7 @@ def _forward(query, key, value, routes, valid_mask, num_heads):
 
 
 @_forward.register_fake
-def _forward_like(query, key, value, routes, valid_mask, num_heads):
+def _forward_like(query, key, value, routes, num_heads):
     batch, num_queries, tokens, _ = query.shape
     shape = batch, num_queries, num_heads, tokens
     tops, totals = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
@@ -156,21 +148,16 @@ def _forward_like(query, key, value, routes, valid_mask, num_heads):
     "hybrid_backbones::routed_attention_backward",
     mutates_args=(),
     schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor routes,"
-    " Tensor? valid_mask, Tensor out, Tensor tops, Tensor totals, int num_heads)"
+    " Tensor out, Tensor tops, Tensor totals, int num_heads)"
     " -> (Tensor, Tensor, Tensor)",
 )
-def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
+def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     """Return the gradients of query, key and value."""
     from .triton_backward import key_value_gradient_kernel, query_gradient_kernel
 
     grad, query, key, value = (_with_dense_channels(x) for x in (grad, query, key, value))
-    routes, valid_mask = (
-        routes.contiguous(),
-        None if valid_mask is None else valid_mask.contiguous(),
-    )
-    grads = _backward_like(
-        grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads
-    )
+    routes = routes.contiguous()
+    grads = _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads)
     delta = torch.empty_like(tops)
     batch, num_queries, query_tokens, channels = query.shape
     num_keys, key_tokens = key.shape[1:3]
@@ -181,12 +168,11 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
     _launch(
         query_gradient_kernel,
         plan,
-        batch * num_queries * num_heads * -(-query_tokens // plan.BLOCK_QUERY),
+        batch * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
         value,
         routes,
-        valid_mask,
         out,
         grad,
         tops,
@@ -207,12 +193,11 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
     _launch(
         key_value_gradient_kernel,
         plan,
-        batch * num_keys * num_heads * -(-key_tokens // plan.BLOCK_KEY),
+        batch * num_keys * num_heads * divide_up(key_tokens, plan.BLOCK_KEY),
         query,
         key,
         value,
         *invert_routes(routes, num_keys),
-        valid_mask,
         grad,
         tops,
         totals,
@@ -233,7 +218,7 @@ def _backward(grad, query, key, value, routes, valid_mask, out, tops, totals, nu
 
 
 @_backward.register_fake
-def _backward_like(grad, query, key, value, routes, valid_mask, out, tops, totals, num_heads):
+def _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads):
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
@@ -246,7 +231,7 @@ def _keep(ctx, inputs, output):
 
 def _differentiate(ctx, grad, *_):
     grads = _backward(grad, *ctx.saved_tensors, ctx.num_heads)
-    return *grads, None, None, None
+    return *grads, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
@@ -260,15 +245,10 @@ def unsupported_reason(query: Tensor, num_heads: int) -> str | None:
 
 
 def routed_attention_triton(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    valid_mask: Tensor | None = None,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> Tensor:
     """Compute :func:`routed_attention_reference` in Triton kernels.
 
     Arguments as in :func:`routed_attention`.
     """
-    return _forward(query, key, value, routes, valid_mask, num_heads)[0]
+    return _forward(query, key, value, routes, num_heads)[0]

@@ -17,7 +17,6 @@ def query_gradient_kernel(
     key,
     value,
     routes,
-    valid_mask,
     out,
     grad,
     tops,
@@ -78,8 +77,6 @@ def query_gradient_kernel(
         values = load_tokens(
             value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
         )
-        if valid_mask is not None:
-            inside &= tl.load(valid_mask + region * key_tokens + token, mask=inside, other=0) != 0
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         weights = tl.exp2(logits - top[:, None]) * share[:, None]
         grad_logits = weights * (dot(grads, tl.trans(values)) - deltas[:, None])
@@ -131,7 +128,6 @@ def key_value_gradient_kernel(
     value,
     sources,
     bounds,
-    valid_mask,
     grad,
     tops,
     totals,
@@ -179,9 +175,6 @@ def key_value_gradient_kernel(
 
     keys = load_tokens(key, tokens * key_token, exist, HEAD_DIM, BLOCK_D)
     values = load_tokens(value, tokens * value_token, exist, HEAD_DIM, BLOCK_D)
-    takes_part = exist
-    if valid_mask is not None:
-        takes_part &= tl.load(valid_mask + region * key_tokens + tokens, mask=exist, other=0) != 0
 
     grad_keys = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)
     grad_values = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)
@@ -199,7 +192,7 @@ def key_value_gradient_kernel(
         top = tl.load(tops + statistics, mask=inside, other=0.0)
         share = 1 / tl.load(totals + statistics, mask=inside, other=1.0)
         deltas = tl.load(delta + statistics, mask=inside, other=0.0)
-        logits = tl.where(takes_part[:, None], dot(keys, tl.trans(queries)) * scale, float("-inf"))
+        logits = tl.where(exist[:, None], dot(keys, tl.trans(queries)) * scale, float("-inf"))
         # beyond `length`, queries and grads are zero: weights are finite and add nothing
         weights = tl.exp2(logits - top[None, :]) * share[None, :]
         grad_values += dot(weights.to(grads.dtype), grads)

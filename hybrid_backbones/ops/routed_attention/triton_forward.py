@@ -13,7 +13,6 @@ def forward_kernel(
     key,
     value,
     routes,
-    valid_mask,
     out,
     tops,
     totals,
@@ -45,7 +44,7 @@ def forward_kernel(
     value += batch * value_batch + channel
 
     queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
-    # finite, because -inf - (-inf) would be NaN if the first block holds no valid key
+    # finite, because -inf - (-inf) would be NaN if all products of the first block overflow
     top = tl.full([BLOCK_QUERY], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_QUERY], tl.float32)
     mean = tl.zeros([BLOCK_QUERY, BLOCK_D], tl.float32)
@@ -57,8 +56,6 @@ def forward_kernel(
         values = load_tokens(
             value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
         )
-        if valid_mask is not None:
-            inside &= tl.load(valid_mask + region * key_tokens + token, mask=inside, other=0) != 0
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, 1))
         weights = tl.exp2(logits - new_top[:, None])

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..size_cache import is_traced
+from ..validation import require_same_dtype, require_same_shape
 from .chunked import shifted_window_attention_chunked
 from .fused import shifted_window_attention_fused
 
@@ -29,7 +30,7 @@ def shifted_window_attention(
         query: queries, ``(B, C, H, W)``, channels head-major; channels-last memory is fastest.
         key: keys, ``(B, C, H, W)``.
         value: values, ``(B, C, H, W)``.
-        bias: bias of the logits, ``(h, N, N)``, for the ``N = window_size²`` positions of a window
+        bias: bias of the logits, ``(h, T, T)``, for the ``T = window_size²`` positions of a window
             in row-major order; h must divide C.
         window_size: side of the windows, in positions.
         shift: first row and column of the window grid, from 0 to `window_size` - 1.
@@ -49,16 +50,8 @@ def shifted_window_attention(
 def _validate(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
 ) -> None:
-    if query.ndim != 4 or not query.shape == key.shape == value.shape:
-        raise ValueError(
-            "query, key and value must have the same shape (B, C, H, W), "
-            f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise ValueError(
-            "query, key and value must have the same floating-point dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
+    require_same_shape("(B, C, H, W)", query=query, key=key, value=value)
+    require_same_dtype(query=query, key=key, value=value)
     if window_size < 1 or not 0 <= shift < window_size:
         raise ValueError(
             f"shift must satisfy 0 <= shift < window_size, got {window_size=}, {shift=}"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from ..own_gradient import with_gradient
 from ..size_cache import cached_by_size
 from ..softmax_attention import attention_gradients, attention_weights
@@ -21,24 +22,24 @@ WORKSPACE = 2**20
 
 
 class _Windows(NamedTuple):
-    """n windows of one map, with N positions each.
+    """R windows of one map, with T positions each.
 
     All positions of a window outside the map take the row of one position inside. They attend only
     to each other, and attention to identical rows has no gradient in the logits.
     """
 
-    rows: Tensor  # (n, N) row of the map at each position
-    outside: Tensor | None  # (n, N) True outside the map; None if all positions are inside
-    cross_region_mask: Tensor | None  # (n, 1, N, N) True across regions; None if there is only one
+    rows: Tensor  # (R, T) row of the map at each position
+    outside: Tensor | None  # (R, T) True outside the map; None if all positions are inside
+    cross_region_mask: Tensor | None  # (R, 1, T, T) True across regions; None if there is only one
 
 
 class _Chunk(NamedTuple):
-    """p windows from each of B maps."""
+    """The R windows of a chunk, from each of B maps."""
 
-    sources: Tensor  # (B·p·N,) rows to read
-    targets: Tensor  # (B·p·N,) rows to write
-    cross_region_mask: Tensor | None  # (p, 1, N, N)
-    lengths: tuple[int, int]  # B·p and N
+    sources: Tensor  # (B·R·T,) rows to read
+    targets: Tensor  # (B·R·T,) rows to write
+    cross_region_mask: Tensor | None  # (R, 1, T, T)
+    lengths: tuple[int, int]  # B·R and T
 
 
 def shifted_window_attention_chunked(
@@ -91,7 +92,7 @@ def _differentiate(
 
 
 def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
-    """Set the bias to -inf between positions of different regions: ``(p or 1, h, N, N)``."""
+    """Set the bias to -inf between positions of different regions: ``(R or 1, h, T, T)``."""
     return (
         bias[None]
         if chunk.cross_region_mask is None
@@ -109,7 +110,7 @@ def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) 
     for rows, outside, cross_region_mask in _find_windows(*settings, device=x.device):
         for start in range(0, len(rows), num_windows):
             part = slice(start, start + num_windows)
-            sources = targets = rows[part] + first  # (B, p, N)
+            sources = targets = rows[part] + first  # (B, R, T)
             if outside is not None:
                 targets = sources.masked_fill(outside[part], len(x))
             lengths = targets.shape[0] * targets.shape[1], targets.shape[2]
@@ -146,12 +147,12 @@ def _make_rows(x: Tensor) -> Tensor:
 
 
 def _take(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
-    """Gather the rows of a chunk, ``(B·H·W, C)`` to ``(B·p, h, N, d)``."""
+    """Gather the rows of a chunk, ``(B·H·W, C)`` to ``(B·R, h, T, d)``."""
     rows = x.index_select(0, chunk.sources).unflatten(0, chunk.lengths)
-    return rows.unflatten(2, (num_heads, -1)).transpose(1, 2).contiguous()
+    return split_heads(rows, num_heads).contiguous()
 
 
 def _put(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
-    """Write ``(B·p, h, N, d)`` to the rows of `out`, positions outside the map to the last."""
-    rows = x.transpose(1, 2).flatten(2).flatten(0, 1)  # (B·p·N, C)
+    """Write ``(B·R, h, T, d)`` to the rows of `out`, positions outside the map to the last."""
+    rows = join_heads(x).flatten(0, 1)  # (B·R·T, C)
     out.index_copy_(0, chunk.targets, rows.to(out.dtype))

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import join_heads, split_heads
 from .shifted_windows import cut_shifted_windows, join_shifted_windows, separated_positions
 
 
@@ -12,18 +13,18 @@ def shifted_window_attention_fused(
     """Compute :func:`hybrid_backbones.ops.shifted_window_attention` in one call."""
     size, num_heads = query.shape[2:], bias.shape[0]
     query, key, value = (
-        cut_shifted_windows(x, window_size, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
+        split_heads(cut_shifted_windows(x, window_size, shift), num_heads)
         for x in (query, key, value)
-    )  # (B, n, h, N, d)
+    )  # (B, R, h, T, d)
     cross_region_mask = separated_positions(*size, window_size, shift, device=query.device)
     if cross_region_mask is None:
         batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
     else:
         batch = (1, 2)  # one bias per window, so merge the windows into the heads
-        bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (n·h, N, N)
+        bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (R·h, T, T)
     lengths = [query.shape[dim] for dim in batch]
     out = F.scaled_dot_product_attention(
         *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]
     )
-    out = out.unflatten(batch[0], lengths).transpose(2, 3).flatten(3)  # (B, n, N, C)
+    out = join_heads(out.unflatten(batch[0], lengths))  # (B, R, T, C)
     return join_shifted_windows(out, window_size, shift, size)

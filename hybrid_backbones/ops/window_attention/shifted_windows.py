@@ -17,7 +17,7 @@ def roll(x: Tensor, shift: int) -> Tensor:
 
 
 def cut_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
-    """Partition maps ``(B, C, H, W)`` into windows ``(B, n, N, C)``, shifted by `shift`.
+    """Partition maps ``(B, C, H, W)`` into windows ``(B, R, T, C)``, shifted by `shift`.
 
     The map is zero-padded to whole windows, then rolled: positions above and left of the first
     window share a window with positions at the opposite border.
@@ -32,7 +32,7 @@ def join_shifted_windows(
     """Join the windows of :func:`cut_shifted_windows` into maps ``(B, C, H, W)``.
 
     Args:
-        windows: shifted windows, ``(B, n, N, C)``.
+        windows: shifted windows, ``(B, R, T, C)``.
         window_size: side of the windows, in positions.
         shift: shift with which the windows were cut, in positions.
         size: height H and width W of the maps, in positions.
@@ -48,7 +48,7 @@ def window_regions(
     """Label the regions of shifted windows, which are not adjacent in an H×W map.
 
     Returns:
-        Labels ``(n, N)``, equal within a region, 0 for padding; None if each window is one region.
+        Labels ``(R, T)``, equal within a region, 0 for padding; None if each window is one region.
     """
     if not shift and size[0] % window_size == size[1] % window_size == 0:
         return None
@@ -59,7 +59,7 @@ def window_regions(
 
 
 def separate(regions: Tensor) -> Tensor:
-    """Return which pairs of positions differ in region: ``(n, N)`` to ``(n, 1, N, N)``."""
+    """Return which pairs of positions differ in region: ``(R, T)`` to ``(R, 1, T, T)``."""
     return regions[:, None, :, None] != regions[:, None, None, :]
 
 
@@ -70,7 +70,7 @@ def separated_positions(
     """Return which pairs of positions of a window are in different regions of the map.
 
     Returns:
-        Boolean mask ``(n, 1, N, N)``; None if each window is one region. All padding of a window is
+        Boolean mask ``(R, 1, T, T)``; None if each window is one region. All padding of a window is
         one region, so no row is entirely True.
     """
     regions = window_regions((height, width), window_size, shift, device)
