@@ -5,11 +5,24 @@ Triton is optional: only the kernel files import it, and they are imported when 
 
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
+from contextlib import suppress
+from importlib import metadata
 
 import torch
 
-INSTALLED = find_spec("triton") is not None
+# the first version whose kernels take tuples
+MIN_VERSION = (3, 3)
+
+
+def _is_installed() -> bool:
+    # nightly builds of PyTorch bring it under another name
+    for name in ("triton", "pytorch-triton"):
+        with suppress(metadata.PackageNotFoundError):
+            return tuple(map(int, metadata.version(name).split(".")[:2])) >= MIN_VERSION
+    return False
+
+
+INSTALLED = _is_installed()
 
 # Triton reads this variable when a kernel is defined; its CPU interpreter is for tests only
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -38,7 +51,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why kernels cannot run on this device and dtype, or None if they can."""
     if not INSTALLED:
-        return "Triton is not installed"
+        return f"Triton {'.'.join(map(str, MIN_VERSION))} or later is not installed"
     if dtype not in DTYPES:
         return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
     if INTERPRETED:

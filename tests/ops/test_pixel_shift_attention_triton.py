@@ -266,7 +266,7 @@ def test_the_kernel_compiles_for_a_gpu(monkeypatch):
     [
         (dict(dtype=torch.float64), {}, "float32, float16 and bfloat16, got torch.float64"),
         (dict(kernel_size=MAX_KERNEL_SIZE + 2), {}, "at most 7, got kernel_size=9"),
-        (dict(), dict(INSTALLED=False), "Triton is not installed"),
+        (dict(), dict(INSTALLED=False), "Triton 3.3 or later is not installed"),
         (dict(), dict(INTERPRETED=False), "CUDA device or TRITON_INTERPRET=1 .* got cpu"),
     ],
 )

@@ -217,7 +217,7 @@ def test_the_kernels_compile_for_a_gpu(monkeypatch):
     [
         (dict(dtype=torch.float64), {}, "float32, float16 and bfloat16, got torch.float64"),
         (dict(head_dim=MAX_HEAD_DIM + 1), {}, f"at most {MAX_HEAD_DIM} channels, got 129"),
-        (dict(), dict(INSTALLED=False), "Triton is not installed"),
+        (dict(), dict(INSTALLED=False), "Triton 3.3 or later is not installed"),
         (dict(), dict(INTERPRETED=False), "CUDA device or TRITON_INTERPRET=1 .* got cpu"),
     ],
 )

@@ -122,9 +122,7 @@ def _forward(query, key, value, routes, num_heads):
         out,
         tops,
         totals,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
+        tuple(x.stride()[:3] for x in (query, key, value)),
         num_queries,
         num_heads,
         query_tokens,
@@ -163,7 +161,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     num_keys, key_tokens = key.shape[1:3]
     head_dim, grad_scale = channels // num_heads, channels**-0.5
     scale = math.log2(math.e) * grad_scale
-    strides = [stride for x in (query, key, value, grad) for stride in x.stride()[:3]]
+    strides = tuple(x.stride()[:3] for x in (query, key, value, grad))
     plan = _plan_queries(query, head_dim)
     _launch(
         query_gradient_kernel,
@@ -179,7 +177,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
         totals,
         grads[0],
         delta,
-        *strides,
+        strides,
         num_queries,
         num_heads,
         query_tokens,
@@ -203,7 +201,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
         totals,
         delta,
         *grads[1:],
-        *strides,
+        strides,
         num_queries,
         num_keys,
         num_heads,

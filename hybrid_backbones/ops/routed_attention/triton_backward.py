@@ -8,7 +8,8 @@ iterate over the query regions that are routed to these, which an inverse index 
 import triton
 import triton.language as tl
 
-from .triton_tokens import COUNTS, dot, load_tokens, locate, store_tokens, walk
+from ..triton_blocks import dot
+from .triton_tokens import COUNTS, load_tokens, locate, store_tokens, walk
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -23,18 +24,7 @@ def query_gradient_kernel(
     totals,
     grad_query,
     delta,
-    query_batch,
-    query_region,
-    query_token,
-    key_batch,
-    key_region,
-    key_token,
-    value_batch,
-    value_region,
-    value_token,
-    grad_batch,
-    grad_region,
-    grad_token,
+    strides,
     num_queries,
     num_heads,
     query_tokens,
@@ -51,17 +41,18 @@ def query_gradient_kernel(
 
     With P the weights: ``dP = dO Vᵀ``, ``dS = P ∘ (dP - delta)``, ``dQ = s·dS K``.
     """
+    query_strides, key_strides, value_strides, grad_strides = strides
     row, head, tokens, exist = locate(query_tokens, num_heads, BLOCK_QUERY)
     batch, channel = row // num_queries, head * HEAD_DIM
-    query += batch * query_batch + row % num_queries * query_region + channel
-    grad += batch * grad_batch + row % num_queries * grad_region + channel
-    key += batch * key_batch + channel
-    value += batch * value_batch + channel
+    query += batch * query_strides[0] + row % num_queries * query_strides[1] + channel
+    grad += batch * grad_strides[0] + row % num_queries * grad_strides[1] + channel
+    key += batch * key_strides[0] + channel
+    value += batch * value_strides[0] + channel
     written = row * query_tokens * num_heads * HEAD_DIM + channel
     statistics = (row * num_heads + head) * query_tokens + tokens
 
-    queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
-    grads = load_tokens(grad, tokens * grad_token, exist, HEAD_DIM, BLOCK_D)
+    queries = load_tokens(query, tokens * query_strides[2], exist, HEAD_DIM, BLOCK_D)
+    grads = load_tokens(grad, tokens * grad_strides[2], exist, HEAD_DIM, BLOCK_D)
     outs = load_tokens(out + written, tokens * num_heads * HEAD_DIM, exist, HEAD_DIM, BLOCK_D)
     deltas = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), 1)
     tl.store(delta + statistics, deltas, mask=exist)
@@ -73,9 +64,11 @@ def query_gradient_kernel(
         region, token, inside = walk(
             first, topk * key_tokens, routes + row * topk, key_tokens, BLOCK_KEY
         )
-        keys = load_tokens(key, region * key_region + token * key_token, inside, HEAD_DIM, BLOCK_D)
+        keys = load_tokens(
+            key, region * key_strides[1] + token * key_strides[2], inside, HEAD_DIM, BLOCK_D
+        )
         values = load_tokens(
-            value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
+            value, region * value_strides[1] + token * value_strides[2], inside, HEAD_DIM, BLOCK_D
         )
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         weights = tl.exp2(logits - top[:, None]) * share[:, None]
@@ -134,18 +127,7 @@ def key_value_gradient_kernel(
     delta,
     grad_key,
     grad_value,
-    query_batch,
-    query_region,
-    query_token,
-    key_batch,
-    key_region,
-    key_token,
-    value_batch,
-    value_region,
-    value_token,
-    grad_batch,
-    grad_region,
-    grad_token,
+    strides,
     num_queries,
     num_keys,
     num_heads,
@@ -164,17 +146,18 @@ def key_value_gradient_kernel(
     With P the weights: ``dV = Pᵀ dO``, ``dSᵀ = Pᵀ ∘ (V dOᵀ - delta)``,
     ``dK = s·dSᵀ Q``.
     """
+    query_strides, key_strides, value_strides, grad_strides = strides
     row, head, tokens, exist = locate(key_tokens, num_heads, BLOCK_KEY)
     batch, region, channel = row // num_keys, row % num_keys, head * HEAD_DIM
-    query += batch * query_batch + channel
-    grad += batch * grad_batch + channel
-    key += batch * key_batch + region * key_region + channel
-    value += batch * value_batch + region * value_region + channel
+    query += batch * query_strides[0] + channel
+    grad += batch * grad_strides[0] + channel
+    key += batch * key_strides[0] + region * key_strides[1] + channel
+    value += batch * value_strides[0] + region * value_strides[1] + channel
     sources += batch * num_queries * topk
     first_statistics = (batch * num_queries * num_heads + head) * query_tokens
 
-    keys = load_tokens(key, tokens * key_token, exist, HEAD_DIM, BLOCK_D)
-    values = load_tokens(value, tokens * value_token, exist, HEAD_DIM, BLOCK_D)
+    keys = load_tokens(key, tokens * key_strides[2], exist, HEAD_DIM, BLOCK_D)
+    values = load_tokens(value, tokens * value_strides[2], exist, HEAD_DIM, BLOCK_D)
 
     grad_keys = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)
     grad_values = tl.zeros([BLOCK_KEY, BLOCK_D], tl.float32)
@@ -183,10 +166,10 @@ def key_value_gradient_kernel(
     for first in range(0, length, BLOCK_QUERY):
         source, token, inside = walk(first, length, sources + start, query_tokens, BLOCK_QUERY)
         queries = load_tokens(
-            query, source * query_region + token * query_token, inside, HEAD_DIM, BLOCK_D
+            query, source * query_strides[1] + token * query_strides[2], inside, HEAD_DIM, BLOCK_D
         )
         grads = load_tokens(
-            grad, source * grad_region + token * grad_token, inside, HEAD_DIM, BLOCK_D
+            grad, source * grad_strides[1] + token * grad_strides[2], inside, HEAD_DIM, BLOCK_D
         )
         statistics = first_statistics + source * num_heads * query_tokens + token
         top = tl.load(tops + statistics, mask=inside, other=0.0)

@@ -4,7 +4,8 @@
 import triton
 import triton.language as tl
 
-from .triton_tokens import COUNTS, LOWEST, dot, load_tokens, locate, store_tokens, walk
+from ..triton_blocks import LOWEST, dot
+from .triton_tokens import COUNTS, load_tokens, locate, store_tokens, walk
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -16,15 +17,7 @@ def forward_kernel(
     out,
     tops,
     totals,
-    query_batch,
-    query_region,
-    query_token,
-    key_batch,
-    key_region,
-    key_token,
-    value_batch,
-    value_region,
-    value_token,
+    strides,
     num_queries,
     num_heads,
     query_tokens,
@@ -37,13 +30,14 @@ def forward_kernel(
     BLOCK_KEY: tl.constexpr,
 ):
     """Compute attention for one block of queries of one head with an online softmax."""
+    query_strides, key_strides, value_strides = strides
     row, head, tokens, exist = locate(query_tokens, num_heads, BLOCK_QUERY)
     batch, channel = row // num_queries, head * HEAD_DIM
-    query += batch * query_batch + row % num_queries * query_region + channel
-    key += batch * key_batch + channel
-    value += batch * value_batch + channel
+    query += batch * query_strides[0] + row % num_queries * query_strides[1] + channel
+    key += batch * key_strides[0] + channel
+    value += batch * value_strides[0] + channel
 
-    queries = load_tokens(query, tokens * query_token, exist, HEAD_DIM, BLOCK_D)
+    queries = load_tokens(query, tokens * query_strides[2], exist, HEAD_DIM, BLOCK_D)
     # finite, because -inf - (-inf) would be NaN if all products of the first block overflow
     top = tl.full([BLOCK_QUERY], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_QUERY], tl.float32)
@@ -52,9 +46,11 @@ def forward_kernel(
         region, token, inside = walk(
             first, topk * key_tokens, routes + row * topk, key_tokens, BLOCK_KEY
         )
-        keys = load_tokens(key, region * key_region + token * key_token, inside, HEAD_DIM, BLOCK_D)
+        keys = load_tokens(
+            key, region * key_strides[1] + token * key_strides[2], inside, HEAD_DIM, BLOCK_D
+        )
         values = load_tokens(
-            value, region * value_region + token * value_token, inside, HEAD_DIM, BLOCK_D
+            value, region * value_strides[1] + token * value_strides[2], inside, HEAD_DIM, BLOCK_D
         )
         logits = tl.where(inside[None, :], dot(queries, tl.trans(keys)) * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, 1))

@@ -13,15 +13,8 @@ in base 2.
 import triton
 import triton.language as tl
 
-from ..triton_support import INTERPRETED
-
 # a new value of these parameters does not recompile a kernel
 COUNTS = ["num_queries", "num_keys", "num_heads", "query_tokens", "key_tokens", "topk"]
-
-_INTERPRETED = tl.constexpr(INTERPRETED)
-
-# lowest finite float32: subtracting it from an infinite logit gives no NaN
-LOWEST = tl.constexpr(-(2.0**128 - 2.0**104))
 
 
 @triton.jit
@@ -38,15 +31,6 @@ def store_tokens(start, tokens, inside, x, HEAD_DIM: tl.constexpr, BLOCK_D: tl.c
     dims = tl.arange(0, BLOCK_D)
     mask = inside[:, None] & (dims < HEAD_DIM)[None, :]
     tl.store(start + tokens[:, None] + dims[None, :], x.to(start.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def dot(x, y):
-    # the interpreter would read bfloat16 bits as integers; products in float32 are exact, too
-    if _INTERPRETED:
-        x, y = x.to(tl.float32), y.to(tl.float32)
-    # keeps float32 at full precision; has no effect on half precision
-    return tl.dot(x, y, input_precision="ieee")
 
 
 @triton.jit
