@@ -27,6 +27,7 @@ from .resume import adopt_settings, checkpoint_to_resume, progress
 from .saving import (
     LoadFromHook,
     advice_for_a_full_disk,
+    find_earlier,
     find_last_checkpoint,
     remove_drafts,
     require_elsewhere,
@@ -153,7 +154,7 @@ def _train(args: Namespace, cfg: Config) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
-    differences, checkpoint = [], None
+    differences, checkpoint, path, done = [], None, None, 0
     if args.resume:
         path = checkpoint_to_resume(args.resume, cfg.work_dir)
         checkpoint = read_checkpoint(path)
@@ -170,8 +171,6 @@ def _train(args: Namespace, cfg: Config) -> None:
         cfg.resume = False
         if cfg.get("load_from"):
             require_elsewhere(cfg.load_from, cfg.work_dir)
-        if is_first_process(args.launcher):
-            put_aside(Path(cfg.work_dir))
     if is_first_process(args.launcher):
         remove_drafts(cfg.work_dir)
     runner = Runner.from_cfg(cfg)
@@ -185,6 +184,9 @@ def _train(args: Namespace, cfg: Config) -> None:
     require_batches(runner.train_loop.dataloader)
     if args.compile:
         compile_backbone(runner.model)
+    if is_first_process(args.launcher):
+        # only now that nothing keeps the training from starting
+        put_aside(Path(cfg.work_dir), find_earlier(cfg.work_dir, path, done))
     try:
         with advice_for_a_full_disk(cfg.work_dir):
             runner.train()

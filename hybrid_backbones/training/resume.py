@@ -33,9 +33,11 @@ def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
     """
     path = find_last_checkpoint(work_dir) if resume == "auto" else Path(resume)
     if path is None:
+        aside = max(Path(work_dir).glob("before_*/"), default=None)
+        moved = f" (those of the last training are in {aside})" if aside else ""
         raise ValueError(
-            f"--resume: there is no checkpoint in {work_dir}; leave --resume out to start a new "
-            "training, or give it the path of a checkpoint"
+            f"--resume: there is no checkpoint in {work_dir}{moved}; leave --resume out to start a "
+            "new training, or give it the path of a checkpoint"
         )
     if not path.is_file():
         raise ValueError(f"--resume: no checkpoint at {path}; check the path")

@@ -45,14 +45,25 @@ class WholeCheckpointHook(CheckpointHook):
     """mmengine's checkpoint hook, except that it refuses weights that are not finite."""
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        broken = [n for n, p in runner.model.named_parameters() if not torch.isfinite(p).all()]
-        if broken:
-            raise ValueError(
-                f"the weights are no longer finite after iteration {runner.iter + 1} "
-                f"({len(broken)} parameters, the first is {broken[0]}); no checkpoint was written. "
-                + advice(runner.work_dir)
-            )
+        _require_finite(runner)
         super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        # mmengine removes the last best checkpoint first
+        _require_finite(runner)
+        super()._save_best_checkpoint(runner, metrics)
+
+
+def _require_finite(runner) -> None:
+    """Check the parameters and the buffers, such as the statistics of batch normalisation."""
+    weights = runner.model.state_dict().items()
+    broken = [n for n, x in weights if x.is_floating_point() and not torch.isfinite(x).all()]
+    if broken:
+        raise ValueError(
+            f"the weights are no longer finite after iteration {runner.iter + 1} "
+            f"({len(broken)} entries, the first is {broken[0]}); no checkpoint was written. "
+            + advice(runner.work_dir)
+        )
 
 
 @HOOKS.register_module()
@@ -161,8 +172,26 @@ def find_last_checkpoint(work_dir: str | Path) -> Path | None:
     mmengine's own pointer file is ignored: a kill can leave it empty or pointing to a
     checkpoint that was never written.
     """
-    steps = {}
-    for path in Path(work_dir).glob("*.pth"):
-        if match := re.fullmatch(r"(?:epoch|iter)_(\d+)\.pth", path.name):
-            steps[int(match[1])] = path
-    return steps[max(steps)] if steps else None
+    numbered = [path for path in Path(work_dir).glob("*.pth") if number_of(path) is not None]
+    return max(numbered, key=lambda path: number_of(path) or 0, default=None)
+
+
+def number_of(checkpoint: Path) -> int | None:
+    """Return the epoch or iteration in the name of a checkpoint, None for other names."""
+    match = re.fullmatch(r"(?:epoch|iter)_(\d+)\.pth", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def find_earlier(work_dir: str | Path, resumed: Path | None = None, done: int = 0) -> list[Path]:
+    """Find the checkpoints of earlier trainings in a work dir, which a training may overwrite.
+
+    Args:
+        work_dir: folder of the training.
+        resumed: checkpoint from which the training continues; None starts a new training.
+        done: epochs or iterations after which `resumed` was saved. If it is in the work dir,
+            numbered checkpoints up to there and the best ones belong to this training.
+    """
+    numbered = [(path, number_of(path)) for path in Path(work_dir).glob("*.pth")]
+    if resumed is not None and resumed.resolve().parent == Path(work_dir).resolve():
+        return [path for path, number in numbered if number is not None and number > done]
+    return [path for path, n in numbered if n is not None or path.name.startswith("best_")]

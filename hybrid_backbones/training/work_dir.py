@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,8 @@ def require_writable(work_dir: Path) -> None:
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        # processes on several hosts can have one number
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"cannot write to the work dir {work_dir} ({error}): choose another with --work-dir"
@@ -52,7 +53,8 @@ def locked(work_dir: Path) -> Iterator[None]:
         file.seek(0)
         holder = file.read()
         try:
-            # unlike flock's, this lock is not inherited by dataloader workers, which outlive a kill
+            # unlike flock's, this lock is not inherited by workers, which outlive a kill, but
+            # opening and closing the file again would release it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(
@@ -72,11 +74,11 @@ def locked(work_dir: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def put_aside(work_dir: Path) -> None:
-    """Move checkpoints of an earlier training to a subfolder before a new one overwrites them."""
-    if earlier := list(work_dir.glob("*.pth")):
+def put_aside(work_dir: Path, checkpoints: Sequence[Path]) -> None:
+    """Move checkpoints of an earlier training to a subfolder before another overwrites them."""
+    if checkpoints:
         aside = work_dir / time.strftime("before_%Y%m%d_%H%M%S")
         aside.mkdir()
-        for path in earlier:
+        for path in checkpoints:
             path.rename(aside / path.name)
-        print_log(f"{len(earlier)} checkpoints of an earlier training moved to {aside}")
+        print_log(f"{len(checkpoints)} checkpoints of an earlier training moved to {aside}")

@@ -61,6 +61,8 @@ def test_an_interruption_ends_the_bar_and_names_the_last_checkpoint(tmp_path):
 
 def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
+    run_warm(*train(tmp_path, options=["model.backbone.depth=3"]))
+    assert (tmp_path / "epoch_9.pth").read_bytes() == b"precious"
     # a learning rate with which it fails when its work dir is in use
     run_warm(*train(tmp_path, options=["optim_wrapper.optimizer.lr=-1"]))
     (kept,) = tmp_path.glob("before_*/epoch_9.pth")

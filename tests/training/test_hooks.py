@@ -27,6 +27,7 @@ from hybrid_backbones.training.saving import (
     FiniteLossHook,
     WholeCheckpointHook,
     advice_for_a_full_disk,
+    find_earlier,
     find_last_checkpoint,
     remove_drafts,
 )
@@ -187,13 +188,39 @@ def test_curves_have_the_metrics_of_every_kind_of_number(tmp_path, kind):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_broken_weights_are_never_saved(tmp_path):
-    model = nn.Linear(2, 2)
-    model.bias.data[1] = float("inf")
-    runner = SimpleNamespace(model=model, iter=6, work_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"no longer finite after iteration 7.*bias"):
-        WholeCheckpointHook()._save_checkpoint_with_step(runner, 1, {})
+@pytest.mark.parametrize("entry", ["bias", "running_var"])
+@pytest.mark.parametrize("save", ["_save_checkpoint", "_save_best_checkpoint"])
+def test_broken_weights_are_never_saved(tmp_path, entry, save):
+    model = nn.BatchNorm1d(2)
+    model.state_dict()[entry][1] = float("inf")
+    runner = SimpleNamespace(model=model, iter=6, epoch=0, work_dir=tmp_path)
+    hook = WholeCheckpointHook(save_best="mIoU", rule="greater")
+    with pytest.raises(ValueError, match=rf"no longer finite after iteration 7.*{entry}"):
+        getattr(hook, save)(runner, *([{"mIoU": 1.0}] if "best" in save else []))
     assert list(tmp_path.iterdir()) == []
+
+
+SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth", "resnet50.pth"]
+
+
+@pytest.mark.parametrize(
+    ("resumed", "done", "earlier"),
+    [
+        # a new training
+        (None, 0, SAVED[:4]),
+        # of another folder
+        ("../epoch_6.pth", 6, SAVED[:4]),
+        # the last one, and one before it
+        ("epoch_12.pth", 12, []),
+        ("epoch_6.pth", 6, ["epoch_7.pth", "epoch_12.pth"]),
+        ("best_mIoU_epoch_7.pth", 7, ["epoch_12.pth"]),
+    ],
+)
+def test_checkpoints_that_a_training_may_overwrite_are_found(tmp_path, resumed, done, earlier):
+    for name in SAVED:
+        (tmp_path / name).touch()
+    found = find_earlier(tmp_path, resumed and tmp_path / resumed, done)
+    assert sorted(path.name for path in found) == sorted(earlier)
 
 
 def test_bfloat16_wrapper_computes_in_bfloat16_and_keeps_float32_weights():
