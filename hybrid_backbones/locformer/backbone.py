@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import HierarchicalBackbone
-from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
+from ..backbones.acmix_swin import VARIANTS, ACmixSwin, WholePatchEmbed, gather_patches
 from ..backbones.base import drop_path_rates, read_arch
 from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
@@ -66,6 +66,8 @@ class ReconfiguredAttention(nn.Module):
         shift: offset of the windows, in positions; from 0 to below `window_size`.
     """
 
+    relative_position_index: Tensor
+
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int):
         super().__init__()
         self.num_heads = num_heads
@@ -90,22 +92,21 @@ class ReconfiguredAttention(nn.Module):
         out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
         return self.proj(to_tokens(out[:, :, :height, :width]))
 
-    def relate_tokens(
-        self, tokens: Tensor, patches: Tensor | None = None, padding: Tensor | None = None
-    ) -> Tensor:
+    def relate_tokens(self, tokens: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Compute the attention of detection tokens to each other and, optionally, to patches.
 
         Args:
             tokens: detection tokens with their positions added, ``(B, N, C)``.
-            patches: patches with their positions added, ``(B, M, C)``, as further keys and values.
-            padding: padding mask of the patches, ``(B, M)``; required with `patches`.
+            seen: patches with their positions added, ``(B, M, C)``, as further keys and values, and
+                their padding mask, ``(B, M)``.
 
         Returns:
             attended tokens, ``(B, N, C)``.
         """
         query, key, value = self.qkv(tokens).chunk(3, 2)
         mask = None
-        if patches is not None:
+        if seen is not None:
+            patches, padding = seen
             weight, bias = (x[tokens.shape[2] :] for x in (self.qkv.weight, self.qkv.bias))
             pair = F.linear(patches, weight, bias).chunk(2, 2)
             key, value = (torch.cat(x, 1) for x in zip((key, value), pair, strict=True))
@@ -142,9 +143,9 @@ class DetectingBlock(nn.Module):
         both = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
         patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
         tokens = tokens + self.det_pos_linear(x.positions)
-        seen = self._place(patches, size, x.padding) if self.looks else ()
+        seen = self._place(patches, size, x.padding) if self.looks else None
         windows = to_maps(patches, size)
-        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, *seen)]
+        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, seen)]
         both = both + self.drop_path(torch.cat(related, 1))
         both = both + self.drop_path(self.mlp(self.norm2(both)))
         patches, tokens = both.tensor_split([num_patches], 1)
@@ -155,8 +156,8 @@ class DetectingBlock(nn.Module):
         return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
 
 
-class TokenMerging(PatchMerging):
-    """Patch merging that also projects each detection token, repeated four times.
+class TokenMerging(nn.Module):
+    """Patch merging of the map; each detection token is projected likewise, repeated four times.
 
     Args:
         embed_dims: number of input channels of patches and tokens.
@@ -164,13 +165,15 @@ class TokenMerging(PatchMerging):
     """
 
     def __init__(self, embed_dims: int, out_channels: int):
-        super().__init__(embed_dims)
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * embed_dims)
         self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
 
     def forward(self, x: Detecting) -> Detecting:
         """Halve the sides of the map, rounding up, and project map and tokens to the new width."""
         tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
-        return x._replace(map=super().forward(x.map), tokens=tokens)
+        patches = self.reduction(self.norm(gather_patches(x.map)))  # (B, H', W', C')
+        return x._replace(map=patches.permute(0, 3, 1, 2), tokens=tokens)
 
 
 @MODELS.register_module()
@@ -192,17 +195,13 @@ class SwinRAM(HierarchicalBackbone):
 
     # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
     rename_rules = (
-        (r"^patch_embed\.", "stem."),
-        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+        *ACmixSwin.rename_rules,
         (r"^layers\.3\.downsample\.", "last_merging."),
         (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
         (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
         (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
-        (r"^norm\.", "final_norm."),
-        (r"^head\.(?=weight|bias)", "head.fc."),
     )
-    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
+    computed_entries = ACmixSwin.computed_entries
     # entries that a classifier lacks
     fresh_entries = (r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m")
     # entries that the published network stores and never uses

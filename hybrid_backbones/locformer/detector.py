@@ -15,6 +15,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.layers import DeformableDetrTransformerDecoder
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.model import xavier_init
 from torch import Tensor, nn
 
 from ..layers import to_tokens
@@ -34,9 +35,9 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
     sizes = [(height, width)] * batch
     if data_samples is not None:
         sizes = [sample.metainfo.get("img_shape", sizes[0])[:2] for sample in data_samples]
-    sizes = torch.tensor(sizes, device=images.device)[:, :, None]  # (B, 2, 1)
-    below = torch.arange(height, device=images.device) >= sizes[:, 0]  # (B, H)
-    right = torch.arange(width, device=images.device) >= sizes[:, 1]  # (B, W)
+    ends = torch.tensor(sizes, device=images.device)[:, :, None]  # (B, 2, 1)
+    below = torch.arange(height, device=images.device) >= ends[:, 0]  # (B, H)
+    right = torch.arange(width, device=images.device) >= ends[:, 1]  # (B, W)
     return below[:, :, None] | right[:, None]
 
 
@@ -85,9 +86,9 @@ class TokenProjection(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(32, out_channels))
-        nn.init.xavier_uniform_(self[0].weight)
-        nn.init.zeros_(self[0].bias)
+        conv = nn.Conv2d(in_channels, out_channels, 1)
+        super().__init__(conv, nn.GroupNorm(32, out_channels))
+        xavier_init(conv, distribution="uniform")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Project tokens ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""
@@ -199,8 +200,7 @@ class LocFormer(BaseDetector):
         for module in self.decoder.modules():
             if isinstance(module, MultiScaleDeformableAttention):
                 module.init_weights()
-        nn.init.xavier_uniform_(self.reference_points.weight)
-        nn.init.zeros_(self.reference_points.bias)
+        xavier_init(self.reference_points, distribution="uniform")
 
     def forward(
         self,

@@ -7,7 +7,7 @@ renders small sketches with wide lines.
 
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..mini.shapes import CLASSES
 from .shape_sketches import draw_shape_sketches
@@ -107,7 +107,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
     )
 
 
-def _shrink(model: dict) -> None:
+def _shrink(model: ConfigDict) -> None:
     """Shrink the network of a config in place and disable dropout."""
     backbone, trunk = model.backbone, model.sketch_encoder.trunk
     backbone.update(num_queries=NUM_QUERIES, fusion_dims=DIMS, dropout=0.0)
