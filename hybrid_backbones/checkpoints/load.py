@@ -109,7 +109,7 @@ def load_trained(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    _unwrap(model).load_state_dict(trained_weights(model, checkpoint))
+    unwrap(model).load_state_dict(trained_weights(model, checkpoint))
 
 
 def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     if not _is_classifier(model):
         return require_same_entries(model, checkpoint)
     given, report = _match_published(model, model.backbone, checkpoint)
@@ -132,7 +132,7 @@ def require_same_entries(model: nn.Module, checkpoint: str | Path | Mapping) -> 
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     own, given = model.state_dict(), read_state_dict(checkpoint)
     _require_fit(type(model).__name__, own, given, own.keys() - given.keys())
     return given
@@ -144,8 +144,7 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
     Raises:
         ValueError: if the checkpoint does not fit, or holds a program in its meta data.
     """
-    is_file = isinstance(checkpoint, str | Path)
-    content = read_checkpoint(checkpoint) if is_file else checkpoint
+    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     meta = content.get("meta") if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(
@@ -197,7 +196,7 @@ def load_pretrained(
         )
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside a DistributedDataParallel wrapper."""
     return getattr(model, "module", model)
 

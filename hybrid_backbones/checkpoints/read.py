@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
@@ -146,7 +147,9 @@ def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
     content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     meta = content.get("meta") if isinstance(content, Mapping) else None
     found = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
-    classes = found.get("classes") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    classes = found.get("classes")
     is_named = isinstance(classes, list | tuple) and all(isinstance(x, str) for x in classes)
     return dict(found) if classes and is_named else None
 
@@ -164,7 +167,7 @@ def _unusable(value: Tensor) -> str | None:
 
 def _require_checksums(file: str | Path | BinaryIO) -> None:
     """Verify the checksum of each record, in about half the time of reading the file."""
-    with nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:
+    with open(file, "rb") if isinstance(file, str | PathLike) else nullcontext(file) as stream:
         start = stream.tell()
         is_zip = stream.read(4) == b"PK\x03\x04"
         stream.seek(start)

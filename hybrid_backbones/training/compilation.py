@@ -2,10 +2,10 @@
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..backbones import HierarchicalBackbone
+from ..checkpoints import unwrap
 
 
 def require_compiler(device: str) -> None:
@@ -39,7 +39,7 @@ def compile_backbone(model: nn.Module) -> None:
     Raises:
         ValueError: if the model has no backbone, or recomputes activations of a training step.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise ValueError(f"--compile: {type(model).__name__} has no backbone; leave --compile out")
