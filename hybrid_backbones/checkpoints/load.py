@@ -146,7 +146,7 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
     Raises:
         ValueError: if the checkpoint does not fit, or holds a program in its meta data.
     """
-    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    content = read_checkpoint(checkpoint)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(

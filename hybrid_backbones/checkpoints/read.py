@@ -70,7 +70,7 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file does not exist, is not a checkpoint or holds no weights.
     """
-    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    content = read_checkpoint(checkpoint)
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -96,12 +96,16 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     return state_dict
 
 
-def read_checkpoint(checkpoint: str | Path) -> Mapping:
+def read_checkpoint(checkpoint: str | Path | Mapping) -> Mapping:
     """Read the whole content of a checkpoint file or URL, without running code in it.
+
+    Content that is already loaded is returned as it is.
 
     Raises:
         ValueError: if the file does not exist, is not a checkpoint or is damaged.
     """
+    if not isinstance(checkpoint, str | Path):
+        return checkpoint
     path = str(checkpoint)
     downloaded = path.startswith(("http://", "https://"))
     path = _download(path) if downloaded else path
@@ -144,7 +148,7 @@ def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
         a dict with names under `classes`, and for segmentation colours under `palette`; None if
         the checkpoint holds none, as published weights do.
     """
-    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    content = read_checkpoint(checkpoint)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     found = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
     if not isinstance(found, Mapping):

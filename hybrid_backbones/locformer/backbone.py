@@ -52,6 +52,11 @@ def padded_positions(padding: Tensor, channels: int) -> Tensor:
     return sine_positions(rows.flatten(1), columns.flatten(1), channels)
 
 
+def resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
+    """Resize a padding mask ``(B, H', W')`` to the height and width `size` of a map."""
+    return F.interpolate(padding[:, None].float(), size)[:, 0] > 0
+
+
 class ReconfiguredAttention(nn.Module):
     """Self-attention of patches within windows and of detection tokens, with shared weights.
 
@@ -150,7 +155,7 @@ class DetectingBlock(nn.Module):
         return x._replace(map=to_maps(patches, size), tokens=tokens)
 
     def _place(self, patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
-        padding = F.interpolate(padding[:, None].float(), size)[:, 0] > 0
+        padding = resize_padding(padding, size)
         return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..backbones.published_entries import PublishedEntries
 from ..layers import to_tokens
-from .backbone import SwinRAM
+from .backbone import SwinRAM, resize_padding
 from .fusion import SketchMixer
 from .guidance import GuidedFeatures
 from .head import at_least_float32
@@ -43,7 +43,7 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
 def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
     """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to arguments of the decoder."""
     sizes = [x.shape[2:] for x in maps]
-    masks = [F.interpolate(padding[:, None].float(), size)[:, 0] > 0 for size in sizes]
+    masks = [resize_padding(padding, size) for size in sizes]
     shapes = torch.tensor(sizes, device=padding.device)
     return dict(
         value=torch.cat([to_tokens(x) for x in maps], 1),
