@@ -6,11 +6,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-
-from .published_entries import PublishedEntries
 
 OUT_NORMS = ("each", "final", "none")
 
@@ -78,8 +77,8 @@ class Stage(nn.Sequential):
         return x
 
 
-class StagedNetwork(PublishedEntries):
-    """Network of a stem and four stages of decreasing resolution.
+class HierarchicalBackbone(BaseModule):
+    """Backbone of a stem and four stages of decreasing resolution.
 
     A subclass defines `stem`, `stages` (four, built by `make_stage`) and `channels`, calls
     `add_norms` if outputs are normalised, and ends its constructor with ``self.train()``, which
@@ -101,9 +100,17 @@ class StagedNetwork(PublishedEntries):
     """
 
     strides = (4, 8, 16, 32)
+    # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
+    channels_last: ClassVar[bool] = False
     # number of channels of each of the four stages
     channels: tuple[int, ...]
+    # (pattern, replacement) pairs from published entry names to ours, applied in turn by `re.sub`
+    rename_rules: ClassVar[Sequence[tuple[str, str]]] = ()
+    # prefixes of the entries of an ImageClassifier outside its backbone
     classifier_parts: ClassVar[tuple[str, ...]] = ("head.", "neck.")
+    # patterns of published entries with index tables or masks, which are computed here
+    computed_entries: ClassVar[Sequence[str]] = ()
+    # patterns of entries that no published classifier has, which keep their initialisation
     fresh_entries: ClassVar[Sequence[str]] = (r"^norms\.",)
 
     def __init__(
@@ -179,6 +186,13 @@ class StagedNetwork(PublishedEntries):
         """Number of channels of each returned feature map."""
         return tuple(self.channels[i] for i in self.out_indices)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        if self.channels_last and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
+        outs = enumerate(self.run_stages(self.stem(x)))
+        return tuple(self.normalise(i, out) for i, out in outs if i in self.out_indices)
+
     def run_stages(
         self, x: Any, before_blocks: Sequence[Callable[[Any], Any]] | None = None
     ) -> list[Any]:
@@ -204,13 +218,13 @@ class StagedNetwork(PublishedEntries):
     def is_droppable(self, entry: str) -> bool:
         """Return whether a renamed published entry belongs to a part that this model omits.
 
-        These parts are unused ones, the classifier with its norm, and norms that no stage has here.
+        These parts are the classifier with its norm, and the norms of stages without one here.
         """
-        if super().is_droppable(entry) or entry.startswith((*self.classifier_parts, "final_norm.")):
+        if entry.startswith((*self.classifier_parts, "final_norm.")):
             return True
         return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
-    def train(self, mode: bool = True) -> "StagedNetwork":
+    def train(self, mode: bool = True) -> "HierarchicalBackbone":
         """Set the training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen_modules():
@@ -234,20 +248,6 @@ class StagedNetwork(PublishedEntries):
 
     def _stem_modules(self) -> list[nn.Module]:
         return [self.stem]
-
-
-class HierarchicalBackbone(StagedNetwork):
-    """Backbone that maps images to feature maps; see :class:`StagedNetwork`."""
-
-    # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
-    channels_last: ClassVar[bool] = False
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
-        if self.channels_last and x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)
-        outs = enumerate(self.run_stages(self.stem(x)))
-        return tuple(self.normalise(i, out) for i, out in outs if i in self.out_indices)
 
 
 def _recompute(part: nn.Module, x: Any) -> Any:

@@ -16,7 +16,6 @@ from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
-from ..backbones.published_entries import PublishedEntries
 from .read import read_checkpoint, read_state_dict
 
 # maximum number of names per kind of problem in an error message
@@ -62,13 +61,13 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
             or kind.
     """
     # a detector may have rules for all of its entries
-    backbone = model if isinstance(model, PublishedEntries) else getattr(model, "backbone", model)
-    if not isinstance(backbone, PublishedEntries):
+    backbone = model if hasattr(model, "rename_rules") else getattr(model, "backbone", model)
+    if not hasattr(backbone, "rename_rules"):
         raise ValueError(
             "expected a backbone of hybrid_backbones or a model around one, "
             f"got {type(model).__name__} with {type(backbone).__name__}"
         )
-    target = backbone if _classifier_backbone(model) is None else model
+    target = model if _is_classifier(model) else backbone
     given, report = _match_published(target, backbone, checkpoint)
     target.load_state_dict(target.state_dict() | given)
     print_log(f"{type(backbone).__name__}: {report}", logger="current")
@@ -76,7 +75,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
 
 
 def _match_published(
-    target: nn.Module, backbone: PublishedEntries, checkpoint: str | Path | Mapping
+    target: nn.Module, backbone: nn.Module, checkpoint: str | Path | Mapping
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Return a checkpoint's weights under the names that they have in the target, and a report."""
     own, is_classifier = target.state_dict(), target is not backbone
@@ -120,11 +119,10 @@ def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
     model = unwrap(model)
-    backbone = _classifier_backbone(model)
-    if backbone is None:
+    if not _is_classifier(model):
         return require_same_entries(model, checkpoint)
-    given, report = _match_published(model, backbone, checkpoint)
-    print_log(f"{type(backbone).__name__}: {report}", logger="current")
+    given, report = _match_published(model, model.backbone, checkpoint)
+    print_log(f"{type(model.backbone).__name__}: {report}", logger="current")
     return model.state_dict() | given
 
 
@@ -203,11 +201,10 @@ def unwrap(model: nn.Module) -> nn.Module:
     return getattr(model, "module", model)
 
 
-def _classifier_backbone(model: nn.Module) -> PublishedEntries | None:
-    """Return the backbone of a classifier with one of ours, or None for another model."""
+def _is_classifier(model: nn.Module) -> bool:
+    """Return whether a model is a classifier with one of our backbones."""
     backbone = getattr(model, "backbone", None)
-    has_head = getattr(model, "head", None) is not None
-    return backbone if has_head and isinstance(backbone, PublishedEntries) else None
+    return hasattr(backbone, "rename_rules") and getattr(model, "head", None) is not None
 
 
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:

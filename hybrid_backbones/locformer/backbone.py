@@ -9,6 +9,7 @@ patches, with the same weights; in the last stage they attend to all patches and
 of the decoder.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, ACmixSwin, WholePatchEmbed, gather_patches
-from ..backbones.base import StagedNetwork, drop_path_rates, read_arch
+from ..backbones.base import drop_path_rates, read_arch
 from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
 from ..ops.window_attention import shifted_window_attention
@@ -180,7 +182,7 @@ class TokenMerging(nn.Module):
 
 
 @MODELS.register_module()
-class SwinRAM(StagedNetwork):
+class SwinRAM(HierarchicalBackbone):
     """Swin Transformer with detection tokens, guided by sketches.
 
     Args:
@@ -193,7 +195,7 @@ class SwinRAM(StagedNetwork):
         fusion_dims: number of hidden channels of the sketch fusions.
         dropout: dropout rate of the sketch fusions.
         window_size: side of the attention windows, in positions of a stage's map.
-        **kwargs: settings of :class:`StagedNetwork`, except `out_indices`.
+        **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
     """
 
     # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
@@ -280,3 +282,8 @@ class SwinRAM(StagedNetwork):
         outs = self.run_stages(x, fusions_with(self.fusions, sketch))
         maps = [out.map for out in (*outs[1:], self.last_merging(outs[3]))]
         return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)
+
+    def is_droppable(self, entry: str) -> bool:
+        """Return whether a published entry, after renaming, belongs to an unused part."""
+        unused = any(re.search(pattern, entry) for pattern in self.unused_entries)
+        return unused or super().is_droppable(entry)

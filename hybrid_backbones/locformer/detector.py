@@ -5,6 +5,8 @@ Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. A sketch guides the
 maps and tokens enter the decoder of Deformable DETR without an encoder; the head scores objects.
 """
 
+import re
+
 import torch
 import torch.nn.functional as F
 from mmcv.ops import MultiScaleDeformableAttention
@@ -16,7 +18,6 @@ from mmdet.structures import DetDataSample
 from mmengine.model import xavier_init
 from torch import Tensor, nn
 
-from ..backbones.published_entries import PublishedEntries
 from ..layers import to_tokens
 from .backbone import SwinRAM, resize_padding
 from .fusion import SketchMixer
@@ -95,7 +96,7 @@ class TokenProjection(nn.Sequential):
 
 
 @MODELS.register_module()
-class LocFormer(PublishedEntries, BaseDetector):
+class LocFormer(BaseDetector):
     """Detector of the objects that sketches show.
 
     A query is one sketch, or several sketches of the same category. A batch has one query for each
@@ -146,6 +147,7 @@ class LocFormer(PublishedEntries, BaseDetector):
         (r"^(?=(det|query)_(token|pos))", "backbone."),
     )
     computed_entries = SwinRAM.computed_entries
+    fresh_entries = classifier_parts = ()
     # entries that the published network never uses, and a second copy of its box branches
     unused_entries = (
         r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
@@ -261,7 +263,8 @@ class LocFormer(PublishedEntries, BaseDetector):
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a published entry, after renaming, belongs to an unused part."""
-        return super().is_droppable(entry.removeprefix("backbone."))
+        entry = entry.removeprefix("backbone.")
+        return any(re.search(pattern, entry) for pattern in self.unused_entries)
 
     def loss(self, *args, **kwargs) -> dict[str, Tensor]:
         """Compute the losses; arguments as for :meth:`forward`."""
