@@ -75,7 +75,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
 
 
 def _match_published(
-    target: nn.Module, backbone: nn.Module, checkpoint: str | Path | Mapping
+    target: nn.Module, backbone: BaseModule, checkpoint: str | Path | Mapping
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Return a checkpoint's weights under the names that they have in the target, and a report."""
     own, is_classifier = target.state_dict(), target is not backbone

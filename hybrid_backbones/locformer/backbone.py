@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import HierarchicalBackbone
-from ..backbones.acmix_swin import VARIANTS, ACmixSwin, WholePatchEmbed, gather_patches
+from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
 from ..backbones.base import drop_path_rates, read_arch
 from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
@@ -200,13 +200,17 @@ class SwinRAM(HierarchicalBackbone):
 
     # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
     rename_rules = (
-        *ACmixSwin.rename_rules,
+        (r"^patch_embed\.", "stem."),
+        (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+        *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
         (r"^layers\.3\.downsample\.", "last_merging."),
         (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
         (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
         (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
+        (r"^norm\.", "final_norm."),
+        (r"^head\.(?=weight|bias)", "head.fc."),
     )
-    computed_entries = ACmixSwin.computed_entries
+    computed_entries = (r"\.relative_position_index$", r"\.attn_mask$")
     # entries that a classifier lacks
     fresh_entries = (r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m")
     # entries that the published network stores and never uses
