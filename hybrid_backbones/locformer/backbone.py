@@ -37,6 +37,11 @@ class Detecting(NamedTuple):
     padding: Tensor  # (B, H', W'), padding mask of the images, True for padding
 
 
+def resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
+    """Resize a padding mask ``(B, H', W')`` to the height and width `size` of a map."""
+    return F.interpolate(padding[:, None].float(), size)[:, 0] > 0
+
+
 def padded_positions(padding: Tensor, channels: int) -> Tensor:
     """Encode the positions of a map by sines, with the unpadded part scaled to 2π.
 
@@ -52,11 +57,6 @@ def padded_positions(padding: Tensor, channels: int) -> Tensor:
     rows = rows / (rows[:, -1:] + 1e-6) * 2 * torch.pi
     columns = columns / (columns[:, :, -1:] + 1e-6) * 2 * torch.pi
     return sine_positions(rows.flatten(1), columns.flatten(1), channels)
-
-
-def resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
-    """Resize a padding mask ``(B, H', W')`` to the height and width `size` of a map."""
-    return F.interpolate(padding[:, None].float(), size)[:, 0] > 0
 
 
 class ReconfiguredAttention(nn.Module):

@@ -62,12 +62,6 @@ def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tens
     return sine_positions(rows, columns, channels).to(like.dtype)
 
 
-def map_positions(x: Tensor) -> Tensor:
-    """Encode the positions of a map ``(..., C, H, W)`` by :func:`grid_positions`."""
-    channels, height, width = x.shape[-3:]
-    return grid_positions(height, width, channels, x)
-
-
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Reshape tokens ``(..., N, C)`` to ``(..., h, N, d)``, with head-major channels."""
     return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)
@@ -111,6 +105,12 @@ def attention_weights(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     query, key = (split_heads(x, num_heads) for x in (query[:, None], key))
     logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, Q, h, N, M)
     return logits.softmax(-1).mean(2)
+
+
+def map_positions(x: Tensor) -> Tensor:
+    """Encode the positions of a map ``(..., C, H, W)`` by :func:`grid_positions`."""
+    channels, height, width = x.shape[-3:]
+    return grid_positions(height, width, channels, x)
 
 
 class CrossAttention(nn.Module):
