@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..backbones import HierarchicalBackbone
 from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
-from ..backbones.base import drop_path_rates, read_arch
+from ..backbones.base import StagedNetwork, drop_path_rates, read_arch
 from ..layers import DropPath, LayerNorm2d, Mlp, pad_to_multiple, to_maps, to_tokens
 from ..ops.relative_position import relative_position_bias, relative_position_index
 from ..ops.window_attention import shifted_window_attention
@@ -182,7 +181,7 @@ class TokenMerging(nn.Module):
 
 
 @MODELS.register_module()
-class SwinRAM(HierarchicalBackbone):
+class SwinRAM(StagedNetwork):
     """Swin Transformer with detection tokens, guided by sketches.
 
     Args:
@@ -195,7 +194,7 @@ class SwinRAM(HierarchicalBackbone):
         fusion_dims: number of hidden channels of the sketch fusions.
         dropout: dropout rate of the sketch fusions.
         window_size: side of the attention windows, in positions of a stage's map.
-        **kwargs: settings of :class:`HierarchicalBackbone`, except `out_indices`.
+        **kwargs: settings of :class:`StagedNetwork`, except `out_indices`.
     """
 
     # from the entry names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers

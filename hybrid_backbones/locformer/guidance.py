@@ -29,7 +29,7 @@ class GuidedFeatures(NamedTuple):
 
 
 def fusions_with(fusions: Iterable[nn.Module], sketch: Tensor) -> list[Callable[[Any], Any]]:
-    """Bind a sketch to the fusions of all stages, for `HierarchicalBackbone.run_stages`.
+    """Bind a sketch to the fusions of all stages, for `StagedNetwork.run_stages`.
 
     Args:
         fusions: one :class:`StageFusion` per stage, applied to the input of the first block.

@@ -4,7 +4,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from ..backbones import HierarchicalBackbone
+from ..backbones.base import StagedNetwork
 from ..checkpoints import unwrap
 
 
@@ -54,6 +54,6 @@ def compile_backbone(model: nn.Module) -> None:
 
 
 def _recomputes(module: nn.Module) -> bool:
-    if not isinstance(module, HierarchicalBackbone):
+    if not isinstance(module, StagedNetwork):
         return False
     return module.with_cp if isinstance(module.with_cp, bool) else any(module.with_cp)
