@@ -50,8 +50,8 @@ PACKAGES = {
 }
 
 # two sets of distributions of the same packages, and the requirements file of each
-ONEDL = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
-ONEDL += ("onedl-mmpretrain",)
+ONEDL: tuple[str, ...] = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")
+ONEDL += ("onedl-mmsegmentation", "onedl-mmpretrain")
 UPSTREAM = ("mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "mmpretrain")
 INSTALL = {ONEDL: "requirements.txt", UPSTREAM: "requirements/upstream.txt"}
 
@@ -184,7 +184,8 @@ def _train_with_autocast(device: str, dtype) -> None:
     with torch.autocast(device.partition(":")[0], dtype):
         out = layer(torch.ones(1, 3, 8, 8, device=device))
     out.float().sum().backward()
-    if out.dtype != dtype or not layer.weight.grad.isfinite().all():
+    grad = layer.weight.grad
+    if out.dtype != dtype or grad is None or not grad.isfinite().all():
         raise RuntimeError(f"autocast computed in {out.dtype}")
 
 
@@ -228,8 +229,8 @@ def check_work_dirs() -> Iterator[Finding]:
     yield Finding("work_dirs", f"{free:.1f} GiB free", problem, "free space, or give --work-dir")
 
 
-CHECKS = (check_python, check_packages, check_sets, check_mmcv_operators)
-CHECKS += (check_devices, check_triton, check_data, check_work_dirs)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_sets)
+CHECKS += (check_mmcv_operators, check_devices, check_triton, check_data, check_work_dirs)
 
 
 def _import(*modules: str) -> None:
@@ -252,8 +253,8 @@ def _try(function: Callable, *args) -> Exception | None:
 def _fail(subject: str, found: str, error: Exception) -> Finding:
     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
     file = INSTALL[UPSTREAM if _installed(UPSTREAM) and not _installed(ONEDL) else ONEDL]
-    pattern, remedy = next(pair for pair in REMEDIES if re.search(pair[0], f"{subject} {problem}"))
-    remedy = re.search(pattern, f"{subject} {problem}").expand(remedy)
+    matches = ((re.search(pattern, f"{subject} {problem}"), text) for pattern, text in REMEDIES)
+    remedy = next(match.expand(text) for match, text in matches if match)
     return Finding(subject, found, problem, remedy.format(f"pip install -r {file}"), fatal=True)
 
 

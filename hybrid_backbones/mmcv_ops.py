@@ -83,7 +83,8 @@ def softnms(
     The kept boxes and their scores fill the first rows of `dets`, `(N, 5)`; returns their indices.
     """
     corners, decayed = (tensor.numpy().copy() for tensor in _widen(boxes, scores))
-    left, kept = np.arange(len(decayed)), []
+    left: np.ndarray = np.arange(len(decayed))
+    kept = []
     while left.size:
         hole = decayed[left].argmax()
         kept.append(best := left[hole])
@@ -186,11 +187,11 @@ def _deform_conv(settings: dict[str, Any], grad: Tensor | None, *tensors: Tensor
     # torchvision requires mask and bias; mmcv's v2 passes an empty bias for none
     mask, bias = others or (input.new_zeros(len(input), 1), input.new_zeros(0))
     bias = bias if bias.numel() else input.new_zeros(len(weight))
-    tensors = _widen(input, weight, offset, mask, bias)
-    arguments = (*tensors, *(settings[name] for name in (_V2 if others else _V1)), bool(others))
+    widened = _widen(input, weight, offset, mask, bias)
+    arguments = (*widened, *(settings[name] for name in (_V2 if others else _V1)), bool(others))
     if grad is None:
         return torch.ops.torchvision.deform_conv2d(*arguments)
-    return torch.ops.torchvision._deform_conv2d_backward(grad.to(tensors[0].dtype), *arguments)
+    return torch.ops.torchvision._deform_conv2d_backward(grad.to(widened[0].dtype), *arguments)
 
 
 def deform_conv_forward(*tensors: Tensor, **settings: Any) -> None:
@@ -295,5 +296,5 @@ def install() -> bool:
     module.__dict__.update({operator.__name__: operator for operator in _OPERATORS})
     sys.modules["mmcv._ext"] = module
     if "mmcv" in sys.modules:
-        sys.modules["mmcv"]._ext = module
+        sys.modules["mmcv"].__dict__["_ext"] = module
     return True

@@ -30,10 +30,18 @@ class WholePatchEmbed(PatchEmbed):
         return super().forward(pad_to_multiple(x, self.proj.kernel_size[0]))
 
 
-class PatchMerging(nn.Module):
-    """Patch merging, which halves height and width: ``reduction(norm([x00, x10, x01, x11]))``.
+def gather_patches(x: Tensor) -> Tensor:
+    """Concatenate the channels of 2×2 patches: ``(B, C, H, W)`` to ``(B, H', W', 4C)``.
 
     Odd sides are zero-padded.
+    """
+    x = pad_to_multiple(x, 2)
+    x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, H', 2, W', 2)
+    return x.permute(0, 2, 4, 5, 3, 1).flatten(3)  # the row varies first
+
+
+class PatchMerging(nn.Module):
+    """Patch merging, which halves height and width: ``reduction(norm([x00, x10, x01, x11]))``.
 
     Args:
         embed_dims: number of input channels; the result has twice as many.
@@ -46,10 +54,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, 2C, H', W')``, rounding up."""
-        x = pad_to_multiple(x, 2)
-        x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, H', 2, W', 2)
-        x = x.permute(0, 2, 4, 5, 3, 1).flatten(3)  # (B, H', W', 4C), the row varies first
-        return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
+        return self.reduction(self.norm(gather_patches(x))).permute(0, 3, 1, 2)
 
 
 class ACmixSwinBlock(TransformerBlock):

@@ -72,8 +72,8 @@ class Parts(NamedTuple):
     drop_path_rate: float = 0.0
 
 
-class HierarchicalBackbone(BaseModule):
-    """Backbone of a stem and four stages of decreasing resolution.
+class StagedNetwork(BaseModule):
+    """Network of a stem and four stages of decreasing resolution.
 
     A subclass hands over its :class:`Parts`. A forward hook on a stage receives the output before
     the norm.
@@ -163,13 +163,6 @@ class HierarchicalBackbone(BaseModule):
         """Number of channels of each returned feature map."""
         return tuple(self.channels[i] for i in self.out_indices)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
-        if self.channels_last and x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)
-        outs = enumerate(self.run_stages(self.stem(x)))
-        return tuple(self.normalise(i, out) for i, out in outs if i in self.out_indices)
-
     def run_stages(
         self, x: Any, before_blocks: Sequence[Callable[[Any], Any]] | None = None
     ) -> list[Any]:
@@ -203,7 +196,7 @@ class HierarchicalBackbone(BaseModule):
             return True
         return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
-    def train(self, mode: bool = True) -> "HierarchicalBackbone":
+    def train(self, mode: bool = True) -> "StagedNetwork":
         """Set the training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen_modules():
@@ -227,6 +220,17 @@ class HierarchicalBackbone(BaseModule):
 
     def _stem_modules(self) -> list[nn.Module]:
         return [self.get_submodule("stem")]
+
+
+class HierarchicalBackbone(StagedNetwork):
+    """Backbone that maps images to feature maps; see :class:`StagedNetwork`."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        if self.channels_last and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
+        outs = enumerate(self.run_stages(self.stem(x)))
+        return tuple(self.normalise(i, out) for i, out in outs if i in self.out_indices)
 
 
 def _make_stage(

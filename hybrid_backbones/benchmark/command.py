@@ -35,9 +35,9 @@ def parse_args() -> argparse.Namespace:
         command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
         command.add_argument("--out", type=_json, default=Path(f"work_dirs/benchmark/{table}.json"))
         command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    for table, subjects in dict(ops=OPERATORS, backbones=BACKBONES).items():
+    for table, names in dict(ops=[*OPERATORS], backbones=[*BACKBONES]).items():
         subparsers[table].add_argument(
-            "--only", nargs="+", type=_one_of(list(subjects)), metavar="NAME", default=()
+            "--only", nargs="+", type=_one_of(names), metavar="NAME", default=()
         )
     subparsers["ops"].add_argument(
         "--scales", type=int, nargs="+", default=(1,), help="factors for both sides of --size"

@@ -77,7 +77,7 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
         model.compile()
 
     def train():
-        sum(out.mean() for out in _as_tuple(model(images))).backward()
+        torch.autograd.backward([out.mean() for out in _as_tuple(model(images))])
         optimizer.step()
         optimizer.zero_grad()
 

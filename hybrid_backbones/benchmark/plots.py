@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.figure import Figure
 
-COLORS = colormaps["tab20"].colors
+COLORS = color_sequences["tab20"]
 
 
 def draw(rows: list[dict], out: Path) -> None:
@@ -24,7 +24,7 @@ def draw(rows: list[dict], out: Path) -> None:
 
 def _plot_backbones(axes, rows: list[dict]) -> None:
     """Plot one line for each family, from its smallest network to its largest."""
-    families = {}
+    families: dict[str, list[dict]] = {}
     for row in rows:
         family = row["backbone"].rpartition("-")[0] + (", compiled" * (row["mode"] == "compiled"))
         families.setdefault(family, []).append(row)
@@ -41,7 +41,7 @@ def _plot_backbones(axes, rows: list[dict]) -> None:
 
 def _plot_operators(axes, rows: list[dict]) -> None:
     """Plot one line for each implementation over the map size, dashed for references."""
-    lines = {}
+    lines: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         lines.setdefault((row["operator"], row["implementation"]), []).append(row)
     operators = dict.fromkeys(operator for operator, _ in lines)

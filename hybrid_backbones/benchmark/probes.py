@@ -33,12 +33,12 @@ def _time_once(function: Callable[[], Any], device: str) -> float:
         start = time.perf_counter()
         function()
         return 1e3 * (time.perf_counter() - start)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
     function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after)
 
 
 def extra_memory(function: Callable[[], Any], *, device: str = "cpu") -> float | None:

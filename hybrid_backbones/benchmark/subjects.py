@@ -61,7 +61,8 @@ class WindowAttention(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         x = self.qkv(pad_to_multiple(x, WINDOW).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        x = shifted_window_attention(*x.chunk(3, 1), self.bias, WINDOW, WINDOW // 2)
+        query, key, value = x.chunk(3, 1)
+        x = shifted_window_attention(query, key, value, self.bias, WINDOW, WINDOW // 2)
         return self.proj(x.permute(0, 2, 3, 1)[:, :height, :width]).permute(0, 3, 1, 2)
 
     def _attend_by_torchvision(self, x: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def _layer(layer: Callable, *args, **kwargs) -> Callable[[Settings], tuple]:
 
 
 # implementations by operator; ratios refer to the one called `reference`, if there is one
-OPERATORS = {
+OPERATORS: dict[str, dict[str, Callable[[Settings], tuple]]] = {
     "local_attention": {
         backend: partial(_make_attention, backend) for backend in ("tiled", "triton", "reference")
     },

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -117,8 +118,8 @@ def measure_config(path: Path) -> Row:
     """Build the model of a config and count its costs, without data or weights."""
     cfg = Config.fromfile(path)
     published = read_published(path)
-    size = re.search(r"at (\d+)×(\d+)", published)
-    size = (int(size[1]), int(size[2])) if size else SIZES[cfg.default_scope]
+    stated = re.search(r"at (\d+)×(\d+)", published)
+    size = (int(stated[1]), int(stated[2])) if stated else SIZES[cfg.default_scope]
     if cfg.default_scope == "mmpretrain":
         cfg.model.data_preprocessor = cfg.data_preprocessor
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -138,7 +139,7 @@ def measure_config(path: Path) -> Row:
 
 def read_published(path: Path) -> str:
     """Return the published results in the docstring of a config as one line."""
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     lines = re.search(r"^Published: +(.*(?:\n +.*)*)", docstring, re.MULTILINE)
     if lines is None:
         raise ValueError(f"the docstring of {path} has no line that begins with 'Published:'")
@@ -150,7 +151,7 @@ def _figure(text: str, pattern: str) -> str | None:
     return match[1] if match else None
 
 
-def _count_model(model: nn.Module, size: tuple[int, int]) -> int:
+def _count_model(model: BaseModel, size: tuple[int, int]) -> int:
     """Count the MACs of the whole model for one image, as OpenMMLab's counters do."""
     model = model.to("meta")
     local_attention = []
@@ -169,7 +170,7 @@ def _count_model(model: nn.Module, size: tuple[int, int]) -> int:
     return macs + count_macs(_Heads(model), *_feature_shapes(model, size))
 
 
-def _feature_shapes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, ...]]:
+def _feature_shapes(model: BaseModel, size: tuple[int, int]) -> list[tuple[int, ...]]:
     with torch.no_grad():
         return [out.shape for out in model.backbone(torch.zeros(1, 3, *size, device="meta"))]
 
@@ -177,7 +178,7 @@ def _feature_shapes(model: nn.Module, size: tuple[int, int]) -> list[tuple[int, 
 class _Heads(nn.Module):
     """Neck and heads of a model, run with fixed numbers of RoIs."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: BaseModel):
         super().__init__()
         self.model = model
 
@@ -192,7 +193,7 @@ class _Heads(nn.Module):
             _run_roi_head(model.roi_head, features[0])
 
 
-def _run_roi_head(roi_head: nn.Module, features: Tensor) -> None:
+def _run_roi_head(roi_head: BaseModule, features: Tensor) -> None:
     for name, num_rois in (("bbox", NUM_BOX_ROIS), ("mask", NUM_MASK_ROIS)):
         if not getattr(roi_head, f"with_{name}"):
             continue

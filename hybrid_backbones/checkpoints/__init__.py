@@ -10,6 +10,7 @@ from .load import (
     require_resumable,
     require_same_entries,
     trained_weights,
+    unwrap,
 )
 from .read import STATE_DICT_KEYS, dataset_meta, read_checkpoint, read_state_dict
 
@@ -27,4 +28,5 @@ __all__ = [
     "require_resumable",
     "require_same_entries",
     "trained_weights",
+    "unwrap",
 ]

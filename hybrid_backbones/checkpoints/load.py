@@ -76,7 +76,7 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
 
 
 def _match_published(
-    target: nn.Module, backbone: nn.Module, checkpoint: str | Path | Mapping
+    target: nn.Module, backbone: BaseModule, checkpoint: str | Path | Mapping
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Return a checkpoint's weights under the names that they have in the target, and a report."""
     own, is_classifier = target.state_dict(), target is not backbone
@@ -110,7 +110,7 @@ def load_trained(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    _unwrap(model).load_state_dict(trained_weights(model, checkpoint))
+    unwrap(model).load_state_dict(trained_weights(model, checkpoint))
 
 
 def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ def trained_weights(model: nn.Module, checkpoint: str | Path | Mapping) -> dict[
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     if not _is_classifier(model):
         return require_same_entries(model, checkpoint)
     given, report = _match_published(model, model.backbone, checkpoint)
@@ -133,7 +133,7 @@ def require_same_entries(model: nn.Module, checkpoint: str | Path | Mapping) -> 
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     own, given = model.state_dict(), read_state_dict(checkpoint)
     _require_fit(type(model).__name__, own, given, own.keys() - given.keys())
     return given
@@ -145,8 +145,7 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
     Raises:
         ValueError: if the checkpoint does not fit, or holds a program in its meta data.
     """
-    is_file = isinstance(checkpoint, str | Path)
-    content = read_checkpoint(checkpoint) if is_file else checkpoint
+    content = read_checkpoint(checkpoint)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(
@@ -198,7 +197,7 @@ def load_pretrained(
         )
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside a DistributedDataParallel wrapper."""
     return getattr(model, "module", model)
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
@@ -69,7 +70,7 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file does not exist, is not a checkpoint or holds no weights.
     """
-    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    content = read_checkpoint(checkpoint)
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -95,12 +96,16 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     return state_dict
 
 
-def read_checkpoint(checkpoint: str | Path) -> Mapping:
+def read_checkpoint(checkpoint: str | Path | Mapping) -> Mapping:
     """Read the whole content of a checkpoint file or URL, without running code in it.
+
+    Content that is already loaded is returned as it is.
 
     Raises:
         ValueError: if the file does not exist, is not a checkpoint or is damaged.
     """
+    if not isinstance(checkpoint, str | Path):
+        return checkpoint
     path = str(checkpoint)
     downloaded = path.startswith(("http://", "https://"))
     path = _download(path) if downloaded else path
@@ -143,10 +148,12 @@ def dataset_meta(checkpoint: str | Path | Mapping) -> dict | None:
         a dict with names under `classes`, and for segmentation colours under `palette`; None if
         the checkpoint holds none, as published weights do.
     """
-    content = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    content = read_checkpoint(checkpoint)
     meta = content.get("meta") if isinstance(content, Mapping) else None
     found = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
-    classes = found.get("classes") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    classes = found.get("classes")
     is_named = isinstance(classes, list | tuple) and all(isinstance(x, str) for x in classes)
     return dict(found) if classes and is_named else None
 
@@ -164,7 +171,7 @@ def _unusable(value: Tensor) -> str | None:
 
 def _require_checksums(file: str | Path | BinaryIO) -> None:
     """Verify the checksum of each record, in about half the time of reading the file."""
-    with nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:
+    with open(file, "rb") if isinstance(file, str | PathLike) else nullcontext(file) as stream:
         start = stream.tell()
         is_zip = stream.read(4) == b"PK\x03\x04"
         stream.seek(start)

@@ -96,7 +96,7 @@ class CheckedCOCO(COCO):
                     raise self._malformed(f"{kind} {which} has {what}")
 
     def _require_unique_ids(self, entries: list[dict], kind: str) -> None:
-        known = {}
+        known: dict[int | str, dict] = {}
         for entry in entries:
             earlier = known.setdefault(entry["id"], entry)
             # merged files may list the same image twice
@@ -134,8 +134,8 @@ class CheckedCOCO(COCO):
         for finding in find_faults(annotations, self.imgs, checks):
             report.append(self._treat(finding))
         if report:
-            report = f"annotation file {self.file}: {'; '.join(report)}"
-            print_log(report, logger="current", level=logging.WARNING)
+            message = f"annotation file {self.file}: {'; '.join(report)}"
+            print_log(message, logger="current", level=logging.WARNING)
 
     def _treat(self, finding: Finding) -> str:
         """Mark or refuse faulty annotations, and return their line of the report."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
     annotations: list[dict]
 
 
-def _each(test: Callable[[object, int, int], bool]) -> Callable[[Annotations], np.ndarray]:
+def _each(test: Callable[[Any, int, int], bool]) -> Callable[[Annotations], np.ndarray]:
     """Turn a test of one mask and its image's height and width into a test of all masks."""
 
     def test_all(a: Annotations) -> np.ndarray:
@@ -95,7 +95,8 @@ def _does_not_add_up(mask: list | dict, height: int, width: int) -> bool:
 
 def _decompress(counts: str) -> list[int]:
     """Decode COCO's compressed run lengths, which pycocotools does not check."""
-    runs, run, shift = [], 0, 0
+    runs: list[int] = []
+    run = shift = 0
     for code in counts.encode():
         bits = code - 48
         run |= (bits & 31) << shift
@@ -104,7 +105,7 @@ def _decompress(counts: str) -> list[int]:
             run -= bool(bits & 16) << shift
             # from the fourth run on, the code is the difference to the run before the last
             runs.append(run + (runs[-2] if len(runs) > 2 else 0))
-            run, shift = 0, 0
+            run = shift = 0
     return runs
 
 
@@ -153,7 +154,7 @@ def find_faults(
     rest, findings = np.arange(len(annotations)), []
     for check in checks:
         hit = check.test(
-            Annotations(*(column[rest] for column in columns), [masks[i] for i in rest.tolist()])
+            Annotations._make([*(x[rest] for x in columns), [masks[i] for i in rest.tolist()]])
         )
         if hit.any():
             findings.append(Finding(check, [annotations[i] for i in rest[hit].tolist()]))

@@ -89,7 +89,7 @@ class LoadAnnotationsStrict(BaseTransform):
 def _to_classes(labels: np.ndarray, results: dict) -> np.ndarray:
     """Convert the labels in a file to class indices."""
     # maps labels to classes; labels without a class stay above all class indices
-    classes = np.arange(256, dtype=np.uint8)
+    classes: np.ndarray = np.arange(256, dtype=np.uint8)
     for old, new in (results["label_map"] or {}).items():
         classes[old] = new
     if results["reduce_zero_label"]:

@@ -13,11 +13,11 @@ from mmcv.transforms import Compose
 from mmdet.visualization import get_palette
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
-from torch import nn
 
 from ..checkpoints import dataset_meta, load_trained
 from ..training.launch import require_device
@@ -30,7 +30,7 @@ LEGEND_WIDTH, LINE_HEIGHT = 2.5, 0.2
 MAX_LEGEND = 20
 
 
-def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> nn.Module:
+def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> BaseModel:
     """Build the model of a config in evaluation mode and load a checkpoint.
 
     Raises:

@@ -96,7 +96,7 @@ def pixels_of(item: dict) -> np.ndarray:
 
 def picture_size(height: int, width: int) -> tuple[int, int]:
     """Return the drawn size of an image: an integer multiple if small, reduced if too large."""
-    factor = -(-MIN_WIDTH // width)
+    factor: float = -(-MIN_WIDTH // width)
     if factor * max(height, width) > MAX_SIDE:
         factor = MAX_SIDE / max(height, width)
         factor = int(factor) if factor >= 1 else factor

@@ -78,7 +78,7 @@ def sketch_demo(
     require_score(score_thr)
     outs = plan(image, out, sketch, checkpoint)
     sketches, written = read_sketch(cfg, sketch), []
-    for path, pixels, *found in predict(cfg, outs, sketches, checkpoint, device):
-        write(draw(pixels, sketches[0], *found, score_thr), outs[path])
+    for path, pixels, prediction, attended in predict(cfg, outs, sketches, checkpoint, device):
+        write(draw(pixels, sketches[0], prediction, attended, score_thr), outs[path])
         written.append(outs[path])
     return written

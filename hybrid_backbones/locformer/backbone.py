@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..backbones import HierarchicalBackbone
-from ..backbones.acmix_swin import VARIANTS, PatchMerging, WholePatchEmbed
-from ..backbones.base import Parts, read_arch
+from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
+from ..backbones.base import Parts, StagedNetwork, read_arch
 from ..backbones.names import PublishedNames
 from ..layers import (
     DropPath,
@@ -45,6 +44,11 @@ class Detecting(NamedTuple):
     tokens: Tensor  # (B, N, C), detection tokens
     positions: Tensor  # (1, N, C'), position embedding of the detection tokens
     padding: Tensor  # (B, H', W'), padding mask of the images, True for padding
+
+
+def resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
+    """Resize a padding mask ``(B, H', W')`` to the height and width `size` of a map."""
+    return F.interpolate(padding[:, None].float(), size)[:, 0] > 0
 
 
 def padded_positions(padding: Tensor, channels: int) -> Tensor:
@@ -91,22 +95,21 @@ class ReconfiguredAttention(RelativePositionBias):
         out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
         return self.proj(to_tokens(out[:, :, :height, :width]))
 
-    def relate_tokens(
-        self, tokens: Tensor, patches: Tensor | None = None, padding: Tensor | None = None
-    ) -> Tensor:
+    def relate_tokens(self, tokens: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Compute the attention of detection tokens to each other and, optionally, to patches.
 
         Args:
             tokens: detection tokens with their positions added, ``(B, N, C)``.
-            patches: patches with their positions added, ``(B, M, C)``, as further keys and values.
-            padding: padding mask of the patches, ``(B, M)``; required with `patches`.
+            seen: patches with their positions added, ``(B, M, C)``, as further keys and values, and
+                their padding mask, ``(B, M)``.
 
         Returns:
             attended tokens, ``(B, N, C)``.
         """
         query, key, value = self.qkv(tokens).chunk(3, 2)
         mask = None
-        if patches is not None:
+        if seen is not None:
+            patches, padding = seen
             weight, bias = (x[tokens.shape[2] :] for x in (self.qkv.weight, self.qkv.bias))
             pair = F.linear(patches, weight, bias).chunk(2, 2)
             key, value = (torch.cat(x, 1) for x in zip((key, value), pair, strict=True))
@@ -145,21 +148,21 @@ class DetectingBlock(nn.Module):
         both = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
         patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
         tokens = tokens + self.det_pos_linear(x.positions)
-        seen = self._place(patches, size, x.padding) if self.looks else ()
+        seen = self._place(patches, size, x.padding) if self.looks else None
         windows = to_maps(patches, size)
-        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, *seen)]
+        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, seen)]
         both = both + self.drop_path(torch.cat(related, 1))
         both = both + self.drop_path(self.mlp(self.norm2(both)))
         patches, tokens = both.tensor_split([num_patches], 1)
         return x._replace(map=to_maps(patches, size), tokens=tokens)
 
     def _place(self, patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
-        padding = F.interpolate(padding[:, None].float(), size)[:, 0] > 0
+        padding = resize_padding(padding, size)
         return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
 
 
-class TokenMerging(PatchMerging):
-    """Patch merging that also projects each detection token, repeated four times.
+class TokenMerging(nn.Module):
+    """Patch merging of the map; each detection token is projected likewise, repeated four times.
 
     Args:
         embed_dims: number of input channels of patches and tokens.
@@ -167,17 +170,19 @@ class TokenMerging(PatchMerging):
     """
 
     def __init__(self, embed_dims: int, out_channels: int):
-        super().__init__(embed_dims)
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * embed_dims)
         self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
 
     def forward(self, x: Detecting) -> Detecting:
         """Halve the sides of the map, rounding up, and project map and tokens to the new width."""
         tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
-        return x._replace(map=super().forward(x.map), tokens=tokens)
+        patches = self.reduction(self.norm(gather_patches(x.map)))  # (B, H', W', C')
+        return x._replace(map=patches.permute(0, 3, 1, 2), tokens=tokens)
 
 
 @MODELS.register_module()
-class SwinRAM(HierarchicalBackbone):
+class SwinRAM(StagedNetwork):
     """Swin Transformer with detection tokens, guided by sketches.
 
     Args:
@@ -188,7 +193,7 @@ class SwinRAM(HierarchicalBackbone):
         fusion_dims: number of hidden channels of the sketch fusions.
         dropout: dropout rate of the sketch fusions.
         window_size: side of the attention windows, in positions of a stage's map.
-        **kwargs: arguments of :class:`HierarchicalBackbone`, except `out_indices` and `out_norm`.
+        **kwargs: arguments of :class:`StagedNetwork`, except `out_indices` and `out_norm`.
     """
 
     published = PublishedNames(

@@ -7,6 +7,7 @@ its objects have label 0, and objects of other categories are background.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -185,13 +186,13 @@ class RenderSketch(BaseTransform):
     ):
         if size < 1 or line_width < 1:
             raise ValueError(f"size and line_width must be positive, got {size=}, {line_width=}")
-        self.size = size
-        self.settings = dict(line_width=line_width, antialias=antialias, fit=fit)
+        self.render = partial(
+            render_drawing, size=size, line_width=line_width, antialias=antialias, fit=fit
+        )
 
     def transform(self, results: dict) -> dict:
         """Add ``sketches`` to the item."""
-        rendered = [render_drawing(one, self.size, **self.settings) for one in results["drawings"]]
-        results["sketches"] = np.stack(rendered)
+        results["sketches"] = np.stack([self.render(one) for one in results["drawings"]])
         return results
 
 

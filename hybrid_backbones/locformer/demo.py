@@ -33,9 +33,12 @@ def read_drawing(name: str) -> Strokes:
         name: FILE.ndjson for its first drawing, or FILE.ndjson:INDEX, counted from 0.
 
     Raises:
-        ValueError: if the file or the index does not exist.
+        ValueError: if `name` has another form, or the file or the index does not exist.
     """
-    path, index = DRAWING.fullmatch(name).groups(default="0")
+    match = DRAWING.fullmatch(name)
+    if match is None:
+        raise ValueError(f"expected FILE.ndjson or FILE.ndjson:INDEX, got {name}")
+    path, index = match.groups(default="0")
     file = DrawingFile(path, recognized_only=False)
     if not (index.isdecimal() and int(index) < len(file)):
         raise ValueError(
@@ -70,7 +73,7 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
     # transparent background becomes white
     paper = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(paper, picture).convert("L")
-    if np.median(picture) > 127:
+    if np.median(np.asarray(picture)) > 127:
         picture = ImageOps.invert(picture)
     pixels = np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BOX), dtype=float)
     if np.ptp(pixels) < 32:
@@ -115,16 +118,11 @@ def mean_map(attended: list[Tensor], ink: Tensor, size: tuple[int, int]) -> np.n
         heat map of the image, (H, W).
     """
     padded = [4 * side for side in attended[0].shape[1:3]]
-    maps = [
-        F.interpolate(
-            where_sketch_attends(weights, F.adaptive_avg_pool2d(ink, weights.shape[3:]))[
-                None, None
-            ],
-            padded,
-            mode="bilinear",
-        )[0, 0]
-        for weights in attended
-    ]
+    maps = []
+    for weights in attended:
+        height, width = weights.shape[3:]
+        found = where_sketch_attends(weights, F.adaptive_avg_pool2d(ink, (height, width)))
+        maps.append(F.interpolate(found[None, None], padded, mode="bilinear")[0, 0])
     height, width = size
     return torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
 

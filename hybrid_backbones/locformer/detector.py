@@ -13,11 +13,12 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.layers import DeformableDetrTransformerDecoder
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.model import xavier_init
 from torch import Tensor, nn
 
 from ..backbones.names import PublishedNames, matches
 from ..layers import to_tokens
-from .backbone import SwinRAM
+from .backbone import SwinRAM, resize_padding
 from .fusion import SketchMixer
 from .guidance import GuidedFeatures
 from .head import at_least_float32
@@ -33,16 +34,16 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
     sizes = [(height, width)] * batch
     if data_samples is not None:
         sizes = [sample.metainfo.get("img_shape", sizes[0])[:2] for sample in data_samples]
-    sizes = torch.tensor(sizes, device=images.device)[:, :, None]  # (B, 2, 1)
-    below = torch.arange(height, device=images.device) >= sizes[:, 0]  # (B, H)
-    right = torch.arange(width, device=images.device) >= sizes[:, 1]  # (B, W)
+    ends = torch.tensor(sizes, device=images.device)[:, :, None]  # (B, 2, 1)
+    below = torch.arange(height, device=images.device) >= ends[:, 0]  # (B, H)
+    right = torch.arange(width, device=images.device) >= ends[:, 1]  # (B, W)
     return below[:, :, None] | right[:, None]
 
 
 def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
     """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to arguments of the decoder."""
     sizes = [x.shape[2:] for x in maps]
-    masks = [F.interpolate(padding[:, None].float(), size)[:, 0] > 0 for size in sizes]
+    masks = [resize_padding(padding, size) for size in sizes]
     shapes = torch.tensor(sizes, device=padding.device)
     return dict(
         value=torch.cat([to_tokens(x) for x in maps], 1),
@@ -84,9 +85,9 @@ class TokenProjection(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(nn.Conv2d(in_channels, out_channels, 1), nn.GroupNorm(32, out_channels))
-        nn.init.xavier_uniform_(self[0].weight)
-        nn.init.zeros_(self[0].bias)
+        conv = nn.Conv2d(in_channels, out_channels, 1)
+        super().__init__(conv, nn.GroupNorm(32, out_channels))
+        xavier_init(conv, distribution="uniform")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Project tokens ``(B, N, in_channels)`` to ``(B, N, out_channels)``."""
@@ -201,8 +202,7 @@ class LocFormer(BaseDetector):
         for module in self.decoder.modules():
             if isinstance(module, MultiScaleDeformableAttention):
                 module.init_weights()
-        nn.init.xavier_uniform_(self.reference_points.weight)
-        nn.init.zeros_(self.reference_points.bias)
+        xavier_init(self.reference_points, distribution="uniform")
 
     def forward(
         self,

@@ -102,6 +102,12 @@ def attention_weights(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     return logits.softmax(-1).mean(2)
 
 
+def map_positions(x: Tensor) -> Tensor:
+    """Encode the positions of a map ``(..., C, H, W)`` by :func:`grid_positions`."""
+    channels, height, width = x.shape[-3:]
+    return grid_positions(height, width, channels, x)
+
+
 class CrossAttention(nn.Module):
     """Multi-head cross-attention: :func:`set_attention` between input and output projections.
 
@@ -130,9 +136,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend from query ``(B, N, C)`` to key and value ``(B, Q, M, C)``; ``(B, N, C)``."""
-        projected = (self._project(i, x) for i, x in enumerate((query, key, value)))
+        query, key, value = (self._project(i, x) for i, x in enumerate((query, key, value)))
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(set_attention(*projected, self.num_heads, dropout))
+        return self.out_proj(set_attention(query, key, value, self.num_heads, dropout))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
         """Return the attention weights, averaged over the heads, ``(B, Q, N, M)``."""
@@ -239,8 +245,7 @@ class StageFusion(nn.Module):
         return weights.unflatten(3, sketch.shape[3:]).unflatten(2, x.shape[2:])
 
     def _tokens_and_positions(self, *maps: Tensor) -> list[Tensor]:
-        both = ((to_tokens(x), grid_positions(*x.shape[-2:], x.shape[-3], x)) for x in maps)
-        return [tensor for pair in both for tensor in pair]
+        return [tensor for x in maps for tensor in (to_tokens(x), map_positions(x))]
 
 
 class SketchMixer(nn.Module):
@@ -259,9 +264,8 @@ class SketchMixer(nn.Module):
 
     def forward(self, sketches: Tensor) -> Tensor:
         """Fuse sketch features ``(B, Q, C, H, W)`` into ``(B, C, H, W)``."""
-        num_sketches, channels, height, width = sketches.shape[1:]
         mean = sketches.mean(1)
         others = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, Q·H·W, C)
-        places = grid_positions(height, width, channels, sketches)
-        mixed = self.fusion(to_tokens(mean), places, others, places.repeat(num_sketches, 1))
-        return to_maps(mixed, (height, width))
+        places = map_positions(mean)
+        mixed = self.fusion(to_tokens(mean), places, others, places.repeat(sketches.shape[1], 1))
+        return to_maps(mixed, mean.shape[2:])

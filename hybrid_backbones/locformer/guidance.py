@@ -9,7 +9,7 @@ of the paper to other backbones.
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -28,13 +28,11 @@ class GuidedFeatures(NamedTuple):
     positions: Tensor  # (1, N, C'), position embedding of the object queries
 
 
-def fusions_with(
-    fusions: Iterable[StageFusion], sketch: Tensor
-) -> list[Callable[[Tensor | tuple], Tensor | tuple]]:
-    """Bind a sketch to the fusions of all stages, for `HierarchicalBackbone.run_stages`.
+def fusions_with(fusions: Iterable[nn.Module], sketch: Tensor) -> list[Callable[[Any], Any]]:
+    """Bind a sketch to the fusions of all stages, for `StagedNetwork.run_stages`.
 
     Args:
-        fusions: one fusion per stage, applied to the input of the first block.
+        fusions: one :class:`StageFusion` per stage, applied to the input of the first block.
         sketch: sketch features, ``(B, Q, C', H', W')``.
 
     Returns:
@@ -44,7 +42,7 @@ def fusions_with(
     return [partial(_fuse, fusion, sketch) for fusion in fusions]
 
 
-def _fuse(fusion: StageFusion, sketch: Tensor, x: Tensor | tuple) -> Tensor | tuple:
+def _fuse(fusion: nn.Module, sketch: Tensor, x: Any) -> Any:
     if isinstance(x, Tensor):
         return fusion(x, sketch)
     return x._replace(map=fusion(x.map, sketch))

@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ..layers import to_tokens
-from .fusion import CrossFusion, grid_positions
+from .fusion import CrossFusion, map_positions
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class SketchDETRHead(DeformableDETRHead):
             the sketched category, and boxes ``(L, B, N, 4)`` as centre and size, from 0 to 1.
         """
         tokens = to_tokens(sketch)
-        cells = grid_positions(*sketch.shape[2:], sketch.shape[1], sketch)
+        cells = map_positions(sketch)
         pooled = tokens.amax(1)
         logits, boxes = [], []
         for level, (objects, reference) in enumerate(zip(hidden_states, references, strict=True)):

@@ -7,8 +7,9 @@ renders small sketches with wide lines.
 
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
+from ..mini.preset import coco_evaluator, coco_files, val_loader
 from ..mini.shapes import CLASSES
 from .shape_sketches import draw_shape_sketches
 
@@ -58,17 +59,13 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
         dict(type="PackSketchInputs"),
     ]
 
-    def dataset(split: str, pipeline: list) -> dict:
+    def dataset(split: str) -> dict:
         asked = cfg[f"{split}_dataloader"].dataset
         return dict(
             type="SketchCocoDataset",
-            data_root=str(root / "coco"),
-            ann_file=f"annotations/instances_{split}2017.json",
-            data_prefix=dict(img=f"{split}2017/"),
             sketch_root=str(sketch_root),
             metainfo=dict(classes=CLASSES),
-            test_mode=split == "val",
-            pipeline=pipeline,
+            **coco_files(root, split),
             **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
         )
 
@@ -80,17 +77,10 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
             batch_size=BATCH_SIZE,
             num_workers=0,
             sampler=dict(type="SeededSampler", shuffle=True),
-            dataset=dataset("train", train),
+            dataset=dict(dataset("train"), pipeline=train),
         ),
-        val_dataloader=dict(
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type="DefaultSampler", shuffle=False),
-            dataset=dataset("val", val),
-        ),
-        val_evaluator=dict(
-            cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
-        ),
+        val_dataloader=val_loader(dataset("val"), val, 1),
+        val_evaluator=coco_evaluator(cfg, root),
         train_cfg=dict(
             type="EpochBasedTrainLoop", max_epochs=NUM_EPOCHS, val_interval=NUM_EPOCHS // 4
         ),
@@ -107,7 +97,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
     )
 
 
-def _shrink(model: dict) -> None:
+def _shrink(model: ConfigDict) -> None:
     """Shrink the network of a config in place and disable dropout."""
     backbone, trunk = model.backbone, model.sketch_encoder.trunk
     backbone.update(num_queries=NUM_QUERIES, fusion_dims=DIMS, dropout=0.0)

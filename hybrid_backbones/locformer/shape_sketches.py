@@ -70,9 +70,9 @@ CONTOURS = {
 def _walk(rng: Generator, corners: list[tuple[int, int]]) -> np.ndarray:
     """Sample points along a closed line from a random corner, with overshoot; (2, N)."""
     start = rng.integers(len(corners))
-    corners = np.array(corners[start:] + corners[:start] + corners[start : start + 1])
+    loop = np.array(corners[start:] + corners[:start] + corners[start : start + 1])
     points = []
-    for a, b in pairwise(corners):
+    for a, b in pairwise(loop):
         steps = max(int(abs(b - a).max()) // STEP, 1)
         points += [a + (b - a) * i // steps for i in range(steps)]
     points += points[: 1 + rng.integers(OVERSHOOT + 1)]

@@ -84,19 +84,14 @@ def _detection(cfg: Config, root: Path) -> dict:
     def dataset(split: str) -> dict:
         return dict(
             type="CheckedCocoDataset",
-            data_root=str(root / "coco"),
-            ann_file=f"annotations/instances_{split}2017.json",
-            data_prefix=dict(img=f"{split}2017/"),
             metainfo=dict(classes=CLASSES, palette=list(PALETTE[1:])),
-            test_mode=split == "val",
+            **coco_files(root, split),
         )
 
     return dict(
         train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
-        val_dataloader=_val_loader(dataset("val"), val, 1),
-        val_evaluator=dict(
-            cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json")
-        ),
+        val_dataloader=val_loader(dataset("val"), val, 1),
+        val_evaluator=coco_evaluator(cfg, root),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=val_interval),
         **_one_cycle(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
     )
@@ -137,7 +132,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
     cfg.default_hooks.checkpoint.interval = num_iters // 3
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
-        val_dataloader=_val_loader(dataset("validation"), val, 1),
+        val_dataloader=val_loader(dataset("validation"), val, 1),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
         **_one_cycle(lr=5e-4, num_iters=num_iters),
     )
@@ -170,7 +165,7 @@ def _classification(cfg: Config, root: Path) -> dict:
 
     return dict(
         train_dataloader=_train_loader(dataset("train"), train, batch_size, "SeededSampler"),
-        val_dataloader=_val_loader(dataset("val"), val, 20),
+        val_dataloader=val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=4),
         **_one_cycle(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
@@ -187,6 +182,21 @@ def dicts(settings) -> Iterator[ConfigDict]:
             yield from dicts(value)
 
 
+def coco_files(root: Path, split: str) -> dict:
+    """Return the dataset settings for a split of the mini set in COCO's format."""
+    return dict(
+        data_root=str(root / "coco"),
+        ann_file=f"annotations/instances_{split}2017.json",
+        data_prefix=dict(img=f"{split}2017/"),
+        test_mode=split == "val",
+    )
+
+
+def coco_evaluator(cfg: Config, root: Path) -> dict:
+    """Return a config's evaluator for the validation split in COCO's format."""
+    return dict(cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json"))
+
+
 def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
     return dict(
         batch_size=batch_size,
@@ -198,7 +208,8 @@ def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) 
     )
 
 
-def _val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
+def val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
+    """Return the settings of a validation dataloader."""
     return dict(
         batch_size=batch_size,
         num_workers=0,

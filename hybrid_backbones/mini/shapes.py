@@ -122,16 +122,16 @@ def _vivid_colours(rng: Generator, label: int) -> np.ndarray:
 def _paint(rng: Generator, height: int, width: int, colours: np.ndarray) -> np.ndarray:
     """Return a random texture of two RGB colours, (height, width, 3)."""
     # coordinates in sixteenths of a pixel
-    y, x = _rotate(16 * np.arange(height)[:, None], 16 * np.arange(width), rng.integers(360))
+    y, x = _rotate(16 * np.arange(height)[:, None], 16 * np.arange(width), int(rng.integers(360)))
     texture = TEXTURES[rng.integers(len(TEXTURES))]
-    share = texture(rng, y, x, 16 * rng.integers(3, 8))[..., None]
+    share = texture(rng, y, x, 16 * int(rng.integers(3, 8)))[..., None]
     return (colours[0] * share + colours[1] * (255 - share)) // 255
 
 
 def _cover(rng: Generator, name: str, size: int) -> np.ndarray:
     """Return the number of sample points per pixel in a randomly rotated shape, (size, size)."""
     points = np.arange(1 - size * SUB, size * SUB, 2) * 1000 // (size * SUB)
-    inside = OUTLINES[name](*_rotate(points[:, None], points, rng.integers(360)))
+    inside = OUTLINES[name](*_rotate(points[:, None], points, int(rng.integers(360))))
     return inside.reshape(size, SUB, size, SUB).sum(axis=(1, 3))
 
 
@@ -203,7 +203,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _write_scenes(root: Path, seed: int, coco: str, ade: str, num_scenes: int) -> None:
-    images, annotations = [], []
+    images, annotations = list[dict](), list[dict]()
     for image_id in range(1, num_scenes + 1):
         rng = Generator(PCG64([seed, image_id]))
         height, width = SCENE_SIZES[rng.integers(len(SCENE_SIZES))]
@@ -289,10 +289,10 @@ def draw_mini(root: str | Path) -> Path:
     draft = workspace / "draft"
     draft.mkdir(parents=True)
     try:
-        for seed, split in enumerate(SCENES):
-            _write_scenes(draft, seed, *split)
-        for seed, split in enumerate(SINGLES, start=len(SCENES)):
-            _write_singles(draft, seed, *split)
+        for seed, scenes in enumerate(SCENES):
+            _write_scenes(draft, seed, *scenes)
+        for seed, singles in enumerate(SINGLES, start=len(SCENES)):
+            _write_singles(draft, seed, *singles)
         (draft / MARKER).write_text(VERSION)
         _publish(draft, root)
     finally:

@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from .errors import did_you_mean
 
 # config keys that mmengine reads although they are no arguments of its runner
-RUNNER_KEYS = ("activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval")
-RUNNER_KEYS += ("find_unused_parameters", "model_wrapper_cfg", "sync_bn", "tta_model")
-RUNNER_KEYS += ("tta_pipeline", *inspect.signature(Runner).parameters)
+RUNNER_KEYS: tuple[str, ...] = ("activation_checkpointing", "compile", "custom_imports")
+RUNNER_KEYS += ("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "sync_bn")
+RUNNER_KEYS += ("tta_model", "tta_pipeline", *inspect.signature(Runner).parameters)
 
 
 class CfgOptions(DictAction):

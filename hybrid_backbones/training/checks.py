@@ -1,11 +1,12 @@
 """Checks before training starts: data files, complete batches, length of the schedule."""
 
+from collections.abc import Sized
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader
 
 # environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
@@ -48,7 +49,7 @@ def require_batches(loader: DataLoader) -> None:
     Raises:
         ValueError: if the set is empty, or has no complete batch while `drop_last` is set.
     """
-    if isinstance(loader.dataset, IterableDataset):
+    if not isinstance(loader.dataset, Sized):
         return
     num_samples, num_processes = len(loader.dataset), get_world_size()
     if not num_samples:
@@ -56,11 +57,14 @@ def require_batches(loader: DataLoader) -> None:
             "the training set is empty: check data_root, ann_file and filter_cfg of "
             "train_dataloader.dataset"
         )
+    batches = loader.batch_sampler
     # an infinite sampler fills a batch with several passes over the set
-    if not isinstance(loader.batch_sampler.sampler, InfiniteSampler) and not len(loader):
+    if not isinstance(batches, BatchSampler) or isinstance(batches.sampler, InfiniteSampler):
+        return
+    if not len(loader):
         among = f" for {num_processes} processes" if num_processes > 1 else ""
         raise ValueError(
             f"the training set has {num_samples} samples{among}, less than a batch of "
-            f"{loader.batch_sampler.batch_size}, and drop_last=True drops incomplete batches: "
+            f"{batches.batch_size}, and drop_last=True drops incomplete batches: "
             "lower train_dataloader.batch_size, or set train_dataloader.drop_last=False"
         )

@@ -2,10 +2,10 @@
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
-from ..backbones import HierarchicalBackbone
+from ..backbones.base import StagedNetwork
+from ..checkpoints import unwrap
 
 
 def require_compiler(device: str) -> None:
@@ -39,7 +39,7 @@ def compile_backbone(model: nn.Module) -> None:
     Raises:
         ValueError: if the model has no backbone, or recomputes activations of a training step.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise ValueError(f"--compile: {type(model).__name__} has no backbone; leave --compile out")
@@ -54,6 +54,6 @@ def compile_backbone(model: nn.Module) -> None:
 
 
 def _recomputes(module: nn.Module) -> bool:
-    if not isinstance(module, HierarchicalBackbone):
+    if not isinstance(module, StagedNetwork):
         return False
     return module.with_cp if isinstance(module.with_cp, bool) else any(module.with_cp)

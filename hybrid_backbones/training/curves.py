@@ -3,7 +3,7 @@
 from numbers import Real
 from pathlib import Path
 
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -29,7 +29,7 @@ class CurvesHook(Hook):
         history = runner.message_hub.runtime_info.setdefault("curves", {})
         for name, value in (metrics or {}).items():
             # COCO reports -1 for a metric without objects, such as large ones in small images
-            if isinstance(value, Real) and value >= 0:
+            if isinstance(value, Real) and float(value) >= 0:
                 history.setdefault(name, []).append((runner.iter, float(value)))
         self._draw(runner, history)
 
@@ -42,7 +42,7 @@ class CurvesHook(Hook):
         }
         figure = Figure(figsize=(12, 4.5), layout="constrained")
         left, right = figure.subplots(1, 2)
-        right.set_prop_cycle(color=colormaps["tab20"].colors)
+        right.set_prop_cycle(color=color_sequences["tab20"])
         for name, values in sorted(losses.items()):
             _plot_smooth(left, values, runner.iter, name)
         left.set(xlabel="iteration", ylabel="loss (mean of neighbours)", yscale="log")

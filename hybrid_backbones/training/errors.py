@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -125,7 +126,7 @@ def _unknown_argument(error: Exception, match: re.Match) -> str | None:
     if match[1] not in build.get("args", ()):
         return None
     built = build["obj_cls"]
-    calls = [kind.__init__ for kind in inspect.getmro(built)] if inspect.isclass(built) else [built]
+    calls = map(attrgetter("__init__"), built.__mro__) if inspect.isclass(built) else [built]
     names = {name for call in calls for name in inspect.signature(call).parameters}
     near = did_you_mean(match[1], names - {"self", "args", "kwargs"})
     return f"the config gives {built.__name__} an unknown argument {match[1]!r}{near}"
@@ -168,7 +169,7 @@ def _empty_set(error: Exception, match: re.Match) -> str | None:
     return "a data set of the config is empty: check its data_root, ann_file and filter_cfg"
 
 
-def _system_error(error: Exception, match: re.Match) -> str | None:
+def _system_error(error: OSError, match: re.Match) -> str | None:
     """Return the operating system's message about a file."""
     return match[0] if error.filename is not None else None
 

@@ -14,8 +14,8 @@ from mmengine.config import Config
 from .saving import find_last_checkpoint
 
 # settings restored from a checkpoint, which replace those of the config
-RESTORED = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg", "optim_wrapper.constructor")
-RESTORED += ("param_scheduler", "auto_scale_lr", "randomness.seed")
+RESTORED: tuple[str, ...] = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg")
+RESTORED += ("optim_wrapper.constructor", "param_scheduler", "auto_scale_lr", "randomness.seed")
 # settings that affect the result of a training
 COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
 # exceptions among them, which affect only the speed
@@ -104,17 +104,17 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
 def read_settings(text: str) -> dict[str, Any]:
     """Parse the text of a config, without executing it as mmengine would."""
     assignments = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
-    return {node.targets[0].id: _value(node.value) for node in assignments}
+    return {ast.unparse(node.targets[0]): _value(node.value) for node in assignments}
 
 
 def _value(node: ast.expr) -> Any:
     """Evaluate an expression from the text of a config."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict":
         named = {word.arg: _value(word.value) for word in node.keywords}
-        return dict(*map(_value, node.args), **named)
+        return dict(*map(_value, node.args)) | named
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
-        return {ast.literal_eval(key): _value(value) for key, value in pairs}
+        return {ast.literal_eval(key): _value(value) for key, value in pairs if key}
     if isinstance(node, ast.List):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Tuple):
@@ -128,11 +128,11 @@ def _value(node: ast.expr) -> Any:
 def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each setting with its dotted key."""
     if isinstance(settings, dict):
-        items = settings.items()
+        items = [*settings.items()]
     elif isinstance(settings, list | tuple):
-        items = enumerate(settings)
+        items = [*enumerate(settings)]
     else:
-        items = ()
+        items = []
     if not items:
         yield key, settings
     for name, value in items:
@@ -143,7 +143,7 @@ def _is_among(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _find(settings: Mapping, key: str) -> Any:
+def _find(settings: Any, key: str) -> Any:
     """Return the setting of a dotted key, or None."""
     for name in key.split("."):
         settings = settings.get(name) if isinstance(settings, Mapping) else None

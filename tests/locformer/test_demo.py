@@ -50,6 +50,8 @@ def test_a_drawing_that_is_not_there_is_named(mini):
             read_drawing(f"{path}:{index}")
     with pytest.raises(ValueError, match=r"cat\.ndjson"):
         read_drawing("nowhere/cat.ndjson:3")
+    with pytest.raises(ValueError, match=r"expected FILE\.ndjson.*got cat\.png"):
+        read_drawing("cat.png")
 
 
 def test_dark_on_light_is_light_on_dark(tmp_path):

@@ -71,6 +71,7 @@ def test_the_same_settings_have_no_differences():
         (dict(train_dataloader__batch_size=4), r"batch_size is 16 .*and 4 in .*config's is used"),
         (dict(train_cfg__max_epochs=30), r"max_epochs is 20 .*and 30 in .*the config's is used"),
         (dict(model__head__loss_weight=2.0), r"loss_weight is 1\.0 .*2\.0 in .*config's is used"),
+        (dict(train_cfg__milestones=[]), r"milestones is not set .*and \[\] in .*config's is used"),
         (dict(optim_wrapper__type="AmpOptimWrapper"), r"'OptimWrapper' .*'AmpOpt.*config's"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
