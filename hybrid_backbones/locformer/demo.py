@@ -178,5 +178,6 @@ def draw(
     found = f"{len(objects)} found, scores from {score_thr:g}"
     for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
         panel.set_title(title, fontsize=10)
-        panel.axis("off")
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_color("lightgray")
     return img_from_canvas(FigureCanvasAgg(figure))
