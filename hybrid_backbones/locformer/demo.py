@@ -178,6 +178,9 @@ def draw(
     found = f"{len(objects)} found, scores from {score_thr:g}"
     for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
         panel.set_title(title, fontsize=10)
-        panel.set(xticks=[], yticks=[])
-        panel.spines[:].set_color("lightgray")
+        panel.axis("off")
+    # a frame, as the paper is as white as the figure
+    panels[0].axis("on")
+    panels[0].set(xticks=[], yticks=[])
+    panels[0].spines[:].set_color("lightgray")
     return img_from_canvas(FigureCanvasAgg(figure))
