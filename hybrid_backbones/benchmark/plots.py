@@ -4,8 +4,17 @@ from pathlib import Path
 
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 COLORS = color_sequences["tab20"]
+# where the name of a point may stand: offset in points, horizontal and vertical alignment
+PLACES = (
+    ((4, 4), "left", "bottom"),
+    ((-4, -4), "right", "top"),
+    ((4, -4), "left", "top"),
+    ((-4, 4), "right", "bottom"),
+)
 
 
 def draw(rows: list[dict], out: Path) -> None:
@@ -15,16 +24,44 @@ def draw(rows: list[dict], out: Path) -> None:
     axes.set_prop_cycle(color=COLORS)
     measured = [row for row in rows if "error" not in row]
     plot = _plot_backbones if "backbone" in rows[0] else _plot_operators
-    plot(axes, measured)
+    names = plot(axes, measured)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _write_names(axes, names)
     figure.savefig(out, dpi=110)
 
 
-def _plot_backbones(axes, rows: list[dict]) -> None:
-    """Plot one line for each family, from its smallest network to its largest."""
+def _write_names(axes, names: list[tuple[str, tuple[float, float]]]) -> None:
+    """Write names beside their points, each at the first of PLACES where it covers nothing."""
+    if not names:
+        return
+    # computes the layout, on which the extents of points and names depend
+    axes.figure.draw_without_rendering()
+    centres = axes.transData.transform([point for _, point in names])
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
+    for name, point in names:
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=7)
+        for offset, horizontal, vertical in PLACES:
+            text.set(position=offset, ha=horizontal, va=vertical)
+            box = text.get_window_extent()
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)
+
+
+def _plot_backbones(axes, rows: list[dict]) -> list[tuple[str, tuple[float, float]]]:
+    """Plot one line for each family, from its smallest network to its largest.
+
+    Returns:
+        name of each network, and its point.
+    """
     families: dict[str, list[dict]] = {}
+    names = []
     for row in rows:
         family = row["backbone"].rpartition("-")[0] + (", compiled" * (row["mode"] == "compiled"))
         families.setdefault(family, []).append(row)
@@ -34,13 +71,17 @@ def _plot_backbones(axes, rows: list[dict]) -> None:
         y = [row["images_per_s"] for row in members]
         axes.plot(x, y, marker="o", markersize=5, label=family)
         for row, *point in zip(members, x, y, strict=True):
-            name = row["backbone"].rpartition("-")[2]
-            axes.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+            names.append((row["backbone"].rpartition("-")[2], point))
     axes.set(xlabel="parameters (M)", ylabel="images/s of inference", xscale="log", yscale="log")
+    return names
 
 
-def _plot_operators(axes, rows: list[dict]) -> None:
-    """Plot one line for each implementation over the map size, dashed for references."""
+def _plot_operators(axes, rows: list[dict]) -> list:
+    """Plot one line for each implementation over the map size, dashed for references.
+
+    Returns:
+        no names, as the legend names the lines.
+    """
     lines: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         lines.setdefault((row["operator"], row["implementation"]), []).append(row)
@@ -58,6 +99,7 @@ def _plot_operators(axes, rows: list[dict]) -> None:
         )
     axes.set(xlabel="positions of the map", ylabel="forward + backward (ms)")
     axes.set(xscale="log", yscale="log")
+    return []
 
 
 def _positions(size: str) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
 from ..locformer.demo import draw, mean_map, read_sketch
@@ -77,6 +78,7 @@ def sketch_demo(
     require_device(device)
     require_score(score_thr)
     outs = plan(image, out, sketch, checkpoint)
+    init_default_scope(cfg.default_scope)
     sketches, written = read_sketch(cfg, sketch), []
     for path, pixels, prediction, attended in predict(cfg, outs, sketches, checkpoint, device):
         write(draw(pixels, sketches[0], prediction, attended, score_thr), outs[path])

@@ -177,4 +177,8 @@ def draw(
     for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
         panel.set_title(title, fontsize=10)
         panel.axis("off")
+    # a frame, as the paper is as white as the figure
+    panels[0].axis("on")
+    panels[0].set(xticks=[], yticks=[])
+    panels[0].spines[:].set_color("lightgray")
     return img_from_canvas(FigureCanvasAgg(figure))
