@@ -60,12 +60,16 @@ def test_a_killed_training_frees_its_work_dir_although_a_worker_lives_on(tmp_pat
     process = FORK.Process(target=train_with_a_worker, args=(tmp_path, pids))
     process.start()
     worker = pids.get()
-    assert f"process {process.pid} " in refusal(tmp_path)
-    process.kill()
-    process.join()
-    assert refusal(tmp_path) is None
-    assert f"was in use by process {process.pid}" in capfd.readouterr().out
-    os.kill(worker, signal.SIGKILL)
+    try:
+        assert f"process {process.pid} " in refusal(tmp_path)
+        process.kill()
+        process.join()
+        assert refusal(tmp_path) is None
+        assert f"was in use by process {process.pid}" in capfd.readouterr().out
+    finally:
+        # a failure must not leave processes for which pytest would wait forever
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_second_training_is_refused_in_one_line_and_changes_nothing(tmp_path):
