@@ -10,7 +10,7 @@ import pytest
 from tool_runs import run_warm, train
 
 from hybrid_backbones.training.errors import one_line_errors, stop_on_sigterm
-from hybrid_backbones.training.work_dir import is_first_process, locked
+from hybrid_backbones.training.work_dir import LOCK, is_first_process, locked
 
 pytestmark = pytest.mark.upstream
 # a process of its own, in which the lock of this one is another's
@@ -45,6 +45,8 @@ def test_a_work_dir_in_use_is_refused_with_its_holder_and_free_afterwards(tmp_pa
 def test_an_error_frees_the_work_dir(tmp_path):
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
+    # else the next training would say that this one was killed
+    assert (tmp_path / LOCK).read_text() == ""
     assert refusal(tmp_path) is None
 
 
