@@ -1,5 +1,6 @@
 """Laws of reading PaddlePaddle's files: the published weights come out, and nothing is run."""
 
+import contextlib
 import functools
 import io
 import os
@@ -293,6 +294,26 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
                 read_paddle(path)
             with pytest.raises(ValueError, match=r"short\.pdparams"):
                 read_state_dict(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_damaged_byte_is_read_or_refused(tmp_path, protocol):
+    path = tmp_path / "damaged.pdparams"
+    content = pickle.dumps(small_arrays(), protocol=protocol)
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
+        with contextlib.suppress(ValueError):
+            read_paddle(path)
+
+
+@pytest.mark.parametrize("flags", [1, 63])
+def test_flags_of_a_data_type_are_ignored(tmp_path, flags):
+    # numpy would take numbers for the addresses of objects
+    path, kind = tmp_path / "flags.pdparams", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+    content = pickle.dumps(dict(x=np.ones(3, "f4")), protocol=2)
+    assert kind + bytes([0]) in content
+    path.write_bytes(content.replace(kind + bytes([0]), kind + bytes([flags])))
+    assert_equal(read_paddle(path), dict(x=torch.ones(3)))
 
 
 @pytest.mark.parametrize(
