@@ -323,6 +323,8 @@ def test_flags_of_a_data_type_are_ignored(tmp_path, flags):
         pytest.param(b"<!DOCTYPE html><html>404</html>", "broken", id="web page"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "broken", id="lfs pointer"),
         pytest.param(b"Q\xd8&\xba\x9b\xba\xfd\xccfB", "broken", id="noise"),
+        pytest.param(b"cnumpy\ndtype\n(S'f4'\ntR(tb.", "broken", id="empty state"),
+        pytest.param(b"}(Ne.", "broken", id="append to a dict"),
         pytest.param(
             pickle.dumps([1, 2]), "broken.*expected a dict of arrays, got list", id="list"
         ),
