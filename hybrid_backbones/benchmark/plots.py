@@ -70,7 +70,7 @@ def _plot_backbones(axes, rows: list[dict]) -> list[tuple[str, tuple[float, floa
         x = [row["params"] / 1e6 for row in members]
         y = [row["images_per_s"] for row in members]
         axes.plot(x, y, marker="o", markersize=5, label=family)
-        for row, *point in zip(members, x, y, strict=True):
+        for row, point in zip(members, zip(x, y, strict=True), strict=True):
             names.append((row["backbone"].rpartition("-")[2], point))
     axes.set(xlabel="parameters (M)", ylabel="images/s of inference", xscale="log", yscale="log")
     return names

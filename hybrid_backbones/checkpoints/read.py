@@ -22,7 +22,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from .paddle import SUFFIX, from_paddle, is_paddle, read_paddle
+from .paddle import BROKEN_PICKLE, SUFFIX, from_paddle, is_paddle, read_paddle
 
 # keys under which training scripts store the weights, in the order in which they are tried
 STATE_DICT_KEYS = ("state_dict", "model")
@@ -30,9 +30,8 @@ STATE_DICT_KEYS = ("state_dict", "model")
 RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
 # errors of the zip, pickle and tensor readers for files that are broken or of another kind
 UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(ArithmeticError, MemoryError),
+    *BROKEN_PICKLE,
+    *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, AssertionError),
 )
 
 # the original, since `guard_loads` replaces `torch.load`

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 
 # maximum number of points of a loss curve; more are not visible
 MAX_POINTS = 500
-COLORS = color_sequences["tab20"] + colormaps["tab20b"].colors
+COLORS = color_sequences["tab20"] + color_sequences["tab20b"]
 
 
 @HOOKS.register_module()

@@ -120,12 +120,20 @@ def _variables(error: Exception, name: str) -> dict:
     return next((f.f_locals for f in reversed(frames) if name in f.f_locals), {})
 
 
+def _built(error: Exception) -> tuple[Callable | None, dict]:
+    """Return what mmengine was building from the config, and its arguments there."""
+    # the first is the name for schedules with `convert_to_iter_based`
+    for name in ("scheduler_cls", "obj_cls"):
+        if build := _variables(error, name):
+            return build[name], build.get("args", {})
+    return None, {}
+
+
 def _unknown_argument(error: Exception, match: re.Match) -> str | None:
     """Explain a setting that the class does not accept."""
-    build = _variables(error, "obj_cls")
-    if match[1] not in build.get("args", ()):
+    built, args = _built(error)
+    if built is None or match[1] not in args:
         return None
-    built = build["obj_cls"]
     calls = map(attrgetter("__init__"), built.__mro__) if inspect.isclass(built) else [built]
     names = {name for call in calls for name in inspect.signature(call).parameters}
     near = did_you_mean(match[1], names - {"self", "args", "kwargs"})
@@ -134,15 +142,19 @@ def _unknown_argument(error: Exception, match: re.Match) -> str | None:
 
 def _missing_argument(error: Exception, match: re.Match) -> str | None:
     """Explain a required argument that the config does not set."""
-    built = _variables(error, "obj_cls").get("obj_cls")
-    if match[1] != getattr(built, "__name__", None):
+    built, args = _built(error)
+    kinds = inspect.getmro(built) if inspect.isclass(built) else ()
+    # an argument that is set, but not passed on to the base class, is a bug
+    is_unset = args.keys().isdisjoint(re.findall(r"'(\w+)'", match[2]))
+    if match[1] not in {kind.__name__ for kind in kinds} or not is_unset:
         return None
-    return f"the config does not set the required arguments of {match[1]}: {match[2]}"
+    return f"the config does not set the required arguments of {built.__name__}: {match[2]}"
 
 
 def _unknown_type(error: Exception, match: re.Match) -> str:
     """Explain a type that is in no registry."""
-    return _no_such_type(match[1], _variables(error, "obj_type").get("registry"))
+    build = _variables(error, "scheduler_type") or _variables(error, "obj_type")
+    return _no_such_type(match[1], build.get("registry"))
 
 
 def _unknown_optimizer(error: Exception, match: re.Match) -> str | None:
@@ -183,7 +195,11 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         r"a dataloader of the config sets '\1', which PyTorch's DataLoader does not accept",
     ),
     (TypeError, r"\(\) got an unexpected keyword argument '(\w+)'", _unknown_argument),
-    (TypeError, r"(\w+)\.__init__\(\) missing \d+ required .*arguments?: (.+)", _missing_argument),
+    (
+        TypeError,
+        r"(\w+)\.(?:__init__|build_iter_from_epoch)\(\) missing \d+ required .*arguments?: (.+)",
+        _missing_argument,
+    ),
     (KeyError, r"^(\S+) is not in the .+ registry", _unknown_type),
     (TypeError, r"^None is not a callable object$", _unknown_optimizer),
     (

@@ -1,5 +1,6 @@
 """Laws of reading PaddlePaddle's files: the published weights come out, and nothing is run."""
 
+import contextlib
 import functools
 import io
 import os
@@ -295,6 +296,26 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
                 read_state_dict(path)
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_damaged_byte_is_read_or_refused(tmp_path, protocol):
+    path = tmp_path / "damaged.pdparams"
+    content = pickle.dumps(small_arrays(), protocol=protocol)
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
+        with contextlib.suppress(ValueError):
+            read_paddle(path)
+
+
+@pytest.mark.parametrize("flags", [1, 63])
+def test_flags_of_a_data_type_are_ignored(tmp_path, flags):
+    # numpy would take numbers for the addresses of objects
+    path, kind = tmp_path / "flags.pdparams", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+    content = pickle.dumps(dict(x=np.ones(3, "f4")), protocol=2)
+    assert kind + bytes([0]) in content
+    path.write_bytes(content.replace(kind + bytes([0]), kind + bytes([flags])))
+    assert_equal(read_paddle(path), dict(x=torch.ones(3)))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -302,6 +323,8 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
         pytest.param(b"<!DOCTYPE html><html>404</html>", "broken", id="web page"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "broken", id="lfs pointer"),
         pytest.param(b"Q\xd8&\xba\x9b\xba\xfd\xccfB", "broken", id="noise"),
+        pytest.param(b"cnumpy\ndtype\n(S'f4'\ntR(tb.", "broken", id="empty state"),
+        pytest.param(b"}(Ne.", "broken", id="append to a dict"),
         pytest.param(
             pickle.dumps([1, 2]), "broken.*expected a dict of arrays, got list", id="list"
         ),

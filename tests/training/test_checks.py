@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import PARAM_SCHEDULERS
 from torch.utils.data import DataLoader
 
 from hybrid_backbones.training import checks
@@ -98,6 +99,24 @@ def test_a_mistake_is_explained_wherever_it_was_found_and_a_bug_is_not(num_worke
 def test_what_python_raises_in_our_code_is_a_bug():
     # asking None for a key, in a line that raises nothing on purpose
     assert explain(error_of(lambda: require_length(None))) is None
+
+
+@pytest.mark.parametrize("by_iterations", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (dict(type="CosineAnnealingLR", T_max=5, eta_mni=0), "unknown argument 'eta_mni'.*eta_min"),
+        (dict(type="StepLR"), "does not set the required arguments of StepLR: 'step_size'"),
+        (dict(type="StpLR", step_size=3), "no parameter scheduler called StpLR; .*StepLR"),
+    ],
+    ids=["unknown", "missing", "type"],
+)
+def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    settings = dict(settings, by_epoch=True, convert_to_iter_based=by_iterations)
+    others = dict(optimizer=optimizer, epoch_length=4)
+    error = error_of(lambda: PARAM_SCHEDULERS.build(settings, default_args=others))
+    assert re.search(line, explain(error) or "a bug")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATASETS, OPTIM_WRAPPERS, TRANSFORMS
@@ -180,11 +181,16 @@ def test_hooks_let_tools_train_without_outputs():
 
 
 @pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.int64])
-def test_curves_have_the_metrics_of_every_kind_of_number(tmp_path, kind):
+def test_curves_have_the_metrics_of_every_kind_of_number(tmp_path, monkeypatch, kind):
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *a, **kw: drawn.append(a[0]) or savefig(*a, **kw))
     message_hub = SimpleNamespace(runtime_info={}, log_scalars={})
     runner = SimpleNamespace(message_hub=message_hub, iter=3, work_dir=tmp_path)
     CurvesHook().after_val_epoch(runner, dict(mIoU=kind(2), bbox_mAP_l=kind(-1), classwise="table"))
     assert message_hub.runtime_info["curves"] == {"mIoU": [(3, 2.0)]}
+    (figure,) = drawn
+    (curve,) = figure.axes[1].lines
+    assert (curve.get_label(), curve.get_xydata().tolist()) == ("mIoU", [[3, 2.0]])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,12 +5,15 @@ import os
 import re
 import signal
 import socket
+from argparse import Namespace
 
 import pytest
+from mmengine.config import Config
 from tool_runs import run_warm, train
 
-from hybrid_backbones.training.errors import one_line_errors, stop_on_sigterm
-from hybrid_backbones.training.work_dir import is_first_process, locked
+from hybrid_backbones.training import launch
+from hybrid_backbones.training.errors import one_line_errors
+from hybrid_backbones.training.work_dir import LOCK, is_first_process, locked
 
 pytestmark = pytest.mark.upstream
 # a process of its own, in which the lock of this one is another's
@@ -45,6 +48,8 @@ def test_a_work_dir_in_use_is_refused_with_its_holder_and_free_afterwards(tmp_pa
 def test_an_error_frees_the_work_dir(tmp_path):
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
+    # else the next training would say that this one was killed
+    assert (tmp_path / LOCK).read_text() == ""
     assert refusal(tmp_path) is None
 
 
@@ -60,12 +65,16 @@ def test_a_killed_training_frees_its_work_dir_although_a_worker_lives_on(tmp_pat
     process = FORK.Process(target=train_with_a_worker, args=(tmp_path, pids))
     process.start()
     worker = pids.get()
-    assert f"process {process.pid} " in refusal(tmp_path)
-    process.kill()
-    process.join()
-    assert refusal(tmp_path) is None
-    assert f"was in use by process {process.pid}" in capfd.readouterr().out
-    os.kill(worker, signal.SIGKILL)
+    try:
+        assert f"process {process.pid} " in refusal(tmp_path)
+        process.kill()
+        process.join()
+        assert refusal(tmp_path) is None
+        assert f"was in use by process {process.pid}" in capfd.readouterr().out
+    finally:
+        # a failure must not leave processes for which pytest would wait forever
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_second_training_is_refused_in_one_line_and_changes_nothing(tmp_path):
@@ -90,19 +99,33 @@ def test_one_process_locks_for_all(monkeypatch, launcher, variable):
     assert is_first_process("none")
 
 
-def terminate_this_process():
-    stop_on_sigterm()
-    with one_line_errors():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+def terminate(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does(capsys):
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            terminate_this_process()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+@pytest.fixture
+def _sigterm_is_an_error():
+    """Fail where nothing catches SIGTERM, which would else end pytest."""
+
+    def fail(*_):
+        raise AssertionError("SIGTERM would have killed the process")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_sigterm_is_an_error")
+@pytest.mark.parametrize("checkpoint", ["epoch_1.pth", None])
+def test_sigterm_ends_a_training_as_ctrl_c_does(tmp_path, monkeypatch, capsys, checkpoint):
+    monkeypatch.setattr(launch, "prepare_run", lambda *_: Config(dict(work_dir=str(tmp_path))))
+    monkeypatch.setattr(launch, "_train", terminate)
+    if checkpoint:
+        (tmp_path / checkpoint).touch()
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        launch.train(Namespace(launcher="none"))
     assert stop.value.code == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.strip() == "stopped by SIGTERM"
+    kept = f"continue from {tmp_path}/{checkpoint} with --resume"
+    line = kept if checkpoint else "there is no checkpoint yet"
+    assert capsys.readouterr().err.strip() == f"stopped by SIGTERM: {line}"
