@@ -107,12 +107,7 @@ class _RoutingAttention(nn.Module):
         # small maps have fewer regions
         routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
         return routed_attention(
-            query,
-            key,
-            value,
-            routes,
-            self.num_heads,
-            backend=self.attn_backend,
+            query, key, value, routes, self.num_heads, backend=self.attn_backend
         )
 
 

@@ -51,13 +51,7 @@ def attention_weights(query: Tensor, key: Tensor, *, bias: Tensor | None, scale:
 
 
 def attention_gradients(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    bias: Tensor | None,
-    scale: float,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and the logits.
 

@@ -52,12 +52,7 @@ def routed_attention_chunked(
 
 
 def _attend_in_chunks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    chunk: int,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, chunk: int
 ) -> Tensor:
     """Attend from query ``(R', T', C)`` to regions ``(R', k)`` of key and value ``(R, T, C)``."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -95,13 +90,7 @@ def _differentiate_in_chunks(
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int) -> Tensor:
     """Attend from one chunk of queries ``(chunk, T', C)`` to its routes ``(chunk, k)``."""
     out = F.scaled_dot_product_attention(
         split_heads(query, num_heads),
@@ -113,12 +102,7 @@ def _attend(
 
 
 def _differentiate(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> tuple[Tensor, ...]:
     """Return the gradients of one chunk's queries and of the keys and values it gathers.
 
