@@ -10,6 +10,8 @@ The head-mixing layer and the shift convolution compose into one grouped convolu
 is the product of the two weights; with few heads this takes no more multiplications.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -94,7 +96,7 @@ def acmix_convolution(
     In total this is a Kc×Kc convolution of zero-padded maps::
 
         qkv = [query, key, value],   3h maps of d channels each
-        G[t, c] = mixing_bias[t] + Σ_i mixing[t, i] qkv[i, c]
+        G[t, j] = mixing_bias[t] + Σ_i mixing[t, i] qkv[i, j]
         out[c] = Σ_t kernels[c, t] * G[t, c // h]
 
     Args:
@@ -114,7 +116,7 @@ def acmix_convolution(
     stacked = pixels.transpose(3, 4)
     # int: sizes are tensors under tracing, which PyTorch 2.6 rejects as padding
     padding = int(dilation * (kernels.shape[-1] // 2))
-    settings = dict(stride=stride, padding=padding, dilation=dilation)
+    settings: dict[str, Any] = dict(stride=stride, padding=padding, dilation=dilation)
     if num_heads > 1 + num_taps / 3:
         # with many heads, mixing first takes fewer multiplications
         return _convolve(F.linear(stacked, mixing, mixing_bias), kernels, **settings)
@@ -128,7 +130,7 @@ def acmix_convolution(
     return out + F.conv2d(qkv.new_ones(1, 1, *qkv.shape[2:]), composed, **settings)
 
 
-def _convolve(stacked: Tensor, weight: Tensor, **settings) -> Tensor:
+def _convolve(stacked: Tensor, weight: Tensor, **settings: Any) -> Tensor:
     """Convolve ``(B, H, W, d, t)`` in d groups of t input channels."""
     groups = stacked.shape[3]
     maps = stacked.flatten(3).permute(0, 3, 1, 2)  # (B, d·t, H, W)
@@ -237,10 +239,13 @@ class ACmix(nn.Module):
             # makes all channels of a pixel contiguous for every step below
             x = x.contiguous(memory_format=torch.channels_last)
         qkv = self._project(x)
+        query, key, value = qkv.chunk(3, 1)
         grid = position_map(*x.shape[2:], self.conv_p.weight.dtype, device=x.device)
-        placement = dict(stride=self.stride, dilation=self.dilation)
+        placement: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
         attention = acmix_attention(
-            *qkv.chunk(3, 1),
+            query,
+            key,
+            value,
             self.conv_p(grid),
             self.num_heads,
             self.attn_kernel_size,
@@ -260,5 +265,5 @@ class ACmix(nn.Module):
         if self.conv1.groups > 1:
             return torch.cat([layer(x) for layer in layers], 1)
         weight = torch.cat([layer.weight for layer in layers])
-        bias = None if self.conv1.bias is None else torch.cat([layer.bias for layer in layers])
-        return F.conv2d(x, weight, bias)
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        return F.conv2d(x, weight, torch.cat(biases) if biases else None)

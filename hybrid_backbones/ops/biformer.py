@@ -101,18 +101,13 @@ class _RoutingAttention(nn.Module):
         self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, valid_mask: Tensor | None = None
+        self, query: Tensor, key: Tensor, value: Tensor, *, valid_mask: Tensor | None = None
     ) -> Tensor:
         """Route by the means of the valid tokens and attend."""
         # small maps have fewer regions
         routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
         return routed_attention(
-            query,
-            key,
-            value,
-            routes,
-            self.num_heads,
-            backend=self.attn_backend,
+            query, key, value, routes, self.num_heads, backend=self.attn_backend
         )
 
 
@@ -185,12 +180,12 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         size = x.shape[2:]
         # published without the lower bound, so sides of fewer than S pixels fail there
-        window = tuple(max(side // self.num_windows, 1) for side in size)
-        query, key, value = self.qkv_linear(x).chunk(3, 1)
-        regions = [partition_windows(y.permute(0, 2, 3, 1), window) for y in (query, key, value)]
-        out = self._attend(*regions, valid_positions(size, window, x.device))
+        window = [max(side // self.num_windows, 1) for side in size]
+        maps = self.qkv_linear(x).chunk(3, 1)
+        regions = (partition_windows(y.permute(0, 2, 3, 1), window) for y in maps)
+        out = self._attend(*regions, valid_mask=valid_positions(size, window, x.device))
         out = join_windows(out, window, size).permute(0, 3, 1, 2)
-        return self.output_linear(out + self.lepe(value))
+        return self.output_linear(out + self.lepe(maps[2]))
 
 
 class _LePEAttention(nn.Module):

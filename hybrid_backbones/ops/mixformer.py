@@ -109,12 +109,7 @@ class MixingAttention(RelativePositionBias):
     """
 
     def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        window_size: int = 7,
-        *,
-        kernel_size: int = 3,
+        self, embed_dims: int, num_heads: int, window_size: int = 7, *, kernel_size: int = 3
     ):
         if embed_dims < 16 or embed_dims % 2:
             raise ValueError(f"embed_dims must be even and at least 16, got {embed_dims=}")

@@ -98,7 +98,7 @@ class _Gradient(_Transformable):
             given = dict(zip(places, tensors, strict=True))
             return _call(gradient, *(given.get(i, x) for i, x in enumerate(inputs)))
 
-        _, pull_back = torch.func.vjp(compute, *(inputs[i] for i in places))
+        pull_back = torch.func.vjp(compute, *(inputs[i] for i in places))[1]
         pulled = dict(zip(places, pull_back(grads), strict=True))
         return None, *(pulled.get(i) for i in range(len(inputs)))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..layers import join_heads, split_heads
 
 
-def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+def full_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int) -> Tensor:
     """Compute multi-head attention to all tokens, ``softmax(query keyᵀ / √d) value`` per head.
 
     Args:
@@ -25,11 +25,11 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) ->
     Returns:
         Attention output ``(B, N, C)``.
     """
-    heads = (split_heads(x, num_heads) for x in (query, key, value))
-    return join_heads(F.scaled_dot_product_attention(*heads))
+    query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
+    return join_heads(F.scaled_dot_product_attention(query, key, value))
 
 
-def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def attention_weights(query: Tensor, key: Tensor, *, bias: Tensor | None, scale: float) -> Tensor:
     """Compute the attention weights ``softmax(scale · query keyᵀ + bias)``.
 
     The queries are scaled first, so that products overflow only if the logits do.
@@ -51,7 +51,7 @@ def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None, scale: fl
 
 
 def attention_gradients(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and the logits.
 
@@ -70,7 +70,7 @@ def attention_gradients(
     Returns:
         Gradients of the shapes of query, key and value, and of the logits ``(B, h, N, M)``.
     """
-    weights = attention_weights(query, key, bias, scale)
+    weights = attention_weights(query, key, bias=bias, scale=scale)
     grad_weights = grad @ value.mT
     grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
     # transposed products, because results with few columns take four times as long on a CPU

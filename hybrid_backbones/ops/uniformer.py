@@ -178,7 +178,7 @@ class GlobalRelationAggregator(nn.Module):
         size = x.shape[2:]
         window = size if self.window_size is None else (self.window_size, self.window_size)
         windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, R, T, C)
-        query, key, value = self.qkv(windows).flatten(0, 1).chunk(3, -1)
-        out = full_attention(query, key, value, self.num_heads)  # (B·R, T, C)
+        qkv = self.qkv(windows).flatten(0, 1).chunk(3, -1)
+        out = full_attention(*qkv, num_heads=self.num_heads)  # (B·R, T, C)
         out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)  # (B, H, W, C)
         return self.proj(out).permute(0, 3, 1, 2)

@@ -5,6 +5,8 @@ map has R windows of T tokens each, both ordered row by row from the upper left;
 and maps is given as (rows, columns).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from .size_cache import cached_by_size
 
 
-def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
+def partition_windows(x: Tensor, window: Sequence[int]) -> Tensor:
     """Partition feature maps ``(B, H, W, C)`` into windows ``(B, R, T, C)``."""
     height, width = window
     below, right = -x.shape[1] % height, -x.shape[2] % width
@@ -23,7 +25,7 @@ def partition_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, R, T, C)
 
 
-def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def join_windows(windows: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
     """Invert :func:`partition_windows` and crop the padding.
 
     Args:
@@ -41,7 +43,7 @@ def join_windows(windows: Tensor, window: tuple[int, int], size: tuple[int, int]
 
 
 def valid_positions(
-    size: tuple[int, int], window: tuple[int, int], device: torch.device
+    size: Sequence[int], window: Sequence[int], device: torch.device
 ) -> Tensor | None:
     """Return the mask of valid, unpadded positions in the windows of an H×W map.
 

@@ -9,6 +9,8 @@ convolution with an input-dependent kernel.
 No code was published and the paper leaves choices open; ours are marked as "our reading".
 """
 
+from typing import Any
+
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def global_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: in
     Returns:
         Attention output ``(B, C, H', W')``.
     """
-    out = full_attention(*map(to_tokens, (query, key, value)), num_heads)
+    out = full_attention(*map(to_tokens, (query, key, value)), num_heads=num_heads)
     return to_maps(out, query.shape[2:])
 
 
@@ -62,7 +64,10 @@ class _ShiftSlot(nn.Module):
             )
         self.num_heads = num_heads
         self.attn_backend = attn_backend
-        self.placement = dict(kernel_size=kernel_size, stride=stride, dilation=dilation)
+        self.padding = padding
+        self.placement: dict[str, Any] = dict(
+            kernel_size=kernel_size, stride=stride, dilation=dilation
+        )
         self.conv = nn.Conv2d(
             in_channels, out_channels, **self.placement, padding=padding, groups=groups, bias=bias
         )
@@ -140,7 +145,7 @@ class XVolution(_ShiftSlot):
             raise ValueError(f"attention='global' supports no backends, got {attn_backend=}")
         self.attention = attention
         self.conv_bn = nn.BatchNorm2d(out_channels)
-        pointwise = dict(kernel_size=1, groups=groups, bias=False)
+        pointwise: dict[str, Any] = dict(kernel_size=1, groups=groups, bias=False)
         # queries at output positions only, keys and values at all pixels
         self.query = nn.Conv2d(in_channels, out_channels, stride=stride, **pointwise)
         self.key = nn.Conv2d(in_channels, out_channels, **pointwise)
@@ -182,7 +187,7 @@ class XVolution(_ShiftSlot):
         merged = MergedXVolution(
             conv.in_channels,
             conv.out_channels,
-            padding=conv.padding[0],
+            padding=self.padding,
             groups=conv.groups,
             num_heads=self.num_heads,
             attn_backend=self.attn_backend,
@@ -192,11 +197,14 @@ class XVolution(_ShiftSlot):
         attention_scale, attention_shift = _scale_and_shift(self.attention_bn)
         bias = 0 if conv.bias is None else conv_scale * conv.bias
         value = _scale_rows(attention_scale, self.value.weight)
-        merged.conv.weight.copy_(_scale_rows(conv_scale, conv.weight))
-        merged.conv.bias.copy_(bias + conv_shift + attention_shift)
         weights = _balance(torch.stack([self.query.weight, self.key.weight, value]))
         by_group = weights.unflatten(1, (conv.groups, -1)).transpose(0, 1)
-        merged.qkv.weight.copy_(by_group.reshape(merged.qkv.weight.shape))
+        entries = {
+            "conv.weight": _scale_rows(conv_scale, conv.weight),
+            "conv.bias": bias + conv_shift + attention_shift,
+            "qkv.weight": by_group.flatten(0, 2),
+        }
+        merged.load_state_dict(entries)
         return merged.eval()
 
 
@@ -265,8 +273,9 @@ def merge_xvolutions(model: nn.Module) -> int:
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return batch normalisation in evaluation mode as ``x · scale + shift``, in float64."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
+    return scale, norm.bias - mean * scale
 
 
 def _balance(weights: Tensor) -> Tensor:

@@ -65,10 +65,7 @@ def local_attention(
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
     backend = choose_backend(
-        backend,
-        "tiled",
-        query.device,
-        lambda: unsupported_reason(query, key, value, kernel_size),
+        backend, "tiled", query.device, lambda: unsupported_reason(query, key, value, kernel_size)
     )
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 

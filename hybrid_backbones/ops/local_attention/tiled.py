@@ -69,7 +69,8 @@ def local_attention_tiled(
     """Compute :func:`local_attention_reference` in tiles."""
     batch, num_heads, head_dim, height, width = query.shape
     rows = (x.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) for x in (query, key, value))
-    sizes = _Sizes(*query.shape[:2], height, width, *key.shape[3:], kernel_size, stride, dilation)
+    settings = kernel_size, stride, dilation
+    sizes = _Sizes._make((batch, num_heads, height, width, *key.shape[3:], *settings))
     out = with_gradient(_attend, _differentiate, *rows, sizes)  # (B·H'·W', C)
     return out.view(batch, height, width, num_heads, head_dim).permute(0, 3, 4, 1, 2)
 
@@ -78,10 +79,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
     """Compute attention from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key."""
     out = torch.zeros_like(query)
     for tiles in _some_tiles(query, sizes):
+        queries = _take(query, tiles.query, sizes)
+        keys, values = (_take(x, tiles.key, sizes) for x in (key, value))
         slots = F.scaled_dot_product_attention(
-            _take(query, tiles.query, sizes),
-            *(_take(x, tiles.key, sizes) for x in (key, value)),
-            attn_mask=tiles.visible,
+            queries, keys, values, attn_mask=tiles.visible
         )  # (tiles, h, N, d)
         _add(out, tiles.query, slots.masked_fill(tiles.empty[:, None, :, None], 0))
     return out
@@ -89,7 +90,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
 
 def _differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     # many tiles add to one key: a sum in half precision would lose small terms
     exact = torch.promote_types(query.dtype, torch.float32)
     scale = (query.shape[1] // sizes.num_heads) ** -0.5
@@ -103,7 +104,7 @@ def _differentiate(
             for x, index in zip((query, key, value, grad), (*rows, tiles.query), strict=True)
         )
         grad_slots = grad_slots.masked_fill(tiles.empty[:, None, :, None], 0)
-        *slots, _ = attention_gradients(grad_slots, *maps, bias[None, None], scale)
+        *slots, _ = attention_gradients(grad_slots, *maps, bias=bias[None, None], scale=scale)
         for total, index, x in zip(grads, rows, slots, strict=True):
             _add(total, index, x)
     return tuple(x.to(query.dtype) for x in grads)

@@ -51,7 +51,7 @@ def _attend(
     queries = _wide_heads(query, num_heads)
     keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
     scale = queries.shape[2] ** -0.5
-    out = 0
+    out = torch.zeros_like(queries)
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
     return out.to(dtype)  # (B, h, d, H', W')
@@ -67,7 +67,7 @@ def _differentiate(
     stride: int,
     dilation: int,
     *_,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     radius = dilation * (kernel_size // 2)
     queries, grads = (_wide_heads(x, num_heads) for x in (query, grad.flatten(1, 2)))
     keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))

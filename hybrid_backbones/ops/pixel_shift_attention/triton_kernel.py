@@ -1,4 +1,6 @@
 # ruff: noqa: N803 (compile-time constants are in capitals, as usual in Triton)
+# tuples grow in loops that Triton unrolls
+# mypy: disable-error-code="assignment"
 """Triton kernel of pixel-shift attention; `triton` explains how it also computes the gradients.
 
 A program owns a tile of ``TILE_Y × TILE_X`` queries of one head and iterates over its channels

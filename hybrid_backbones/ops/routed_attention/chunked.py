@@ -52,12 +52,7 @@ def routed_attention_chunked(
 
 
 def _attend_in_chunks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-    chunk: int,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int, chunk: int
 ) -> Tensor:
     """Attend from query ``(R', T', C)`` to regions ``(R', k)`` of key and value ``(R, T, C)``."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -78,9 +73,11 @@ def _differentiate_in_chunks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
     # many regions add to one: a sum in half precision would lose small terms
-    kind = dict(dtype=torch.promote_types(query.dtype, torch.float32), device=query.device)
+    exact = torch.promote_types(query.dtype, torch.float32)
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    grad_key, grad_value = torch.zeros(key.shape, **kind), torch.zeros(value.shape, **kind)
+    grad_key, grad_value = (
+        torch.zeros(x.shape, dtype=exact, device=x.device) for x in (key, value)
+    )
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
         to = routes[part]
@@ -93,13 +90,7 @@ def _differentiate_in_chunks(
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int) -> Tensor:
     """Attend from one chunk of queries ``(chunk, T', C)`` to its routes ``(chunk, k)``."""
     out = F.scaled_dot_product_attention(
         split_heads(query, num_heads),
@@ -111,13 +102,8 @@ def _attend(
 
 
 def _differentiate(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
+) -> tuple[Tensor, ...]:
     """Return the gradients of one chunk's queries and of the keys and values it gathers.
 
     Computes in at least float32, because logits may overflow in half precision.
@@ -127,7 +113,7 @@ def _differentiate(
         split_heads(x, num_heads).to(exact)
         for x in (grad, query, _gather(key, routes), _gather(value, routes))
     )
-    *grads, _ = attention_gradients(*heads, None, query.shape[-1] ** -0.5)
+    *grads, _ = attention_gradients(*heads, bias=None, scale=query.shape[-1] ** -0.5)
     return tuple(map(join_heads, grads))
 
 

@@ -7,11 +7,7 @@ from ...layers import join_heads, split_heads
 
 
 def routed_attention_reference(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    routes: Tensor,
-    num_heads: int,
+    query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> Tensor:
     """Attend from the tokens of each region to those of its routes, which are gathered first.
 

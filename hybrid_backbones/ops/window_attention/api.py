@@ -9,12 +9,7 @@ from .fused import shifted_window_attention_fused
 
 
 def shifted_window_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor,
-    window_size: int,
-    shift: int = 0,
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int = 0
 ) -> Tensor:
     """Compute attention with a relative position bias within shifted windows.
 

@@ -61,7 +61,8 @@ def _attend(
     bias, out = bias.to(exact), _make_rows(query)
     for chunk in _cut_chunks(query, bias, batch, settings):
         queries, keys, values = (_take(x, chunk, num_heads).to(exact) for x in (query, key, value))
-        weights = attention_weights(queries, keys, _hide(bias, chunk), queries.shape[3] ** -0.5)
+        scale = queries.shape[3] ** -0.5
+        weights = attention_weights(queries, keys, bias=_hide(bias, chunk), scale=scale)
         _put(out, chunk, weights @ values)
     # drop the last row without slicing, because a view could not be modified in place
     return out.resize_(query.shape)
@@ -75,7 +76,7 @@ def _differentiate(
     bias: Tensor,
     batch: int,
     settings: tuple[int, ...],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     maps, num_heads = (grad, query, key, value), len(bias)
     exact = torch.promote_types(query.dtype, torch.float32)
     wide_bias, grads = bias.to(exact), [_make_rows(x) for x in (query, key, value)]
@@ -83,7 +84,7 @@ def _differentiate(
     for chunk in _cut_chunks(query, wide_bias, batch, settings):
         heads = [_take(x, chunk, num_heads).to(exact) for x in maps]
         *parts, grad_logits = attention_gradients(
-            *heads, _hide(wide_bias, chunk), heads[0].shape[3] ** -0.5
+            *heads, bias=_hide(wide_bias, chunk), scale=heads[0].shape[3] ** -0.5
         )
         grad_bias += grad_logits.sum(0)
         for rows, x in zip(grads, parts, strict=True):

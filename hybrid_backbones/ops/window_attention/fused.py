@@ -23,8 +23,7 @@ def shifted_window_attention_fused(
         batch = (1, 2)  # one bias per window, so merge the windows into the heads
         bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (R·h, T, T)
     lengths = [query.shape[dim] for dim in batch]
-    out = F.scaled_dot_product_attention(
-        *(x.flatten(*batch) for x in (query, key, value)), attn_mask=bias[None]
-    )
+    query, key, value = (x.flatten(*batch) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
     out = join_heads(out.unflatten(batch[0], lengths))  # (B, R, T, C)
     return join_shifted_windows(out, window_size, shift, size)

@@ -3,6 +3,8 @@
 Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def cut_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
 
 
 def join_shifted_windows(
-    windows: Tensor, window_size: int, shift: int, size: tuple[int, int]
+    windows: Tensor, window_size: int, shift: int, size: Sequence[int]
 ) -> Tensor:
     """Join the windows of :func:`cut_shifted_windows` into maps ``(B, C, H, W)``.
 
@@ -43,7 +45,7 @@ def join_shifted_windows(
 
 
 def window_regions(
-    size: tuple[int, int], window_size: int, shift: int, device: torch.device
+    size: Sequence[int], window_size: int, shift: int, device: torch.device
 ) -> Tensor | None:
     """Label the regions of shifted windows, which are not adjacent in an H×W map.
 
