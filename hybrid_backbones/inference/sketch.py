@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
 from ..locformer.demo import draw, mean_map, read_sketch
@@ -58,12 +59,8 @@ def sketch_demo(
 
     Args:
         cfg: config of a detector by sketch.
-        image: image file or folder of images.
         sketch: image file of a sketch, FILE.ndjson, or FILE.ndjson:INDEX.
-        checkpoint: checkpoint of the model.
-        out: figure to write, or folder of figures if `image` is a folder.
-        device: device of the model, such as 'cpu' or 'cuda:0'.
-        score_thr: lowest score of the boxes to draw, from 0 to 1.
+        image, checkpoint, out, device, score_thr: see :func:`~.demo.demo`.
 
     Returns:
         paths of the written figures.
@@ -77,6 +74,7 @@ def sketch_demo(
     require_device(device)
     require_score(score_thr)
     outs = plan(image, out, sketch, checkpoint)
+    init_default_scope(cfg.default_scope)
     sketches, written = read_sketch(cfg, sketch), []
     for path, pixels, prediction, attended in predict(cfg, outs, sketches, checkpoint, device):
         write(draw(pixels, sketches[0], prediction, attended, score_thr), outs[path])
