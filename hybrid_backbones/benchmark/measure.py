@@ -1,6 +1,6 @@
 """Measurement of operators and backbones, one row of a table after the other."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -77,7 +77,9 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
         model.compile()
 
     def train():
-        torch.autograd.backward([out.mean() for out in _as_tuple(model(images))])
+        outs = model(images)
+        outs = [outs] if isinstance(outs, Tensor) else outs
+        torch.autograd.backward([out.mean() for out in outs])
         optimizer.step()
         optimizer.zero_grad()
 
@@ -96,10 +98,6 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
         train_ms=step,
         train_memory_mib=memory,
     )
-
-
-def _as_tuple(outs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return (outs,) if isinstance(outs, Tensor) else outs
 
 
 def measure_alone(measure: Callable[..., dict], *args) -> dict:

@@ -59,12 +59,8 @@ def sketch_demo(
 
     Args:
         cfg: config of a detector by sketch.
-        image: image file or folder of images.
         sketch: image file of a sketch, FILE.ndjson, or FILE.ndjson:INDEX.
-        checkpoint: checkpoint of the model.
-        out: figure to write, or folder of figures if `image` is a folder.
-        device: device of the model, such as 'cpu' or 'cuda:0'.
-        score_thr: lowest score of the boxes to draw, from 0 to 1.
+        image, checkpoint, out, device, score_thr: see :func:`~.demo.demo`.
 
     Returns:
         paths of the written figures.

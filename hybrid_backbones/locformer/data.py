@@ -1,9 +1,8 @@
 """Dataset and transforms of LocFormer: an image, sketches of one category, and its boxes.
 
-Tripathi et al., "Query-guided attention in vision transformers for localizing objects using a
-single sketch", WACV 2024, https://arxiv.org/abs/2303.08784: photographs and boxes come from COCO,
-sketches from QuickDraw. An item has one target category, sampled uniformly from those in the image;
-its objects have label 0, and objects of other categories are background.
+As published (see `detector.py`), photographs and boxes come from COCO, sketches from QuickDraw. An
+item has one target category, sampled uniformly from those in the image; its objects have label 0,
+and objects of other categories are background.
 """
 
 from collections.abc import Sequence

@@ -50,14 +50,7 @@ def read_drawing(name: str) -> Strokes:
 def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
     """Read an image of a sketch, dark on light or light on dark, as white strokes on black.
 
-    The image is scaled and padded to a square, and its contrast is stretched to 0 to 255.
-
-    Args:
-        path: image file.
-        size: side of the result in pixels.
-
-    Returns:
-        image, uint8 (size, size).
+    It is scaled and padded to uint8 ``(size, size)``, and its contrast is stretched to 0 to 255.
 
     Raises:
         ValueError: if the file is missing, empty of strokes or rejected by :func:`decode_picture`.

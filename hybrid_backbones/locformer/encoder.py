@@ -1,8 +1,4 @@
-"""Sketch encoder and data preprocessor of LocFormer.
-
-Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784.
-"""
+"""Sketch encoder and data preprocessor of LocFormer (see `detector.py`)."""
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor

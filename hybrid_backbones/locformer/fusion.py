@@ -1,10 +1,8 @@
 """Cross-attention between image features and sketch features.
 
-Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. The idea: sketch features are fused
-into the image features before each stage of the backbone, rather than compared with the final ones.
-The same block fuses a sketch into an image, objects and a sketch into each other, and several
-sketches into one.
+The idea of LocFormer (see `detector.py`): sketch features are fused into the image features before
+each stage of the backbone, rather than compared with the final ones. The same block fuses a sketch
+into an image, objects and a sketch into each other, and several sketches into one.
 
 In addition to the shape letters of :mod:`hybrid_backbones.ops`, ``Q`` is the number of sketches of
 one query. Entry names are those of https://github.com/vcl-iisc/locformer-SGOL.

@@ -1,9 +1,7 @@
 """Sketch guidance: fuse sketch features into each stage of any backbone.
 
-Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784, guides only a Swin Transformer, found
-in `backbone.py`. This file holds the parts that it shares with :class:`SketchGuided`, our extension
-of the paper to other backbones.
+The paper (see `detector.py`) guides only a Swin Transformer, found in `backbone.py`. This file has
+the parts that it shares with :class:`SketchGuided`, our extension of the paper to other backbones.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,15 +27,11 @@ class GuidedFeatures(NamedTuple):
 
 
 def fusions_with(fusions: Iterable[nn.Module], sketch: Tensor) -> list[Callable[[Any], Any]]:
-    """Bind a sketch to the fusions of all stages, for `StagedNetwork.run_stages`.
-
-    Args:
-        fusions: one :class:`StageFusion` per stage, applied to the input of the first block.
-        sketch: sketch features, ``(B, Q, C', H', W')``.
+    """Bind sketch features ``(B, Q, C', H', W')`` to one :class:`StageFusion` per stage.
 
     Returns:
-        one function per stage, which takes a map ``(B, C, H, W)`` or a named tuple with the field
-        `map`.
+        functions for `StagedNetwork.run_stages`, which take a map ``(B, C, H, W)`` or a named tuple
+        with the field `map`.
     """
     return [partial(_fuse, fusion, sketch) for fusion in fusions]
 

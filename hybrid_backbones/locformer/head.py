@@ -1,9 +1,7 @@
 """Head of LocFormer: boxes of objects, and the score with which each matches the sketch.
 
-Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. Matching, losses and boxes are those
-of mmdet's Deformable DETR; a score compares an object with the sketch, after cross-attention
-between the two at the later levels.
+Matching, losses and boxes are those of mmdet's Deformable DETR; a score compares an object with the
+sketch, after cross-attention between the two at the later levels (see `detector.py`).
 """
 
 import torch

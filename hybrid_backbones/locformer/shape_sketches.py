@@ -108,15 +108,9 @@ def draw_sketch(rng: Generator, name: str) -> list[list[list[int]]]:
 
 
 def draw_shape_sketches(root: str | Path) -> Path:
-    """Generate the sketches of all shapes in a mini set, unless they exist.
+    """Generate all sketches in the mini set's folder, unless they exist; return their folder.
 
     Files are written atomically and have a fixed content, so concurrent processes may call this.
-
-    Args:
-        root: folder of the mini set.
-
-    Returns:
-        folder of the sketches.
     """
     folder = Path(root).resolve() / "sketches"
     marker = folder / MARKER

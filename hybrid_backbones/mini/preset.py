@@ -103,10 +103,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
         if "num_classes" in settings:
             settings.num_classes = len(classes)
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
-    load = [
-        dict(type="LoadImageStrict"),
-        dict(type="LoadAnnotationsStrict"),
-    ]
+    load = [dict(type="LoadImageStrict"), dict(type="LoadAnnotationsStrict")]
     train = [
         dict(type="SeedSample"),
         *load,
