@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..training.requirements import require_device
+
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 
@@ -50,8 +52,7 @@ class Settings:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.device not in DEVICES:
             raise ValueError(f"device must be {' or '.join(DEVICES)}, got {self.device!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but PyTorch sees no GPU; run tools/doctor.py")
+        require_device(self.device)
 
     @property
     def kind(self) -> dict[str, Any]:

@@ -170,7 +170,8 @@ class CheckedCocoDataset(CocoDataset):
     Raises:
         ValueError: names an annotation file that is missing or malformed, lacks a class of the
             config, has a category that is not in the config (allowed with
-            ``metainfo=dict(classes=...)``), or contains nothing to train on.
+            ``metainfo=dict(classes=...)``), or contains nothing to train or
+            evaluate on.
     """
 
     def __init__(self, *args, metainfo: dict | None = None, **kwargs):
@@ -189,8 +190,10 @@ class CheckedCocoDataset(CocoDataset):
         )
 
     def filter_data(self) -> list[dict]:
-        """Filter images as mmdet does, and check that some with objects remain."""
+        """Filter images as mmdet does, and check that some remain, for training with objects."""
         data_list = super().filter_data()
+        if self.test_mode and not data_list:
+            raise ValueError(f"annotation file {self.ann_file} lists no image to evaluate on")
         if not any(self.test_mode or has_object(info) for info in data_list):
             raise ValueError(
                 f"annotation file {self.ann_file} has no image with an object to train on: of "

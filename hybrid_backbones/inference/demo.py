@@ -20,8 +20,7 @@ from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
 
 from ..checkpoints import dataset_meta, load_trained
-from ..training.launch import require_device
-from ..training.requirements import require_keys, require_score
+from ..training.requirements import require_device, require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
 
 # size of the legend of a segmentation map, in inches

@@ -12,8 +12,7 @@ from mmengine.structures import BaseDataElement
 
 from ..locformer.demo import draw, mean_map, read_sketch
 from ..locformer.fusion import StageFusion
-from ..training.launch import require_device
-from ..training.requirements import require_keys, require_score
+from ..training.requirements import require_device, require_keys, require_score
 from .demo import build_pipeline, build_trained
 from .pictures import load_each, pixels_of, plan, write
 

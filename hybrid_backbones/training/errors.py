@@ -178,7 +178,12 @@ def _empty_set(error: Exception, match: re.Match) -> str | None:
     """Explain an empty dataset, which mmengine cannot serialise."""
     if all(call.name != "_serialize_data" for call in traceback.extract_tb(error.__traceback__)):
         return None
-    return "a data set of the config is empty: check its data_root, ann_file and filter_cfg"
+    dataset = _variables(error, "self")["self"]
+    source = dataset.ann_file or dataset.data_root
+    return (
+        f"a data set of the config is empty, {type(dataset).__name__} of {source}: check its "
+        "data_root, ann_file and filter_cfg"
+    )
 
 
 def _system_error(error: OSError, match: re.Match) -> str | None:

@@ -224,25 +224,6 @@ def test(args: Namespace) -> dict:
     return runner.test()
 
 
-def require_device(name: str) -> torch.device:
-    """Return the device of this name.
-
-    Raises:
-        ValueError: if this machine has no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
-    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
-    if (device.index or 0) >= count:
-        raise ValueError(
-            f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
-            "--device cpu"
-        )
-    return device
-
-
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 

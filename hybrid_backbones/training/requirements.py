@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 
@@ -43,3 +44,22 @@ def require_score(score: float) -> None:
     # this form also rejects NaN
     if not 0 <= score <= 1:
         raise ValueError(f"--score-thr must be from 0 to 1, got {score}")
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device of this name.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
+    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise ValueError(
+            f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
+            "--device cpu, or run tools/doctor.py"
+        )
+    return device

@@ -3,6 +3,7 @@
 `MISTAKES` is a table over all tools: a mistake is covered by adding a row.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 import torch
 from demo_mistakes import DEMO_MISTAKES, an_image
 from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
+
+from hybrid_backbones.mini.shapes import CLASSES
 
 
 def other_checkpoint(tmp):
@@ -77,6 +80,15 @@ def config(text):
         return tmp / "own.py"
 
     return write
+
+
+def without_images(tmp):
+    """Return the option for a validation on no image."""
+    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
+    (tmp / "none.json").write_text(
+        json.dumps(dict(images=[], annotations=[], categories=categories))
+    )
+    return f"val_dataloader.dataset.ann_file={tmp / 'none.json'}"
 
 
 class Mistake(NamedTuple):
@@ -226,7 +238,12 @@ MISTAKES = {
         r"set has 10 samples, less than a batch of 16.*drop_last",
     ),
     "empty set": Mistake(
-        with_options("train_dataloader.dataset.indices=0"), r"a data set of the config is empty"
+        with_options("train_dataloader.dataset.indices=0"),
+        r"a data set of the config is empty, CustomDataset of .*mini",
+    ),
+    "empty validation set": Mistake(
+        lambda tmp: train(tmp, config="configs/retinanet_r50.py", options=[without_images(tmp)]),
+        r"annotation file .*/none\.json lists no image to evaluate on",
     ),
     "diverging": Mistake(
         with_options(*SHORT, "optim_wrapper.optimizer.lr=1e20"),

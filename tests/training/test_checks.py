@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from hybrid_backbones.training import checks
 from hybrid_backbones.training.checks import require_batches, require_length
 from hybrid_backbones.training.errors import explain, one_line_errors
-from hybrid_backbones.training.launch import require_device
+from hybrid_backbones.training.requirements import require_device
 
 pytestmark = pytest.mark.upstream
 

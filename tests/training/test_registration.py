@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_backbones import registration
+
 pytestmark = pytest.mark.upstream
 
 # for each host: names of registries in mmengine, and what a config of the host may name in them
@@ -54,6 +56,21 @@ for host, registries in {FOUND!r}.items():
 """
     done = run(script)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("error", ["ImportError", "AssertionError", "AttributeError", "OSError"])
+def test_a_broken_host_does_no_harm_to_the_others(tmp_path, monkeypatch, error):
+    (tmp_path / "broken_host").mkdir()
+    (tmp_path / "broken_host/__init__.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registration, "MODULES", {("broken_host", "MODELS"): ()})
+    registration.register_with_hosts()
+
+
+def test_a_registry_that_is_not_there_is_a_bug(monkeypatch):
+    monkeypatch.setattr(registration, "MODULES", {("mmdet", "MODEL"): ()})
+    with pytest.raises(AttributeError, match="MODEL"):
+        registration.register_with_hosts()
 
 
 def test_no_host_is_imported_or_needed():
