@@ -207,10 +207,7 @@ def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
     axes = figure.add_axes((0, 1 - share, width / figure.get_figwidth(), share))
     axes.imshow(blended, aspect="auto")
     axes.axis("off")
-    beside = (width / figure.get_figwidth(), 0.5)
-    figure.legend(
-        handles=entries, loc="center left", bbox_to_anchor=beside, frameon=False, fontsize=9
-    )
+    figure.legend(handles=entries, loc="center right", frameon=False, fontsize=9)
     return img_from_canvas(FigureCanvasAgg(figure))
 
 
