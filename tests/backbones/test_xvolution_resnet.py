@@ -114,20 +114,6 @@ def test_blocks_begin_by_passing_their_input_on(depth):
     assert all(getattr(block, last).weight.all() for block in model.layer3)
 
 
-@pytest.mark.parametrize("attention", ["shift", "global"])
-@pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("size", [(1, 1), (65, 49), (96, 131)], ids=str)
-def test_images_of_any_size_are_taken_and_train(depth, attention, size):
-    model = XVolutionResNet(depth, attention=attention)
-    outs = model(torch.randn(2, 3, *size))
-    sides = [tuple(-(-side // stride) for side in size) for stride in model.strides]
-    assert [x.shape[1:] for x in outs] == [
-        (c, *s) for c, s in zip(model.out_channels, sides, strict=True)
-    ]
-    sum(x.square().mean() for x in outs).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
 @pytest.mark.parametrize("settings", PLACEMENTS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str
