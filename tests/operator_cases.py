@@ -94,16 +94,12 @@ MAP_OPERATORS = {
     "AttentionLePE": lambda: AttentionLePE(CHANNELS, 2),
     "AttentionLePE2d": lambda: AttentionLePE2d(CHANNELS, 2),
     "BiLevelRoutingAttention": lambda: BiLevelRoutingAttention(CHANNELS, 2, 2, 2),
-    "BiLevelRoutingAttention, masked": lambda: BiLevelRoutingAttention(
-        CHANNELS, 2, 2, 2, mask_padding=True
-    ),
     "BiLevelRoutingAttention2d": lambda: BiLevelRoutingAttention2d(CHANNELS, 2, 2, 2),
     "EfficientAdditiveAttention": lambda: EfficientAdditiveAttention(CHANNELS),
     "EfficientAdditiveAttention, first release": lambda: EfficientAdditiveAttention(
         CHANNELS, 8, 2, first_release=True
     ),
     "MixingAttention": lambda: MixingAttention(CHANNELS, 2, 3),
-    "MixingAttention, masked": lambda: MixingAttention(CHANNELS, 2, 3, mask_padding=True),
     "GlobalRelationAggregator": lambda: GlobalRelationAggregator(CHANNELS, 8),
     "GlobalRelationAggregator, windows": lambda: GlobalRelationAggregator(
         CHANNELS, 8, window_size=3
