@@ -123,6 +123,16 @@ each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
 each_kind = pytest.mark.parametrize(("network", "settings"), ALL_KINDS)
 each_with_arch = pytest.mark.parametrize(("network", "settings"), WITH_ARCH)
 each_variant = pytest.mark.parametrize(("network", "settings"), VARIANTS)
+# of laws that take seconds to check: the quickest network, and the others among the slow tests
+each_kind_slowly = pytest.mark.parametrize(
+    ("network", "settings"),
+    [
+        case
+        if case.id == "swiftformer"
+        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in ALL_KINDS
+    ],
+)
 each_freeze = pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
 
 

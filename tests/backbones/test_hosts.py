@@ -6,7 +6,15 @@ from importlib import import_module
 
 import pytest
 import torch
-from backbone_cases import build, each_backbone, each_kind, each_with_arch, make_images, step
+from backbone_cases import (
+    build,
+    each_backbone,
+    each_kind,
+    each_kind_slowly,
+    each_with_arch,
+    make_images,
+    step,
+)
 from operator_cases import make_uneven
 from torch import nn
 
@@ -66,7 +74,7 @@ def test_copies_are_independent_and_equal(network, settings, duplicate):
     assert twin.out_channels == model.out_channels
 
 
-@each_kind
+@each_kind_slowly
 def test_it_compiles_into_one_graph(network, settings, monkeypatch):
     torch.compiler.reset()
     # windows are added up in another order where nothing is traced; test_window_attention has both

@@ -20,8 +20,6 @@ from hybrid_backbones.checkpoints import (
 )
 from hybrid_backbones.training.saving import LoadFromHook
 
-pytestmark = pytest.mark.upstream
-
 DEPTH = 26
 
 

@@ -45,11 +45,6 @@ def _alone():
 
 
 @pytest.fixture(scope="module")
-def mini_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("data") / "mini"
-
-
-@pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A function that saves a random network of a config, once."""
     folder, saved = tmp_path_factory.mktemp("checkpoints"), {}

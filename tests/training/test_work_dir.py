@@ -12,7 +12,6 @@ from tool_runs import run_warm, train
 from hybrid_backbones.training.errors import one_line_errors, stop_on_sigterm
 from hybrid_backbones.training.work_dir import is_first_process, locked
 
-pytestmark = pytest.mark.upstream
 # a process of its own, in which the lock of this one is another's
 FORK = multiprocessing.get_context("fork")
 
