@@ -79,7 +79,7 @@ def test_it_compiles_into_one_graph(network, settings, monkeypatch):
     torch.compiler.reset()
     # windows are added up in another order where nothing is traced; test_window_attention has both
     monkeypatch.setattr(window_attention, "is_traced", lambda device: True)
-    model = make_uneven(build(network, settings)).eval()
+    model = build(network, settings).eval()
     # sides that neither windows nor regions divide
     images = make_images(1, 65, 49)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
