@@ -104,20 +104,30 @@ VARIANTS = [
     pytest.param(UniFormerLight, dict(arch="xxs"), id="uniformer-xxs"),
     pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
 ]
-# every published size, for what needs no arithmetic
-SIZES = [
-    *((ACmixResNet, dict(depth=depth)) for depth in (26, 38, 50, 101)),
-    *((ACmixSwin, dict(arch=arch)) for arch in ("tiny", "small")),
-    *((BiFormer, dict(arch=arch)) for arch in ("tiny", "small", "base", "stl", "stl_linear")),
-    *((MixFormer, dict(arch=f"b{i}")) for i in range(7)),
-    *((SwiftFormer, dict(arch=arch)) for arch in ("xs", "s", "l1", "l3")),
-    *(
-        (UniFormer, dict(arch=arch))
-        for arch in ("small", "small_plus", "small_plus_dim64", "base", "base_ls")
-    ),
-    *((UniFormerLight, dict(arch=arch)) for arch in ("xxs", "xs")),
-    *((XVolutionResNet, dict(depth=depth)) for depth in (18, 34, 50, 101)),
-]
+# every published size, for what needs no arithmetic: the smallest of each network, and the others
+# among the slow tests
+SIZES = {
+    ACmixResNet: (26, 38, 50, 101),
+    ACmixSwin: ("tiny", "small"),
+    BiFormer: ("tiny", "small", "base", "stl", "stl_linear"),
+    MixFormer: tuple(f"b{i}" for i in range(7)),
+    SwiftFormer: ("xs", "s", "l1", "l3"),
+    UniFormer: ("small", "small_plus", "small_plus_dim64", "base", "base_ls"),
+    UniFormerLight: ("xxs", "xs"),
+    XVolutionResNet: (18, 34, 50, 101),
+}
+each_size = pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        pytest.param(
+            *(network, size),
+            id=f"{network.__name__}-{size}",
+            marks=() if size == sizes[0] else pytest.mark.slow,
+        )
+        for network, sizes in SIZES.items()
+        for size in sizes
+    ],
+)
 
 each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
 each_kind = pytest.mark.parametrize(("network", "settings"), ALL_KINDS)

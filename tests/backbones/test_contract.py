@@ -3,10 +3,10 @@
 import pytest
 import torch
 from backbone_cases import (
-    SIZES,
     build,
     each_backbone,
     each_kind,
+    each_size,
     each_variant,
     each_with_arch,
     make_images,
@@ -33,12 +33,10 @@ def test_four_maps_have_the_declared_strides_and_channels(network, settings, dev
     assert [out.shape for out in outs] == expected
 
 
-@pytest.mark.parametrize(
-    ("network", "settings"), SIZES, ids=lambda x: "-".join(map(str, getattr(x, "values", str)()))
-)
-def test_every_published_size_has_its_maps(network, settings):
+@each_size
+def test_every_published_size_has_its_maps(network, size):
     with torch.device("meta"):
-        model = network(**settings)
+        model = network(size)
     outs = model(torch.empty(2, 3, 224, 320, device="meta"))
     expected = [
         (2, c, 224 // s, 320 // s) for c, s in zip(model.channels, model.strides, strict=True)
