@@ -23,20 +23,14 @@ from torchvision.ops import StochasticDepth
 @each_backbone
 @each_freeze
 def test_frozen_parts_stay_in_evaluation_without_gradients(network, settings, frozen_stages):
-    model = build(network, settings, frozen_stages=frozen_stages).eval()
-    assert model.train() is model
+    model = build(network, settings, frozen_stages=frozen_stages)
+    # optimisers and DistributedDataParallel look at the parameters before anyone calls train()
+    for _, module, frozen in owners(model, frozen_stages):
+        assert all(p.requires_grad != frozen for p in module.parameters(recurse=False))
+    assert model.eval().train() is model
     assert model.training
     for _, module, frozen in owners(model, frozen_stages):
         assert module.training != frozen
-        assert all(p.requires_grad != frozen for p in module.parameters(recurse=False))
-
-
-@each_backbone
-@each_freeze
-def test_parts_are_frozen_from_the_beginning(network, settings, frozen_stages):
-    # optimisers and DistributedDataParallel look at the parameters before anyone calls train()
-    model = build(network, settings, frozen_stages=frozen_stages)
-    for _, module, frozen in owners(model, frozen_stages):
         assert all(p.requires_grad != frozen for p in module.parameters(recurse=False))
 
 
