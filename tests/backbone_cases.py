@@ -42,11 +42,6 @@ BACKBONES = [
         id="biformer",
     ),
     pytest.param(
-        BiFormer,
-        dict(arch=BIFORMER, num_windows=5, mask_padding=True, drop_path_rate=0.0),
-        id="biformer-masked",
-    ),
-    pytest.param(
         MixFormer,
         dict(
             arch=dict(
@@ -69,11 +64,27 @@ BACKBONES = [
     pytest.param(UniFormerLight, dict(arch=dict(TINY, head_dims=8)), id="uniformer-light"),
     pytest.param(XVolutionResNet, dict(depth=18), id="xvolution-resnet18"),
 ]
-# and the one whose operator none of these has
+# and those whose operators or layers none of these has
 ALL_KINDS = [
     *BACKBONES,
+    pytest.param(
+        BiFormer,
+        dict(
+            arch=dict(BIFORMER, overlap=False, pointwise_convs=True),
+            num_windows=5,
+            drop_path_rate=0.0,
+        ),
+        id="biformer-pointwise",
+    ),
+    pytest.param(
+        SwiftFormer,
+        dict(arch=dict(TINY, depths=(2, 1, 2, 1)), first_release=True),
+        id="swiftformer-first",
+    ),
     pytest.param(XVolutionResNet, dict(depth=18, attention="global"), id="xvolution-resnet18-sa"),
 ]
+# those whose sizes are an `arch`, which have stochastic depth and norms of outputs
+WITH_ARCH = [case for case in ALL_KINDS if "arch" in case.values[1]]
 VARIANTS = [
     *ALL_KINDS,
     pytest.param(ACmixResNet, dict(depth=50), id="acmix-resnet50"),
@@ -86,37 +97,52 @@ VARIANTS = [
     pytest.param(ACmixResNet, dict(depth=26, num_heads=8, attn_kernel_size=5), id="eight-heads"),
     pytest.param(ACmixSwin, dict(arch="tiny"), id="acmix-swin-tiny"),
     pytest.param(BiFormer, dict(arch="tiny"), id="biformer-tiny"),
-    pytest.param(BiFormer, dict(arch="tiny", mask_padding=True), id="biformer-tiny-masked"),
     pytest.param(MixFormer, dict(arch="b0"), id="mixformer-b0"),
-    pytest.param(MixFormer, dict(arch="b0", mask_padding=True), id="mixformer-b0-masked"),
     pytest.param(SwiftFormer, dict(arch="xs"), id="swiftformer-xs"),
     pytest.param(UniFormer, dict(arch="small", attention="hybrid"), id="uniformer-small"),
-    pytest.param(
-        UniFormer,
-        dict(arch="small", attention="windows", mask_padding=True),
-        id="uniformer-small-masked",
-    ),
+    pytest.param(UniFormer, dict(arch="small", attention="windows"), id="uniformer-small-windows"),
     pytest.param(UniFormerLight, dict(arch="xxs"), id="uniformer-xxs"),
     pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
 ]
-# every published size, for what needs no arithmetic
-SIZES = [
-    *((ACmixResNet, dict(depth=depth)) for depth in (26, 38, 50, 101)),
-    *((ACmixSwin, dict(arch=arch)) for arch in ("tiny", "small")),
-    *((BiFormer, dict(arch=arch)) for arch in ("tiny", "small", "base", "stl", "stl_linear")),
-    *((MixFormer, dict(arch=f"b{i}")) for i in range(7)),
-    *((SwiftFormer, dict(arch=arch)) for arch in ("xs", "s", "l1", "l3")),
-    *(
-        (UniFormer, dict(arch=arch))
-        for arch in ("small", "small_plus", "small_plus_dim64", "base", "base_ls")
-    ),
-    *((UniFormerLight, dict(arch=arch)) for arch in ("xxs", "xs")),
-    *((XVolutionResNet, dict(depth=depth)) for depth in (18, 34, 50, 101)),
-]
+# every published size, for what needs no arithmetic: the smallest of each network, and the others
+# among the slow tests
+SIZES = {
+    ACmixResNet: (26, 38, 50, 101),
+    ACmixSwin: ("tiny", "small"),
+    BiFormer: ("tiny", "small", "base", "stl", "stl_linear"),
+    MixFormer: tuple(f"b{i}" for i in range(7)),
+    SwiftFormer: ("xs", "s", "l1", "l3"),
+    UniFormer: ("small", "small_plus", "small_plus_dim64", "base", "base_ls"),
+    UniFormerLight: ("xxs", "xs"),
+    XVolutionResNet: (18, 34, 50, 101),
+}
+each_size = pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        pytest.param(
+            *(network, size),
+            id=f"{network.__name__}-{size}",
+            marks=() if size == sizes[0] else pytest.mark.slow,
+        )
+        for network, sizes in SIZES.items()
+        for size in sizes
+    ],
+)
 
 each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
 each_kind = pytest.mark.parametrize(("network", "settings"), ALL_KINDS)
+each_with_arch = pytest.mark.parametrize(("network", "settings"), WITH_ARCH)
 each_variant = pytest.mark.parametrize(("network", "settings"), VARIANTS)
+# of laws that take seconds to check: the quickest network, and the others among the slow tests
+each_kind_slowly = pytest.mark.parametrize(
+    ("network", "settings"),
+    [
+        case
+        if case.id == "swiftformer"
+        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        for case in ALL_KINDS
+    ],
+)
 each_freeze = pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
 
 
@@ -155,9 +181,12 @@ def owners(model, frozen_stages=-1):
 def map_sides(model, length):
     """Return the lengths of a side in the four maps, rounded as each network does."""
     # patches are cut off where they are not whole, as published
-    cut = isinstance(model, UniFormer | UniFormerLight)
-    cut_stem = cut and hasattr(model.stem, "proj")
-    cut_stage = cut and hasattr(model.stages[1].downsample, "proj")
+    if isinstance(model, BiFormer):
+        cut_stem = cut_stage = model.stem[0].kernel_size == model.stem[0].stride
+    else:
+        cut = isinstance(model, UniFormer | UniFormerLight)
+        cut_stem = cut and hasattr(model.stem, "proj")
+        cut_stage = cut and hasattr(model.stages[1].downsample, "proj")
     sides = [max(length // 4, 1) if cut_stem else -(-length // 4)]
     for _ in range(3):
         sides.append(max(sides[-1] // 2, 1) if cut_stage else -(-sides[-1] // 2))

@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 
 # before a test file imports mmdet, which without it lacks mmcv's operators
 import hybrid_backbones  # noqa: F401
+from hybrid_backbones.mini.shapes import draw_mini
 
 # maps are small here: a second thread costs more than it gives, and very much on a busy machine
 torch.set_num_threads(1)
@@ -29,6 +30,12 @@ torch.backends.cudnn.allow_tf32 = False
 def repository() -> Path:
     """The root of the checkout, from which the tools run."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mini_root(repository) -> Path:
+    """The embedded set, in the folder that `--mini` takes, so that it is drawn once for all."""
+    return draw_mini(repository / "data/mini")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -53,6 +53,15 @@ def mirror(position, length):
     return position
 
 
+def assert_same_tensors(actual, expected):
+    """Require the same names, each with the same dtype and values, in contiguous memory."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype
+        assert actual[name].is_contiguous()
+        assert torch.equal(actual[name], value), name
+
+
 def golden_files(pattern):
     """Return the golden files whose names match, each as (stem, content)."""
     files = [(path.stem, json.loads(path.read_text())) for path in sorted(GOLDEN.glob(pattern))]

@@ -15,12 +15,18 @@ from hybrid_backbones.inference.demo import demo
 from hybrid_backbones.mini.preset import apply_mini, dicts
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
+# each backbone, head and kind of data set once; the others train among the slow tests
+QUICK = {
+    *("imagenet_acmix_r26", "imagenet_acmix_swin_t", "imagenet_biformer_stl"),
+    *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
+    *("maskrcnn_uniformer_s_3x", "retinanet_swiftformer_l1", "fpn_swiftformer_l1"),
+    *("upernet_acmix_r26", "locformer_swin_t"),
+}
+EACH = [
+    pytest.param(path, marks=pytest.mark.upstream if path.stem in QUICK else pytest.mark.slow)
+    for path in CONFIGS
+]
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-
-
-@pytest.fixture(scope="module")
-def mini_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("data") / "mini"
 
 
 @every_config
@@ -64,7 +70,7 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
         assert cfg.val_evaluator.ann_file == "somewhere/annotations/instances_val2017.json"
 
 
-@every_config
+@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_trains_a_step_and_predicts_on_two_mini_pictures(path, mini_root):
     cfg = Config.fromfile(path)
     apply_mini(cfg, mini_root)

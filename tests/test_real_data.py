@@ -46,6 +46,7 @@ def shorten(name, metric):
     return [*options, f"{train}.4.transforms.1.1.crop_size=(96,128)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     metric = RUNS[name]

@@ -17,7 +17,7 @@ import traceback
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
 PARTS = ("models", "datasets", "evaluation", "engine", "visualization")
-TIMEOUT = 120
+TIMEOUT = 600
 
 
 def run_here(arguments):

@@ -1,10 +1,10 @@
-"""ACmix-Swin: what was published, and what its parts do on maps of any size."""
+"""What ACmix-Swin is beyond the contract of all backbones: its parts, sizes and weights."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from golden.fill import compare, fill_, make_input
-from helpers import golden_files, output_and_gradients, published_weights
+from golden.fill import fill_
+from helpers import output_and_gradients
 from mmpretrain.models import ImageClassifier
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -15,7 +15,6 @@ from hybrid_backbones.backbones.acmix_swin import (
     PatchMerging,
     WholePatchEmbed,
 )
-from hybrid_backbones.checkpoints import load_published, rename
 from hybrid_backbones.layers import LayerNorm2d
 
 EXACT = dict(rtol=0, atol=1e-10)
@@ -31,71 +30,6 @@ def build_classifier(arch, num_classes=1000):
     )
 
 
-@pytest.fixture(scope="module")
-def golden():
-    ((_, content),) = golden_files("acmix_swin_tiny.json")
-    return content
-
-
-@pytest.fixture(scope="module")
-def classifier(golden):
-    model = build_classifier("tiny").eval()
-    load_published(model, published_weights(golden))
-    return model
-
-
-def test_features_are_the_published_ones(golden):
-    model = ACmixSwin("tiny", out_norm="none").eval()
-    load_published(model, published_weights(golden))
-    for case in golden["cases"]:
-        with torch.no_grad():
-            compare(model(make_input(case["shape"], case["seed"])), case["features"])
-
-
-def test_logits_are_the_published_ones(golden, classifier):
-    for case in golden["cases"]:
-        with torch.no_grad():
-            logits = classifier(make_input(case["shape"], case["seed"]), mode="tensor")
-        compare([logits], [case["logits"]])
-
-
-def test_entries_map_one_to_one_onto_the_published_ones(golden, classifier):
-    rules = classifier.backbone.published.rename
-    shapes = {
-        rename(name, rules): shape
-        for name, shape, _ in golden["entries"]
-        if not name.endswith(("relative_position_index", "attn_mask"))
-    }
-    own = {
-        name.removeprefix("backbone."): list(x.shape) for name, x in classifier.state_dict().items()
-    }
-    assert own == shapes
-    assert {rename(name, rules) for name in own} == own.keys()
-
-
-def test_normalisation_has_the_published_eps(golden, classifier):
-    rules = classifier.backbone.published.rename
-    published = {rename(f"{name}.", rules): eps for name, eps in golden["norm_eps"].items()}
-    modules = classifier.backbone.named_modules()
-    assert {f"{name}.": m.eps for name, m in modules if hasattr(m, "eps")} == published
-    norms = ACmixSwin("tiny").norms.values()
-    assert [norm.eps for norm in norms] == [published["final_norm."]] * 4
-
-
-def test_a_published_classifier_loads_into_the_dense_backbone(golden):
-    model = ACmixSwin("tiny")
-    report = load_published(model, dict(model=published_weights(golden)))
-    fresh = {f"norms.{i}.{name}" for i in range(4) for name in ("weight", "bias")}
-    assert set(report.fresh) == fresh
-    assert {"norm.weight", "norm.bias", "head.weight", "head.bias"} < set(report.dropped)
-
-
-def test_outputs_are_normalised_for_dense_prediction():
-    outs = ACmixSwin(SMALLEST)(torch.randn(2, 3, 65, 49))
-    for out in outs:
-        torch.testing.assert_close(out.mean(1), torch.zeros_like(out[:, 0]), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(("arch", "parameters"), [("tiny", 28_649_908), ("small", 50_345_080)])
 def test_variants_have_the_published_number_of_parameters(arch, parameters):
     with torch.device("meta"):
@@ -104,21 +38,19 @@ def test_variants_have_the_published_number_of_parameters(arch, parameters):
 
 
 @pytest.mark.parametrize(
-    ("arch", "settings", "last"),
-    [
-        ("tiny", dict(), 0.2),
-        ("small", dict(), 0.3),
-        ("small", dict(drop_path_rate=0.1), 0.1),
-        ("tiny", dict(drop_path_rate=0.0), 0.0),
-        (SMALLEST, dict(), 0.1),
-    ],
-    ids=str,
+    ("arch", "last"), [("tiny", 0.2), ("small", 0.3), (SMALLEST, 0.1)], ids=str
 )
-def test_stochastic_depth_rises_to_the_published_rate(arch, settings, last):
+def test_stochastic_depth_has_the_published_rate(arch, last):
     with torch.device("meta"):
-        model = ACmixSwin(arch, **settings)
-    rates = [m.p for m in model.modules() if isinstance(m, StochasticDepth)]
-    assert rates == pytest.approx([last * i / (len(rates) - 1) for i in range(len(rates))])
+        model = ACmixSwin(arch)
+    assert [m.p for m in model.modules() if isinstance(m, StochasticDepth)][-1] == pytest.approx(
+        last
+    )
+
+
+def test_norms_of_dense_outputs_have_the_eps_of_all_others():
+    norms = [m for m in ACmixSwin(SMALLEST).modules() if hasattr(m, "eps")]
+    assert {norm.eps for norm in norms} == {1e-5}
 
 
 @pytest.mark.parametrize("window_size", [7, 4])
@@ -145,16 +77,6 @@ def test_weights_begin_as_published():
             assert torch.equal(module.weight[0], torch.eye(9).view(9, 3, 3)), name
     # convolutions as PyTorch does: uniform, up to the root of the fan-in's inverse
     assert 0.9 < model.stem.proj.weight.abs().max() * 48**0.5 <= 1
-
-
-@pytest.mark.parametrize("size", [(97, 131), (33, 40), (3, 2), (1, 1)], ids=str)
-def test_images_of_any_size_give_maps_rounded_up(size):
-    model = ACmixSwin(SMALLEST).eval()
-    outs = model(torch.randn(2, 3, *size))
-    expected = [tuple(-(-side // stride) for side in size) for stride in model.strides]
-    assert [tuple(out.shape[2:]) for out in outs] == expected
-    assert [out.shape[1] for out in outs] == [8, 16, 32, 64]
-    assert all(out.isfinite().all() for out in outs)
 
 
 def test_the_stem_completes_the_last_patches_by_zeros():
@@ -265,23 +187,12 @@ def test_a_block_computes_the_published_steps(size, shift):
     torch.testing.assert_close(actual, expected, **EXACT)
 
 
-def test_it_compiles_into_one_graph():
-    torch.compiler.reset()
-    model = ACmixSwin(SMALLEST).eval()
-    images = torch.randn(1, 3, 65, 49)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images), model(images))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(arch="base"), r"\['small', 'tiny'\].*'base'"),
-        (dict(arch=dict(embed_dims=96)), "depths"),
         (dict(arch=dict(SMALLEST, num_heads=(3, 3, 3, 3))), "num_heads=3, embed_dims=8"),
         (dict(window_size=0), "window_size=0"),
-        (dict(drop_path_rate=1.5), "drop_path_rate .*1.5"),
-        (dict(out_norm="all"), "out_norm .*'all'"),
     ],
     ids=str,
 )

@@ -1,24 +1,22 @@
-"""The contract of all backbones: their maps, gradients, frozen parts and memory."""
-
-import copy
+"""The contract of all backbones: what maps they make of images, and of which parameters."""
 
 import pytest
 import torch
 from backbone_cases import (
-    SIZES,
     build,
     each_backbone,
-    each_freeze,
+    each_kind,
+    each_size,
     each_variant,
+    each_with_arch,
     make_images,
     map_sides,
-    owners,
     step,
 )
 from helpers import devices
-from torch.nn.modules.batchnorm import _BatchNorm
+from operator_cases import make_uneven
 
-from hybrid_backbones.backbones import BiFormer, SwiftFormer
+from hybrid_backbones.backbones import BiFormer, SwiftFormer, UniFormerLight
 
 
 @devices
@@ -35,12 +33,10 @@ def test_four_maps_have_the_declared_strides_and_channels(network, settings, dev
     assert [out.shape for out in outs] == expected
 
 
-@pytest.mark.parametrize(
-    ("network", "settings"), SIZES, ids=lambda x: "-".join(map(str, getattr(x, "values", str)()))
-)
-def test_every_published_size_has_its_maps(network, settings):
+@each_size
+def test_every_published_size_has_its_maps(network, size):
     with torch.device("meta"):
-        model = network(**settings)
+        model = network(size)
     outs = model(torch.empty(2, 3, 224, 320, device="meta"))
     expected = [
         (2, c, 224 // s, 320 // s) for c, s in zip(model.channels, model.strides, strict=True)
@@ -48,58 +44,29 @@ def test_every_published_size_has_its_maps(network, settings):
     assert [out.shape for out in outs] == expected
 
 
-@each_backbone
+@each_kind
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (33, 40), (64, 64)], ids=str)
-def test_images_of_any_size_are_taken(network, settings, size):
-    model = build(network, settings).eval()
-    outs = model(make_images(2, *size))
-    sides = zip(*(map_sides(model, length) for length in size), strict=True)
-    assert [tuple(out.shape[2:]) for out in outs] == list(sides)
-    assert all(out.isfinite().all() for out in outs)
+def test_images_of_any_size_are_taken_and_train(network, settings, size):
+    model, images = build(network, settings), make_images(2, *size)
+    sides = list(zip(*(map_sides(model, length) for length in size), strict=True))
+    for outs in (model.eval()(images), step(model.train(), images)):
+        assert [tuple(out.shape[2:]) for out in outs] == sides
+        assert all(out.isfinite().all() for out in outs)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @devices
 @each_variant
-def test_every_parameter_gets_a_finite_gradient(network, settings, device):
-    model = build(network, settings).to(device)
-    step(model, make_images(device=device))
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(grads) == len(list(model.parameters()))
-    assert all(grad.isfinite().all() for grad in grads)
-
-
-@each_backbone
-@each_freeze
-def test_frozen_parts_stay_in_evaluation_without_gradients(network, settings, frozen_stages):
-    model = build(network, settings, frozen_stages=frozen_stages).eval()
-    assert model.train() is model
-    assert model.training
-    for _, module, frozen in owners(model, frozen_stages):
-        assert module.training != frozen
-        assert all(p.requires_grad != frozen for p in module.parameters(recurse=False))
-
-
-@each_backbone
-@each_freeze
-def test_parts_are_frozen_from_the_beginning(network, settings, frozen_stages):
-    # optimisers and DistributedDataParallel look at the parameters before anyone calls train()
-    model = build(network, settings, frozen_stages=frozen_stages)
-    for _, module, frozen in owners(model, frozen_stages):
-        assert all(p.requires_grad != frozen for p in module.parameters(recurse=False))
-
-
-@each_backbone
-@each_freeze
-def test_a_training_step_leaves_frozen_parts_alone(network, settings, frozen_stages):
-    model = build(network, settings, frozen_stages=frozen_stages).train()
-    before = copy.deepcopy(model)
-    step(model, make_images(2).requires_grad_())
-    for name, module, frozen in owners(model, frozen_stages):
-        assert all((p.grad is None) == frozen for p in module.parameters(recurse=False))
-        old = dict(before.get_submodule(name).named_buffers(recurse=False))
-        for key, buffer in module.named_buffers(recurse=False):
-            # statistics move, tables of indices do not
-            assert torch.equal(buffer, old[key]) == (frozen or not isinstance(module, _BatchNorm))
+def test_every_parameter_has_an_effect(network, settings, device):
+    model = make_uneven(build(network, settings)).to(device)
+    outs = model(make_images(2, device=device))
+    # behind a norm, a sum of squares would hardly change
+    sum((out * torch.randn_like(out)).sum() for out in outs).backward()
+    for name, parameter in model.named_parameters():
+        # of the attention as first released, with which the published weights were trained
+        unused = settings.get("first_release") and name.endswith("w_g")
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any() != unused, name
 
 
 @each_backbone
@@ -125,17 +92,6 @@ def test_a_forward_hook_on_each_stage_sees_its_output(network, settings):
 
 
 @each_backbone
-def test_norm_eval_keeps_statistics_but_trains_the_rest(network, settings):
-    model = build(network, settings, norm_eval=True).train()
-    before = copy.deepcopy(dict(model.named_buffers()))
-    step(model, make_images(2))
-    for _, module, _ in owners(model):
-        assert module.training != isinstance(module, _BatchNorm)
-    assert all(p.grad is not None for p in model.parameters())
-    torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
-
-
-@each_backbone
 @pytest.mark.parametrize("out_indices", [(0,), (3,), (1, 2), [0, 2, 3]], ids=str)
 def test_out_indices_select_maps(network, settings, out_indices):
     model = build(network, settings).eval()
@@ -146,37 +102,23 @@ def test_out_indices_select_maps(network, settings, out_indices):
     assert selective.out_channels == tuple(x.shape[1] for x in expected)
 
 
-@each_backbone
-@pytest.mark.parametrize(
-    "more", [dict(), dict(norm_eval=True), dict(frozen_stages=0), dict(frozen_stages=2)], ids=str
-)
-def test_recomputation_changes_nothing(network, settings, more):
+@each_with_arch
+@pytest.mark.parametrize("out_norm", ["each", "final", "none"])
+def test_only_the_outputs_are_normalised(network, settings, out_norm):
+    if network is UniFormerLight and out_norm == "final":
+        pytest.skip("it normalises the map and the class token together")
+    plain, model = (build(network, settings, out_norm=x).train() for x in ("none", out_norm))
     images = make_images(2)
-    plain = build(network, settings, **more).train()
-    recomputing = build(network, settings, with_cp=True, **more).train()
-    exact = dict(rtol=0, atol=0)
-    torch.testing.assert_close(step(recomputing, images), step(plain, images), **exact)
-    torch.testing.assert_close(recomputing.state_dict(), plain.state_dict(), **exact)
-    for ours, expected in zip(recomputing.parameters(), plain.parameters(), strict=True):
-        assert (ours.grad is None) == (expected.grad is None)
-        if ours.grad is not None:
-            torch.testing.assert_close(ours.grad, expected.grad, **exact)
-    assert all(m.track_running_stats for m in recomputing.modules() if isinstance(m, _BatchNorm))
+    expected, outs = list(plain(images)), model(images)
+    for i in dict(each=(0, 1, 2, 3), final=(3,), none=())[out_norm]:
+        norm = model.norms[str(i)] if out_norm == "each" else model.final_norm
+        expected[i] = norm(expected[i])
+        # over the channels of a position, or over all positions of a channel
+        assert min(outs[i].mean(axes).abs().max() for axes in (1, (0, 2, 3))) < 1e-5
+    torch.testing.assert_close(outs, tuple(expected))
 
 
-@each_backbone
-@pytest.mark.parametrize("more", [dict(), dict(frozen_stages=0)], ids=str)
-def test_recomputation_runs_every_trainable_block_twice(network, settings, more):
-    model = build(network, settings, with_cp=True, **more).train()
-    runs = []
-    blocks = [block for stage in model.stages for block in stage]
-    for block in blocks:
-        block.register_forward_pre_hook(lambda block, _: runs.append(block))
-    step(model, make_images())
-    assert [runs.count(block) for block in blocks] == [2] * len(blocks)
-
-
-@each_backbone
+@each_kind
 def test_a_row_of_a_batch_is_the_single_image(network, settings):
     model = build(network, settings).eval().double()
     images = make_images(3, dtype=torch.float64)
@@ -186,7 +128,7 @@ def test_a_row_of_a_batch_is_the_single_image(network, settings):
         torch.testing.assert_close(tuple(out[i : i + 1] for out in batch), single)
 
 
-@each_backbone
+@each_kind
 def test_the_layout_of_the_images_does_not_matter(network, settings):
     model = build(network, settings).eval().double()
     images = make_images(2, dtype=torch.float64)

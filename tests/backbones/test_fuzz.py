@@ -18,6 +18,8 @@ from layouts import LAYOUTS, has_a_format
 from operator_cases import make_uneven
 from torch.nn.modules.batchnorm import _BatchNorm
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("HB_FUZZ_SECONDS", 20))
 SEED = int(os.environ.get("HB_FUZZ_SEED", 0))
 NETWORKS = {case.id: case.values for case in ALL_KINDS}

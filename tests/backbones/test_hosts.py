@@ -1,4 +1,4 @@
-"""The contract of all backbones: copies, state dicts, precision, compilers and hosts."""
+"""The contract of all backbones: copies, state dicts, compilers, hosts and settings."""
 
 import copy
 import pickle
@@ -6,10 +6,19 @@ from importlib import import_module
 
 import pytest
 import torch
-from backbone_cases import build, each_backbone, make_images, step
-from helpers import devices
+from backbone_cases import (
+    build,
+    each_backbone,
+    each_kind,
+    each_kind_slowly,
+    each_with_arch,
+    make_images,
+    step,
+)
+from operator_cases import make_uneven
 from torch import nn
 
+from hybrid_backbones.checkpoints import load_published
 from hybrid_backbones.ops.window_attention import api as window_attention
 
 
@@ -23,6 +32,14 @@ def test_state_dicts_round_trip(network, settings):
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
     images = make_images()
     torch.testing.assert_close(other.eval()(images), model.eval()(images))
+
+
+@each_kind
+def test_own_checkpoints_load_like_published_ones(network, settings):
+    model, other = make_uneven(build(network, settings)), build(network, settings)
+    report = load_published(other, model.state_dict())
+    assert (report.dropped, report.fresh) == ([], [])
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 @each_backbone
@@ -57,24 +74,14 @@ def test_copies_are_independent_and_equal(network, settings, duplicate):
     assert twin.out_channels == model.out_channels
 
 
-@devices
-@each_backbone
-def test_it_trains_under_bfloat16_autocast(network, settings, device):
-    model = build(network, settings).to(device)
-    with torch.autocast(device, torch.bfloat16):
-        outs = step(model, make_images(2, device=device))
-    assert all(out.isfinite().all() for out in outs)
-    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
-@each_backbone
+@each_kind_slowly
 def test_it_compiles_into_one_graph(network, settings, monkeypatch):
     torch.compiler.reset()
     # windows are added up in another order where nothing is traced; test_window_attention has both
     monkeypatch.setattr(window_attention, "is_traced", lambda device: True)
     model = build(network, settings).eval()
-    images = make_images(1, 64, 64)
+    # sides that neither windows nor regions divide
+    images = make_images(1, 65, 49)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(images), model(images), rtol=0, atol=0)
 
@@ -111,3 +118,21 @@ def test_every_host_knows_it_by_its_name(network, settings, host):
 def test_a_bad_setting_is_named(network, settings, changes, message):
     with pytest.raises(ValueError, match=message):
         build(network, settings, **changes)
+
+
+@each_with_arch
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(arch="unknown"), r"arch must be one of \['.*'\] or a dict, got 'unknown'"),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), "arch as a dict must have the keys .*embed_dims"),
+        (dict(out_norm="all"), "out_norm .*'all'"),
+        (dict(out_norm="final", out_indices=(0,)), r"out_norm='final' needs 3 .*\(0,\)"),
+        (dict(drop_path_rate=1.5), "drop_path_rate .*1.5"),
+        (dict(drop_path_rate=-0.1), "drop_path_rate .*-0.1"),
+    ],
+    ids=str,
+)
+def test_a_bad_setting_of_those_with_an_arch_is_named(network, settings, changes, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        network(**{**settings, **changes})

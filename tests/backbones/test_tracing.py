@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from backbone_cases import BACKBONES, build, make_images
+from backbone_cases import build, each_kind_slowly, make_images
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize(("network", "settings"), BACKBONES)
+@each_kind_slowly
 def test_a_saved_trace_computes_the_same(network, settings, tmp_path):
     model, images = build(network, settings).eval(), make_images(1)
     path = tmp_path / "backbone.pt"

@@ -47,6 +47,7 @@ def run_tool(repository, folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_ops_writes_every_row_and_its_ratio(repository, tmp_path):
     # each row is a process; what the other operators compute is tested above
     only = ["local_attention", "Conv2d"]
@@ -80,6 +81,7 @@ def test_ops_writes_every_row_and_its_ratio(repository, tmp_path):
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
 
 
+@pytest.mark.slow
 def test_backbones_writes_size_and_time(repository, tmp_path):
     arguments = ["--size", "32", "48", "--threads", "1", "--repeats", "2", "--markdown"]
     only = ["ACmixResNet-26"]

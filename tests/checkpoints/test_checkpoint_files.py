@@ -12,8 +12,6 @@ from torch import nn
 from hybrid_backbones.backbones import ACmixResNet
 from hybrid_backbones.checkpoints import dataset_meta, load_published, load_trained, read_state_dict
 
-pytestmark = pytest.mark.upstream
-
 DEPTH = 26
 
 

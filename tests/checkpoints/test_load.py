@@ -1,11 +1,19 @@
-"""Laws of loading published checkpoints: all fits, or nothing is loaded and the error says why."""
+"""Laws of loading published checkpoints: what is loaded, from where, into which models."""
 
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
-from helpers import golden_files, published_weights
+from checkpoint_cases import (
+    DEPTH,
+    Detector,
+    assert_equal,
+    build_backbone,
+    build_classifier,
+    features,
+    snapshot,
+    under,
+)
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmpretrain.models import ImageClassifier
@@ -19,66 +27,6 @@ from hybrid_backbones.checkpoints import (
     require_resumable,
 )
 from hybrid_backbones.training.saving import LoadFromHook
-
-pytestmark = pytest.mark.upstream
-
-DEPTH = 26
-
-
-@pytest.fixture(scope="module")
-def weights():
-    """A checkpoint under published names, the classifier's included; treat it as read-only."""
-    ((_, golden),) = golden_files(f"acmix_resnet{DEPTH}.json")
-    return published_weights(golden)
-
-
-@pytest.fixture(scope="module")
-def saved(weights, tmp_path_factory):
-    """The same checkpoint as the published training script writes it."""
-    path = tmp_path_factory.mktemp("checkpoints") / "model_best.pth.tar"
-    content = {f"module.{name}": value for name, value in weights.items()}
-    torch.save(dict(epoch=90, best_acc1=77.8, state_dict=content), path)
-    return path
-
-
-def build_backbone(**kwargs):
-    return ACmixResNet(DEPTH, **kwargs)
-
-
-def build_classifier(head_channels=1000, **kwargs):
-    head = dict(type="LinearClsHead", num_classes=head_channels, in_channels=2048)
-    return ImageClassifier(
-        backbone=dict(type="ACmixResNet", depth=DEPTH),
-        neck=dict(type="GlobalAveragePooling"),
-        **{"head": head, **kwargs},
-    )
-
-
-class Detector(nn.Module):
-    """A model around a backbone, with parts that no published checkpoint has."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = build_backbone()
-        self.neck = nn.Conv2d(2048, 8, 1)
-        self.bbox_head = nn.Linear(8, 4)
-
-
-def snapshot(model):
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_equal(state_dict, expected):
-    torch.testing.assert_close(dict(state_dict), dict(expected), rtol=0, atol=0)
-
-
-def features(weights):
-    """What of a published checkpoint belongs to the backbone."""
-    return {name: value for name, value in weights.items() if not name.startswith("fc.")}
-
-
-def under(prefix, weights):
-    return {prefix + name: value for name, value in weights.items()}
 
 
 @pytest.mark.parametrize(
@@ -224,67 +172,6 @@ def test_init_cfg_raises_where_the_checkpoint_does_not_fit(saved):
         model.init_weights()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        pytest.param(
-            lambda weights: weights | {"layer9.weight": torch.zeros(1)},
-            r"1 unexpected: (backbone\.)?layer9\.weight",
-            id="extra",
-        ),
-        pytest.param(
-            lambda weights: {k: x for k, x in weights.items() if k != "layer2.1.conv2.rate1"},
-            r"1 missing: (backbone\.)?layer2\.1\.conv2\.rate1",
-            id="missing",
-        ),
-        pytest.param(
-            lambda weights: weights | {"layer4.0.bn2.bias": torch.zeros(7)},
-            r"1 of another shape: (backbone\.)?layer4\.0\.bn2\.bias: \(7,\) instead of \(512,\)",
-            id="misshapen",
-        ),
-        pytest.param(
-            lambda weights: {k.replace("conv_p", "conv_q"): x for k, x in weights.items()},
-            r"missing: .*layer1\.0\.conv2\.conv_p\.bias.*unexpected: .*layer1\.0\.conv2\.conv_q\.b",
-            id="renamed",
-        ),
-        pytest.param(
-            lambda weights: weights | {"conv1.weight": [0.0]},
-            r"conv1\.weight",
-            id="no tensor",
-        ),
-        pytest.param(
-            lambda weights: weights | {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)},
-            r"conv1\.weight",
-            id="two of one name",
-        ),
-    ],
-)
-@pytest.mark.parametrize("build", [build_backbone, build_classifier, Detector])
-def test_what_does_not_fit_is_named_and_nothing_is_loaded(weights, build, change, message):
-    model = build()
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=message):
-        load_published(model, change(weights))
-    assert_equal(model.state_dict(), before)
-
-
-@pytest.mark.parametrize(
-    ("num_classes", "names", "message"),
-    [
-        (1000, ["fc.weight"], r"1 missing: head\.fc\.weight"),
-        (1000, ["fc.weight", "fc.bias"], r"2 missing: head\.fc\.bias, head\.fc\.weight"),
-        (10, [], r"of another shape: head\.fc\.bias: \(1000,\) instead of \(10,\)"),
-    ],
-    ids=["half a classifier", "no classifier", "other classes"],
-)
-def test_a_classifier_needs_its_own_classifier(weights, num_classes, names, message):
-    model = build_classifier(num_classes)
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=message):
-        load_published(model, {name: x for name, x in weights.items() if name not in names})
-    assert_equal(model.state_dict(), before)
-
-
 class Host:
     """What of a runner a hook sees when the host has read `load_from`."""
 
@@ -316,29 +203,3 @@ def test_a_config_in_the_meta_data_is_not_resumed_since_the_host_would_run_it(tm
     for checkpoint in (content, path):
         with pytest.raises(ValueError, match=r"program as meta\.config"):
             require_resumable(model, checkpoint)
-
-
-@pytest.mark.parametrize("depth", [38, 50])
-def test_a_checkpoint_of_another_depth_is_refused(weights, depth):
-    with pytest.raises(ValueError, match=r"missing: .*layer1\.1\.bn1\.bias.* and \d+ more"):
-        load_published(ACmixResNet(depth), weights)
-
-
-def test_a_checkpoint_of_a_plain_resnet_is_refused():
-    with pytest.raises(ValueError, match=r"unexpected: .*layer1\.0\.conv2\.weight"):
-        load_published(build_backbone(), torchvision.models.resnet50().state_dict())
-
-
-def test_a_foreign_network_is_refused(weights):
-    with pytest.raises(ValueError, match=r"hybrid_backbones.*ResNet"):
-        load_published(torchvision.models.resnet18(), weights)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{}, dict(epoch=3), dict(state_dict={}), dict(model=dict(epoch=3)), dict(ema=dict(a=1))],
-    ids=str,
-)
-def test_a_dict_without_weights_is_refused(content):
-    with pytest.raises(ValueError, match="no weights in the checkpoint"):
-        load_published(build_backbone(), content)

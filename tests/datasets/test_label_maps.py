@@ -149,11 +149,11 @@ def test_real_maps_pass(name, repository):
                 assert np.isin(labels, [*range(150), 255]).all()
 
 
-def test_every_segmentation_config_checks_its_maps(repository, tmp_path):
+def test_every_segmentation_config_checks_its_maps(repository, mini_root):
     assert hybrid_backbones.training
     cfg = Config.fromfile(repository / "configs/upernet_r50.py")
     mini = Config.fromfile(repository / "configs/upernet_r50.py")
-    apply_mini(mini, tmp_path / "mini")
+    apply_mini(mini, mini_root)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, mini.train_dataloader):
         assert loader.dataset.type in ("CheckedADE20KDataset", "CheckedSegDataset")
         assert any(step["type"] == "LoadAnnotationsStrict" for step in loader.dataset.pipeline)

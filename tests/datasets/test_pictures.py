@@ -19,7 +19,6 @@ from hybrid_backbones.datasets import pictures
 from hybrid_backbones.locformer.demo import read_picture
 from hybrid_backbones.locformer.quickdraw import render_drawing
 
-pytestmark = pytest.mark.upstream
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (7, 5), dtype=np.uint16)
 COLOUR = Image.fromarray(NOISE)

@@ -181,9 +181,9 @@ def test_a_merged_checkpoint_is_not_merged_again(repository):
         reparameterize(Config.fromfile("once.py"), "once.pth", "twice.pth")
 
 
-def test_a_model_that_takes_more_than_images_has_nothing_to_merge(repository, tmp_path):
+def test_a_model_that_takes_more_than_images_has_nothing_to_merge(repository, mini_root):
     cfg = Config.fromfile(repository / "configs/locformer_swin_t.py")
-    apply_mini(cfg, tmp_path / "mini")
+    apply_mini(cfg, mini_root)
     init_default_scope(cfg.default_scope)
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), "epoch_3.pth")
     assert_nothing_is_written(cfg, "no X-volution to merge")

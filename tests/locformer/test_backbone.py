@@ -18,8 +18,6 @@ from hybrid_backbones.locformer.backbone import (
     padded_positions,
 )
 
-pytestmark = pytest.mark.upstream
-
 ((_, GOLDEN),) = golden_files("locformer_swin_tiny_backbone.json")
 SMALL = dict(embed_dims=32, num_heads=(1, 2, 4, 8), depths=(1, 1, 2, 2), drop_path_rate=0.0)
 

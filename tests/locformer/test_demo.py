@@ -25,15 +25,15 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs" / "locformer_swin_t.py"
 
 
 @pytest.fixture(scope="module")
-def mini(tmp_path_factory):
+def mini(mini_root, tmp_path_factory):
     """The config, the folder of the mini set, and a checkpoint that knows nothing."""
-    root = tmp_path_factory.mktemp("data") / "mini"
     cfg = Config.fromfile(CONFIG)
-    apply_mini(cfg, root)
+    apply_mini(cfg, mini_root)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(cfg.model)
-    torch.save(dict(state_dict=model.state_dict()), root / "epoch_1.pth")
-    return cfg, root, root / "epoch_1.pth"
+    checkpoint = tmp_path_factory.mktemp("checkpoint") / "epoch_1.pth"
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    return cfg, mini_root, checkpoint
 
 
 def test_drawings_are_counted_from_0(mini):

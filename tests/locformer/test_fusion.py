@@ -22,8 +22,6 @@ from hybrid_backbones.locformer.fusion import (
     sine_positions,
 )
 
-pytestmark = pytest.mark.upstream
-
 EXACT = dict(rtol=0, atol=1e-10)
 ((_, STAGES),) = golden_files("locformer_stage_fusion.json")
 ((_, REFINEMENT),) = golden_files("locformer_refinement.json")

@@ -9,8 +9,6 @@ from locformer_cases import SMALL_SWIN, SMALL_UNIFORMER, build
 
 from hybrid_backbones.locformer.guidance import SketchGuided, entry_widths
 
-pytestmark = pytest.mark.upstream
-
 BACKBONES = {
     "uniformer": dict(SMALL_UNIFORMER["backbone"]),
     "uniformer_light": dict(type="UniFormerLight", arch="xxs"),

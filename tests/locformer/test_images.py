@@ -9,8 +9,6 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 
 from hybrid_backbones.locformer.detector import find_padding, pyramid
 
-pytestmark = pytest.mark.upstream
-
 
 def test_what_is_padding_does_not_reach_the_decoder():
     model = build_small()

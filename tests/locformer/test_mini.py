@@ -9,14 +9,14 @@ from hybrid_backbones.training.launch import prepare_run
 
 
 @pytest.fixture
-def prepare(repository, tmp_path_factory, monkeypatch):
+def prepare(repository, mini_root, tmp_path, monkeypatch):
     """Prepare a training as ``tools/train.py --mini`` does."""
-    # where the mini set of all tests here goes
-    monkeypatch.chdir(tmp_path_factory.getbasetemp())
+    # the folder whose mini set `--mini` takes
+    monkeypatch.chdir(mini_root.parent.parent)
 
     def run(name):
         config = str(repository / "configs" / f"{name}.py")
-        args = Namespace(config=config, mini=True, cfg_options=None, work_dir="work")
+        args = Namespace(config=config, mini=True, cfg_options=None, work_dir=str(tmp_path))
         args.launcher, args.local_rank = "none", 0
         return prepare_run(args, (), ("train_dataloader", "val_dataloader"))
 

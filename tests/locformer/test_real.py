@@ -30,6 +30,7 @@ def shorten():
     return options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["locformer_swin_t", "locformer_swin_t_open_world"])
 def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     roots = {}

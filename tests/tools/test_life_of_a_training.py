@@ -13,6 +13,7 @@ from tool_runs import (
     metric_on_file,
     metrics,
     run,
+    run_warm,
     start,
     train,
 )
@@ -43,17 +44,17 @@ def test_training_leaves_checkpoints_curves_and_scalars(trained):
 def test_testing_a_checkpoint_gives_the_metric_of_its_training(trained, tmp_path):
     out_file, show_dir = tmp_path / "predictions.pkl", tmp_path / "pictures"
     flags = ("--out", out_file, "--show-dir", show_dir)
-    code, _, err = run(*evaluate(tmp_path, trained / "epoch_3.pth", *flags))
+    code, _, err = run_warm(*evaluate(tmp_path, trained / "epoch_3.pth", *flags))
     assert code == 0, err
     assert metric_on_file(tmp_path) == metrics(trained)[-1]
     assert out_file.stat().st_size > 0
     assert len(list(show_dir.glob("**/*.png"))) == 60
 
 
-@pytest.mark.upstream
+@pytest.mark.slow
 def test_load_from_starts_a_training_with_the_weights_of_another(trained, tmp_path):
     options = [f"load_from={trained / 'epoch_3.pth'}", "optim_wrapper.optimizer.lr=0"]
-    code, _, err = run(*train(tmp_path, options=[*ONE_EPOCH, *options]))
+    code, _, err = run_warm(*train(tmp_path, options=[*ONE_EPOCH, *options]))
     assert code == 0, err
     one, other = (
         read_checkpoint(path)["state_dict"]
@@ -64,6 +65,7 @@ def test_load_from_starts_a_training_with_the_weights_of_another(trained, tmp_pa
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
+@pytest.mark.slow
 @pytest.mark.upstream
 def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_path):
     process = start(*train(tmp_path))
@@ -73,7 +75,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "epoch_3.pth").exists()
-    code, out, err = run(*train(tmp_path, "--resume"))
+    code, out, err = run_warm(*train(tmp_path, "--resume"))
     assert code == 0, err
     assert "was in use by" in out
     # no setting differs
@@ -86,12 +88,13 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_
     assert metrics(tmp_path)[-1] == metrics(trained)[-1]
 
 
+@pytest.mark.slow
 def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path):
     options = ["train_cfg.max_iters=6", "train_cfg.val_interval=6", "train_dataloader.batch_size=2"]
     options += ["default_hooks.checkpoint.interval=2", "train_dataloader.num_workers=1"]
     config = "configs/upernet_acmix_r26.py"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, _, err = run(*train(whole, config=config, options=options))
+    code, _, err = run_warm(*train(whole, config=config, options=options))
     assert code == 0, err
     process = start(*train(killed, config=config, options=options))
     while not (killed / "iter_2.pth").is_file():
@@ -100,7 +103,7 @@ def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "iter_6.pth").exists()
-    code, out, err = run(*train(killed, "--resume", config=config, options=options))
+    code, out, err = run_warm(*train(killed, "--resume", config=config, options=options))
     assert code == 0, err
     assert "--resume:" not in out
     one, other = (read_checkpoint(path / "iter_6.pth")["state_dict"] for path in (whole, killed))
@@ -111,7 +114,7 @@ def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path)
 def test_the_demo_draws_a_class(trained, tmp_path):
     image = next(REPOSITORY.glob("data/mini/imagenet/val/star/*.png"))
     out = tmp_path / "new" / "prediction.png"
-    code, _, err = run(
+    code, _, err = run_warm(
         "tools/image_demo.py", image, CONFIG, trained / "epoch_3.pth", "--mini", "--out", out
     )
     assert code == 0, err

@@ -343,8 +343,21 @@ MISTAKES = {
 }
 
 
-@pytest.mark.upstream
-@pytest.mark.parametrize("name", MISTAKES)
+# one of each kind: files, options, settings, sets, checkpoints, code in them, other tools
+QUICK = {
+    *("no coco", "unknown flag", "unknown name in the config", "misspelt section", "no epochs"),
+    *("misspelt setting of the backbone", "text as number of epochs", "unknown optimiser"),
+    *("batch larger than the set", "diverging", "cut checkpoint", "code in resume"),
+    *("checkpoint of another network", "unknown operator", "argument of the doctor"),
+    *("load_from another network", "code in demo"),
+}
+EACH = [
+    pytest.param(name, marks=pytest.mark.upstream if name in QUICK else pytest.mark.slow)
+    for name in MISTAKES
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_mistake_ends_in_one_clear_line(name, tmp_path):
     mistake = MISTAKES[name]
     command = mistake.command(tmp_path)
@@ -366,7 +379,6 @@ def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
     assert not (tmp_path / "file").exists()
 
 
-@pytest.mark.upstream
 def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
     options = [*SHORT, "default_hooks.logger.interval=None"]
     code, _, err = run_warm(*train(tmp_path, options=options))
@@ -378,6 +390,7 @@ def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
         assert "TypeError" in text
 
 
+@pytest.mark.slow
 def test_a_broken_picture_is_named_in_one_line(tmp_path):
     shutil.copytree(REPOSITORY / "data/mini", tmp_path / "mini")
     for path in (tmp_path / "mini/imagenet/train/star").glob("*.png"):

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from tool_runs import CONFIG, ENVIRONMENT, ONE_EPOCH, REPOSITORY, run_warm, train
 
 
@@ -36,6 +37,7 @@ def run_in_terminal(command, until=None):
     return process.wait(), shown
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_live_progress_bar(tmp_path):
     code, shown = run_in_terminal(train(tmp_path, options=ONE_EPOCH))
     assert code == 0, shown.decode()[-2000:]
@@ -46,6 +48,7 @@ def test_a_terminal_shows_a_live_progress_bar(tmp_path):
     assert "\x1b[" not in log.read_text()
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_the_bar_and_names_the_last_checkpoint(tmp_path):
     first = tmp_path / "epoch_1.pth"
     code, shown = run_in_terminal(train(tmp_path), until=first.is_file)
@@ -69,6 +72,7 @@ def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     assert kept.read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_cpu(tmp_path):
     process = subprocess.run(
         [

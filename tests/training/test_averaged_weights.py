@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
-from tool_runs import REPOSITORY, evaluate, metric_on_file, run, train
+from tool_runs import REPOSITORY, evaluate, metric_on_file, run_warm, train
 
 from hybrid_backbones.mini.preset import apply_mini
 
@@ -20,15 +20,16 @@ def work_dir(tmp_path_factory):
     """Go on from a checkpoint of a time without averages."""
     folder = tmp_path_factory.mktemp("averaged")
     options = ["train_cfg.max_epochs=1", *SHORT]
-    code, _, err = run(*train(folder, config=CONFIG, options=options))
+    code, _, err = run_warm(*train(folder, config=CONFIG, options=options))
     assert code == 0, err
     assert "ema_state_dict" not in torch.load(folder / "epoch_1.pth", weights_only=False)
     options = ["train_cfg.max_epochs=2", *SHORT, *AVERAGED]
-    code, _, err = run(*train(folder, "--resume", config=CONFIG, options=options))
+    code, _, err = run_warm(*train(folder, "--resume", config=CONFIG, options=options))
     assert code == 0, err
     return folder
 
 
+@pytest.mark.slow
 def test_validation_measures_the_average_and_the_weights(work_dir, tmp_path):
     lines = []
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
@@ -44,7 +45,7 @@ def test_validation_measures_the_average_and_the_weights(work_dir, tmp_path):
     kinds["accuracy/top1_origin"] = tmp_path / "weights.pth"
     for name, checkpoint in kinds.items():
         flags = ("--cfg-options", *AVERAGED)
-        code, out, err = run(
+        code, out, err = run_warm(
             *evaluate(tmp_path / checkpoint.stem, checkpoint, *flags, config=CONFIG)
         )
         assert code == 0, err
@@ -53,7 +54,7 @@ def test_validation_measures_the_average_and_the_weights(work_dir, tmp_path):
         assert metric_on_file(tmp_path / checkpoint.stem) == pytest.approx(measured[name])
 
 
-def test_mini_runs_are_too_short_for_an_average(tmp_path):
+def test_mini_runs_are_too_short_for_an_average(mini_root):
     cfg = Config.fromfile(REPOSITORY / CONFIG)
-    apply_mini(cfg, tmp_path)
+    apply_mini(cfg, mini_root)
     assert "ema" not in cfg.default_hooks

@@ -15,8 +15,6 @@ from hybrid_backbones.training.checks import require_batches, require_length
 from hybrid_backbones.training.errors import explain, one_line_errors
 from hybrid_backbones.training.requirements import require_device
 
-pytestmark = pytest.mark.upstream
-
 
 def loader(num_samples, sampler, **kwargs):
     samples = list(range(num_samples))

@@ -139,6 +139,7 @@ def test_a_model_in_a_wrapper_for_several_processes_trains_compiled(counter, tmp
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_network_of_ours_trains_under_autocast_compiled(counter):
     model = nn.Module()
     sizes = dict(depths=(1, 1, 1, 1), embed_dims=(8, 8, 8, 8))
@@ -172,6 +173,7 @@ def test_a_model_without_a_backbone_is_named():
         compile_backbone(nn.Linear(2, 2))
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_said_in_one_line_before_anything_is_moved(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
     code, _, err = run(*train(tmp_path, "--compile"), CXX="no-compiler")
@@ -197,6 +199,7 @@ class OneConvolution(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_training_is_resumed_without_and_tested_with_compilation(tmp_path):
     # the smallest network there is: PyTorch makes C++ code of each for a minute or more
     (tmp_path / "one_convolution.py").write_text(TINY_BACKBONE)

@@ -339,6 +339,7 @@ def gradients_of_process(rank, world_size, store, results):
         torch.save(grads, results)
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_give_the_gradients_of_one(tmp_path):
     gradients_of_process(0, 1, None, tmp_path / "one.pth")
     torch.multiprocessing.spawn(

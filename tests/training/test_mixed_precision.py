@@ -5,15 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from backbone_cases import BACKBONES, build
+from backbone_cases import build, each_kind_slowly
 from mmengine.optim import build_optim_wrapper
 from PIL import Image
-from tool_runs import ONE_EPOCH, REPOSITORY, run, train
+from tool_runs import ONE_EPOCH, run_warm, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hybrid_backbones.checkpoints import read_checkpoint
-from hybrid_backbones.mini.shapes import CLASSES, draw_mini
+from hybrid_backbones.mini.shapes import CLASSES
 from hybrid_backbones.training.mixed_precision import amp_wrapper, train_in_mixed_precision
 
 DTYPES = ("bfloat16", "float16")
@@ -41,9 +41,9 @@ def scale_of(wrapper):
 
 
 @pytest.fixture(scope="module")
-def batch():
+def batch(mini_root):
     """One picture of each class of the mini set, and their labels."""
-    root = draw_mini(REPOSITORY / "data/mini") / "imagenet/val"
+    root = mini_root / "imagenet/val"
     paths = [next(root.glob(f"{name}/*.png")) for name in CLASSES]
     pictures = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     return pictures.permute(0, 3, 1, 2) / 64 - 2, torch.arange(len(CLASSES))
@@ -72,7 +72,7 @@ def learn(model, dtype, batch, steps=3):
     return losses, gradients[0]
 
 
-@pytest.mark.parametrize(("network", "settings"), BACKBONES)
+@each_kind_slowly
 def test_each_backbone_trains_in_half_precision_as_in_single(network, settings, batch):
     model = Classifier(build(network, settings))
     expected, gradient = learn(copy.deepcopy(model), "float32", batch)
@@ -182,8 +182,9 @@ def require_finite_weights(checkpoint):
     assert all(torch.isfinite(x).all() for x in weights.values())
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
-    code, out, err = run(*train(tmp_path, "--amp", "--auto-scale-lr", options=ONE_EPOCH))
+    code, out, err = run_warm(*train(tmp_path, "--amp", "--auto-scale-lr", options=ONE_EPOCH))
     assert code == 0, err
     assert "BFloat16OptimWrapper" in out or torch.cuda.is_available()
     # a batch of 16 is an eighth of the 128 that the config's rate is for
@@ -191,6 +192,7 @@ def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
     require_finite_weights(tmp_path / "epoch_1.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "wrapper"), [("bf16", "BFloat16OptimWrapper"), ("fp16", "CPUFloat16OptimWrapper")]
 )
@@ -198,7 +200,7 @@ def test_the_dtype_of_mixed_precision_can_be_named(dtype, wrapper, tmp_path):
     # quick in float16 on a CPU, too
     config = "configs/imagenet_swiftformer_xs.py"
     options = [*ONE_EPOCH, "train_dataloader.dataset.indices=12", "train_dataloader.batch_size=4"]
-    code, out, err = run(*train(tmp_path, "--amp", dtype, config=config, options=options))
+    code, out, err = run_warm(*train(tmp_path, "--amp", dtype, config=config, options=options))
     assert code == 0, err
     assert f"type='{wrapper}'" in out or torch.cuda.is_available()
     require_finite_weights(tmp_path / "epoch_1.pth")

@@ -10,8 +10,6 @@ from tool_runs import run_warm, train
 from hybrid_backbones.checkpoints import read_checkpoint
 from hybrid_backbones.training.resume import adopt_settings, progress, read_settings
 
-pytestmark = pytest.mark.upstream
-
 SETTINGS = dict(
     model=dict(type="Net", depth=26, head=dict(type="Head", loss_weight=1.0)),
     optim_wrapper=dict(

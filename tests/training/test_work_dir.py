@@ -15,7 +15,6 @@ from hybrid_backbones.training import launch
 from hybrid_backbones.training.errors import one_line_errors
 from hybrid_backbones.training.work_dir import LOCK, is_first_process, locked
 
-pytestmark = pytest.mark.upstream
 # a process of its own, in which the lock of this one is another's
 FORK = multiprocessing.get_context("fork")
 
