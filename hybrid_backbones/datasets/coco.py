@@ -170,8 +170,7 @@ class CheckedCocoDataset(CocoDataset):
     Raises:
         ValueError: names an annotation file that is missing or malformed, lacks a class of the
             config, has a category that is not in the config (allowed with
-            ``metainfo=dict(classes=...)``), or contains nothing to train or
-            evaluate on.
+            ``metainfo=dict(classes=...)``), or contains nothing to train or evaluate on.
     """
 
     def __init__(self, *args, metainfo: dict | None = None, **kwargs):
