@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hybrid_backbones.ops.lepe_attention import AttentionLePE, AttentionLePE2d
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from hybrid_backbones.backbones.biformer import VARIANTS, BiFormer
 from hybrid_backbones.checkpoints import rename
 from hybrid_backbones.ops.biformer import (
+    AttentionLePE,
+    AttentionLePE2d,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
     _RoutingAttention,
