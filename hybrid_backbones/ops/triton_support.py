@@ -4,7 +4,6 @@ Triton is optional: only the kernel files import it, and they are imported when 
 """
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 
@@ -67,30 +66,6 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 def is_fast(device: torch.device) -> bool:
     """Return whether kernels run compiled on `device` and are measured to be the fastest."""
     return MEASURED and device.type == "cuda" and not INTERPRETED
-
-
-def choose_backend(
-    backend: str | None,
-    portable: str,
-    device: torch.device,
-    find_obstacle: Callable[[], str | None],
-) -> str:
-    """Choose the implementation of an operator.
-
-    Args:
-        backend: name that the caller gave, or None for the fastest implementation.
-        portable: name of the fastest implementation without Triton.
-        device: device of the tensors.
-        find_obstacle: function that returns why the kernels cannot run, or None if they can.
-
-    Raises:
-        ValueError: if the kernels are named and cannot run.
-    """
-    if backend is None:
-        return "triton" if is_fast(device) and find_obstacle() is None else portable
-    if backend == "triton" and (obstacle := find_obstacle()) is not None:
-        raise ValueError(f"{backend=} cannot run: {obstacle}")
-    return backend
 
 
 def divide_up(number: int, by: int) -> int:

@@ -7,13 +7,13 @@ from helpers import devices, needs_cuda, output_and_gradients
 from local_attention_cases import MAGNITUDES, assert_each_within_budget, make_exact_logits_
 
 from hybrid_backbones.ops import shifted_window_attention
-from hybrid_backbones.ops.window_attention import chunked, fused, shifted_windows
+from hybrid_backbones.ops.window_attention import chunked, reference, shifted_windows
 
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
 IMPLEMENTATIONS = {
     "chunked": chunked.shifted_window_attention_chunked,
-    "fused": fused.shifted_window_attention_fused,
+    "reference": reference.shifted_window_attention_reference,
 }
 
 each_implementation = pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_padding_takes_no_part(attend, size, shift):
 @each_shift
 def test_what_padding_contains_has_no_effect(monkeypatch, shift):
     inputs = make_inputs((6, 8), 5)
-    attend = IMPLEMENTATIONS["fused"]  # the other pads nothing
+    attend = IMPLEMENTATIONS["reference"]  # the other pads nothing
     expected = output_and_gradients(lambda *args: attend(*args, 5, shift), inputs)
     fills = []
 
@@ -291,7 +291,7 @@ def test_a_bad_argument_is_named(change, settings, message):
 @devices
 def test_the_fastest_that_can_run_is_taken(monkeypatch, device):
     taken = []
-    for name in ("chunked", "fused"):
+    for name in ("chunked", "reference"):
         monkeypatch.setattr(
             f"hybrid_backbones.ops.window_attention.api.shifted_window_attention_{name}",
             lambda *args, name=name: taken.append(name) or args[0],
@@ -300,7 +300,7 @@ def test_the_fastest_that_can_run_is_taken(monkeypatch, device):
     shifted_window_attention(*inputs, 3)
     torch.compiler.reset()
     torch.compile(shifted_window_attention, fullgraph=True, backend="eager")(*inputs, 3)
-    assert taken == ["chunked" if device == "cpu" else "fused", "fused"]
+    assert taken == ["chunked" if device == "cpu" else "reference", "reference"]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..triton_support import choose_backend
+from ..choice import choose_backend
 from ..validation import (
     require_backend,
     require_kernel,
@@ -65,7 +65,11 @@ def local_attention(
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, stride)
     backend = choose_backend(
-        backend, "tiled", query.device, lambda: unsupported_reason(query, key, value, kernel_size)
+        "local_attention",
+        backend,
+        "tiled",
+        query.device,
+        lambda: unsupported_reason(query, key, value, kernel_size),
     )
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 

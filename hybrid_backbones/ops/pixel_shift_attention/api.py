@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...layers import require_divides
-from ..triton_support import choose_backend
+from ..choice import choose_backend
 from ..validation import (
     require_backend,
     require_kernel,
@@ -69,7 +69,11 @@ def pixel_shift_attention(
     validate_settings(kernel_size, stride, dilation, backend)
     _validate_tensors(query, key, value, num_heads, stride)
     backend = choose_backend(
-        backend, "shifted", query.device, lambda: unsupported_reason(query, kernel_size)
+        "pixel_shift_attention",
+        backend,
+        "shifted",
+        query.device,
+        lambda: unsupported_reason(query, kernel_size),
     )
     dtype = query.dtype if dtype is None else dtype
     if not dtype.is_floating_point:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...layers import require_divides
-from ..triton_support import choose_backend
+from ..choice import choose_backend
 from ..validation import (
     require_backend,
     require_same_device,
@@ -61,7 +61,11 @@ def routed_attention(
     validate_backend(backend)
     _validate_tensors(query, key, value, routes, num_heads)
     backend = choose_backend(
-        backend, "chunked", query.device, lambda: unsupported_reason(query, num_heads)
+        "routed_attention",
+        backend,
+        "chunked",
+        query.device,
+        lambda: unsupported_reason(query, num_heads),
     )
     return BACKENDS[backend](query, key, value, routes, num_heads)
 

@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
+from ..choice import log_choice
 from ..size_cache import is_traced
 from ..validation import require_same_dtype, require_same_shape
 from .chunked import shifted_window_attention_chunked
-from .fused import shifted_window_attention_fused
+from .reference import shifted_window_attention_reference
 
 
 def shifted_window_attention(
@@ -37,9 +38,11 @@ def shifted_window_attention(
         ValueError: if a shape, dtype or setting is invalid.
     """
     _validate(query, key, value, bias, window_size, shift)
-    chunked = query.device.type == "cpu" and not is_traced(query.device)
-    attend = shifted_window_attention_chunked if chunked else shifted_window_attention_fused
-    return attend(query, key, value, bias, window_size, shift)
+    if query.device.type != "cpu" or is_traced(query.device):
+        log_choice("window_attention", "reference", "one call is fastest off the CPU and in traces")
+        return shifted_window_attention_reference(query, key, value, bias, window_size, shift)
+    log_choice("window_attention", "chunked", "windows stay in the caches of a CPU")
+    return shifted_window_attention_chunked(query, key, value, bias, window_size, shift)
 
 
 def _validate(

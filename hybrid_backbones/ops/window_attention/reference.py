@@ -7,7 +7,7 @@ from ...layers import join_heads, split_heads
 from .shifted_windows import cut_shifted_windows, join_shifted_windows, separated_positions
 
 
-def shifted_window_attention_fused(
+def shifted_window_attention_reference(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
 ) -> Tensor:
     """Compute :func:`hybrid_backbones.ops.shifted_window_attention` in one call."""

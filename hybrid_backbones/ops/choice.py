@@ -1,0 +1,56 @@
+"""Choice between the implementations of an operator."""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from . import triton_support
+
+logger = logging.getLogger(__name__)
+
+
+def choose_backend(
+    operator: str,
+    backend: str | None,
+    portable: str,
+    device: torch.device,
+    find_obstacle: Callable[[], str | None],
+) -> str:
+    """Choose the implementation of an operator that also has Triton kernels.
+
+    Args:
+        operator: name of the operator, for the log.
+        backend: name that the caller gave, or None for the fastest implementation.
+        portable: name of the fastest implementation without Triton.
+        device: device of the tensors.
+        find_obstacle: function that returns why the kernels cannot run, or None if they can.
+
+    Raises:
+        ValueError: if the kernels are named and cannot run.
+    """
+    if backend == "triton" and (obstacle := find_obstacle()) is not None:
+        raise ValueError(f"{backend=} cannot run: {obstacle}")
+    if backend is not None:
+        return backend
+    if not triton_support.is_fast(device):
+        backend, reason = portable, f"Triton kernels are not the default on {device.type}"
+    elif (obstacle := find_obstacle()) is not None:
+        backend, reason = portable, obstacle
+    else:
+        backend, reason = "triton", f"compiled kernels run on {device.type}"
+    log_choice(operator, backend, reason)
+    return backend
+
+
+def log_choice(operator: str, implementation: str, reason: str) -> None:
+    """Log which implementation computes an operator, once for each reason, at debug level."""
+    # logging would break the graph of compiled code
+    if not torch.compiler.is_compiling():
+        _log_once(operator, implementation, reason)
+
+
+@lru_cache
+def _log_once(operator: str, implementation: str, reason: str) -> None:
+    logger.debug("%s runs as %r: %s", operator, implementation, reason)
