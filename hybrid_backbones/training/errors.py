@@ -146,7 +146,7 @@ def _missing_argument(error: Exception, match: re.Match) -> str | None:
     kinds = inspect.getmro(built) if inspect.isclass(built) else ()
     # an argument that is set, but not passed on to the base class, is a bug
     is_unset = args.keys().isdisjoint(re.findall(r"'(\w+)'", match[2]))
-    if match[1] not in {kind.__name__ for kind in kinds} or not is_unset:
+    if built is None or match[1] not in {kind.__name__ for kind in kinds} or not is_unset:
         return None
     return f"the config does not set the required arguments of {built.__name__}: {match[2]}"
 
