@@ -51,7 +51,7 @@ def _attend(
     queries = _wide_heads(query, num_heads)
     keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
     scale = queries.shape[2] ** -0.5
-    out = torch.zeros_like(queries)
+    out = queries.new_zeros(())
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
     return out.to(dtype)  # (B, h, d, H', W')
