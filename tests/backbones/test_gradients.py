@@ -34,7 +34,7 @@ def slope(function, tensors, directions, step=1e-9):
     return (values[0] - values[1]) / (2 * step)
 
 
-@each_batch
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2])
 @each_mode
 @each_kind
 def test_gradients_of_a_backbone_are_slopes(network, settings, training, batch):

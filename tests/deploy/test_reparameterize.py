@@ -127,6 +127,7 @@ def metric(work_dir):
     return json.loads(path.read_text())["accuracy/top1"]
 
 
+@pytest.mark.slow
 def test_the_tools_merge_and_test_a_mini_checkpoint(repository, tmp_path, capsys):
     config = repository / "configs/imagenet_xvolution_r34.py"
     options = ("--mini", "--cfg-options", "model.backbone.depth=18")
