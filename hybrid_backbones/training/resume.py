@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
+from ..checkpoints.read import RUN_CODE
 from .saving import find_last_checkpoint
 
-# settings restored from a checkpoint, which replace those of the config
-RESTORED = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg", "optim_wrapper.constructor")
-RESTORED += ("param_scheduler", "auto_scale_lr", "randomness.seed")
+# settings restored from a checkpoint, which replace those of the config, with the registry of what
+# mmengine builds from them
+RESTORED = {
+    "optim_wrapper.optimizer": OPTIMIZERS,
+    "optim_wrapper.paramwise_cfg": None,
+    "optim_wrapper.constructor": OPTIM_WRAPPER_CONSTRUCTORS,
+    "param_scheduler": PARAM_SCHEDULERS,
+    "auto_scale_lr": None,
+    "randomness.seed": None,
+}
 # settings that affect the result of a training
 COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
 # exceptions among them, which affect only the speed
@@ -69,7 +78,8 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
         a line for each setting that differs, which says whose value is used.
 
     Raises:
-        ValueError: if the optimizers are of different types, since their states differ.
+        ValueError: if the optimizers are of different types, since their states differ, or if the
+            checkpoint names what is not registered, since mmengine would import and call it.
     """
     meta = checkpoint.get("meta") or {}
     if "cfg" not in meta:
@@ -94,7 +104,9 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
                 f"--resume: {key} is {values[0]} in the checkpoint and {values[1]} in the config; "
                 f"{used} is used"
             )
-    for key in RESTORED:
+    for key, registry in RESTORED.items():
+        if not RUN_CODE.get():
+            _require_registered(key, registry, old, new)
         _put(cfg, key, _find(old, key))
     return lines
 
@@ -121,6 +133,55 @@ def _value(node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except ValueError:  # a name, such as inf
         return ast.unparse(node)
+
+
+def _require_registered(key: str, registry: Registry | None, old: dict, new: dict) -> None:
+    """Check that mmengine finds what a restored setting names, without importing it.
+
+    Args:
+        key: dotted key of the setting.
+        registry: registry of what is built from it, or None if nothing is.
+        old: settings of the checkpoint.
+        new: settings of the config, whose own names are accepted as well.
+    """
+    name, scope = key.rpartition(".")[2], new.get("default_scope")
+    if registry is None or scope not in registry.children:
+        scope = None
+    own = list(_kinds({name: _find(new, key)}, scope))
+    for kind, kind_scope in _kinds({name: _find(old, key)}, scope):
+        if (kind, kind_scope) not in own and not _is_registered(registry, kind, kind_scope):
+            raise ValueError(
+                f"--resume: {key} of the checkpoint names {kind!r}, which is not registered for it "
+                "and may run code: resume only checkpoints that tools/train.py has saved, or set "
+                f"{key} in the config to the same"
+            )
+
+
+def _kinds(settings: Any, scope: str | None) -> Iterator[tuple[Any, str | None]]:
+    """Yield what the settings name as type or constructor, with the scope in which it is found."""
+    if isinstance(settings, dict):
+        scope = settings.get("_scope_", scope)
+        for name, value in settings.items():
+            if name not in ("type", "constructor"):
+                yield from _kinds(value, scope)
+            elif value is not None:
+                yield value, scope
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _kinds(value, scope)
+
+
+def _is_registered(registry: Registry | None, kind: Any, scope: Any) -> bool:
+    """Return whether a registry, or the one of a host, has a name; dotted paths are in none."""
+    if registry is None or not isinstance(kind, str):
+        return False
+    prefix, name = registry.split_scope_key(kind)
+    family = {"None": registry, registry.scope: registry, **registry.children}
+    owner = family.get(str(prefix or scope))
+    if owner is None:
+        return False
+    owner.import_from_location()
+    return name in owner.module_dict or name in registry.module_dict
 
 
 def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -50,6 +50,18 @@ def trap_for_resume(tmp):
     return tmp / "trap.pth"
 
 
+def trap_for_settings(tmp):
+    """A checkpoint of plain weights, with a schedule that is a program in the same folder."""
+    (tmp / "hubconf.py").write_text(f"import os\nos.unlink({str(a_file(tmp))!r})\n")
+    schedule = dict(type="torch.hub.load", repo_or_dir=str(tmp), model="m", source="local")
+    settings = (
+        f"optim_wrapper = dict(optimizer=dict(type='AdamW'))\nparam_scheduler = [{schedule}]\n"
+    )
+    content = dict(meta=dict(epoch=1, iter=1, cfg=settings), message_hub={}, state_dict={})
+    torch.save(content, tmp / "trap.pth")
+    return tmp / "trap.pth"
+
+
 def demonstrate(tmp, make_checkpoint):
     image = next((REPOSITORY / "data/mini/imagenet/val").glob("*/*.png"))
     out = ("--out", tmp / "drawn.png")
@@ -298,6 +310,10 @@ MISTAKES = {
     "code in the config of resume": Mistake(
         lambda tmp: train(tmp, "--resume", trap_for_resume(tmp)),
         r".*a program as meta\.config",
+    ),
+    "code in the settings of resume": Mistake(
+        lambda tmp: train(tmp, "--resume", trap_for_settings(tmp)),
+        r".*param_scheduler .*names 'torch\.hub\.load'.*may run code",
     ),
     "code in test": Mistake(
         lambda tmp: evaluate(tmp, trap(tmp)),

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from tool_runs import run_warm, train
 
-from hybrid_backbones.checkpoints import read_checkpoint
+from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
 from hybrid_backbones.training.resume import adopt_settings, progress, read_settings
 
 pytestmark = pytest.mark.upstream
@@ -101,6 +101,45 @@ def test_a_random_seed_is_that_of_the_checkpoint():
 def test_another_optimiser_is_refused():
     with pytest.raises(ValueError, match=r"state of AdamW.*SGD cannot continue.*load_from"):
         adopt_settings(changed(optim_wrapper__optimizer__type="SGD"), checkpoint_of(SETTINGS))
+
+
+PROGRAM = dict(type="torch.hub.load", repo_or_dir="/tmp", model="m", source="local")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (dict(param_scheduler=[PROGRAM]), r"param_scheduler .*'torch\.hub\.load'"),
+        (dict(param_scheduler=[dict(a=[dict(PROGRAM, _scope_="torch")])]), r"'torch\.hub\.load'"),
+        (dict(param_scheduler=[dict(type="LinearLR", _scope_="evil")]), "'LinearLR'"),
+        (dict(param_scheduler=[dict(type="evil.LinearLR")]), r"'evil\.LinearLR'"),
+        (dict(param_scheduler=[dict(type="AdamW")]), "'AdamW'"),
+        (dict(param_scheduler=[dict(type=["os.system"])]), r"\['os\.system'\]"),
+        (dict(optim_wrapper__constructor="os.system"), r"constructor .*'os\.system'"),
+        (dict(optim_wrapper__optimizer__swap=PROGRAM), r"optimizer .*'torch\.hub\.load'"),
+        (dict(optim_wrapper__optimizer___scope_="evil"), "'AdamW'"),
+        (dict(optim_wrapper__paramwise_cfg=dict(a=[PROGRAM])), r"paramwise_cfg .*'torch\.hub"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_checkpoint_names_is_only_looked_up_never_imported(options, line):
+    traps = changed(**options).to_dict()
+    cfg = changed()
+    with pytest.raises(ValueError, match=f"^--resume: .*{line}.*may run code"):
+        adopt_settings(cfg, checkpoint_of(traps))
+    # what the config itself names, and what the user allows, is used
+    assert adopt_settings(Config(traps), checkpoint_of(traps)) == []
+    with guard_loads(run_code=True):
+        adopt_settings(changed(), checkpoint_of(traps))
+
+
+def test_what_is_registered_is_restored_for_every_host():
+    names = dict(type="mmpretrain.MultiStepLR"), dict(type="PolyLR", _scope_="mmdet")
+    old = changed(param_scheduler=list(names))
+    old.optim_wrapper.constructor = "LearningRateDecayOptimWrapperConstructor"
+    cfg = changed(default_scope="mmpretrain")
+    assert len(adopt_settings(cfg, checkpoint_of(old.to_dict()))) > 2
+    assert [*cfg.param_scheduler] == [*names]
 
 
 def test_progress_is_counted_as_the_loop_counts():
