@@ -1,12 +1,15 @@
 """What is checked before a training begins; which errors become a line, and which stay bugs."""
 
 import errno
+import logging
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
 from hybrid_backbones.training import checks
@@ -123,6 +126,33 @@ def test_errors_of_the_libraries_are_explained_where_they_are_known(error, line)
         assert explained is None
     else:
         assert re.search(line, explained)
+
+
+@pytest.fixture
+def full_log():
+    """A log file on a disk without space."""
+    handler = logging.FileHandler("/dev/full")
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    with pytest.raises(OSError, match="No space left"):
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (mistake, "error: train_cfg.max_epochs must be"),
+        (bug, r"error: unexpected KeyError.*above$"),
+    ],
+)
+def test_an_error_is_explained_where_the_disk_of_the_log_is_full(full_log, how, line):
+    with pytest.raises(SystemExit, match=line), one_line_errors():
+        how()
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(full_log.lock.acquire, blocking=False).result()
+        other.submit(full_log.lock.release).result()
 
 
 def test_a_bug_shows_where_it_happened(capsys):
