@@ -6,6 +6,7 @@ both cases.
 """
 
 import difflib
+import errno
 import inspect
 import re
 import signal
@@ -231,7 +232,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (
         OSError,
-        r"\[Errno 28\].*",
+        rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\].*",
         r"\g<0>: free some space",
     ),
     (OSError, r".*", _system_error),

@@ -112,13 +112,26 @@ def test_what_python_raises_in_our_code_is_a_bug():
             "is killed by signal: Killed.*num_workers",
         ),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "out.png"), "Permission denied.*out.png"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space.*free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded: free some space"),
         (ValueError("Expected more than 1 value per channel when training"), "raise .*batch_size"),
         (ValueError("too many values to unpack (expected 2)"), None),
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
         (TypeError("f() got an unexpected keyword argument 'x'"), None),
     ],
-    ids=["memory", "worker", "file", "batch of one", "value", "key", "no file", "argument"],
+    ids=[
+        "memory",
+        "worker",
+        "file",
+        "disk",
+        "quota",
+        "batch of one",
+        "value",
+        "key",
+        "no file",
+        "argument",
+    ],
 )
 def test_errors_of_the_libraries_are_explained_where_they_are_known(error, line):
     explained = explain(error)
