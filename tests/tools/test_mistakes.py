@@ -206,6 +206,14 @@ MISTAKES = {
         with_options("train_cfg.max_epochs=abc"),
         r"train_cfg\.max_epochs: expected a number, as 8.*got 'abc'",
     ),
+    "rates instead of a rate": Mistake(
+        with_options("optim_wrapper.optimizer.lr=[0.1]"),
+        r"optimizer\.lr: expected a number, as 0\.001 .*got \[0\.1\]",
+    ),
+    "number instead of hooks": Mistake(
+        with_options("custom_hooks=5"),
+        r"custom_hooks: expected a list of dicts, .*KEY\.NUMBER\.NAME=VALUE.*got 5",
+    ),
     "no epochs": Mistake(
         with_options("train_cfg.max_epochs=0"), r"max_epochs must be a positive integer, got 0"
     ),
@@ -367,7 +375,7 @@ def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
 
 @pytest.mark.upstream
 def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
-    options = [*SHORT, "default_hooks.logger.interval=None"]
+    options = [*SHORT, "default_hooks.logger.interval_exp_name=None"]
     code, _, err = run_warm(*train(tmp_path, options=options))
     assert code == 1
     last = err.strip().splitlines()[-1]
