@@ -5,11 +5,12 @@ the config. A setting that was changed in between may thus have no effect, so ea
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
 from ..checkpoints.read import RUN_CODE
@@ -25,8 +26,9 @@ RESTORED = {
     "auto_scale_lr": None,
     "randomness.seed": None,
 }
-# settings that affect the result of a training
-COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
+# settings whose differences are listed
+COMPARED = (*RESTORED, "model", "data_preprocessor", "optim_wrapper", "train_dataloader")
+COMPARED += ("train_cfg", "default_hooks", "custom_hooks")
 # exceptions among them, which affect only the speed
 SPEED = tuple(
     f"train_dataloader.{name}"
@@ -109,6 +111,23 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
             _require_registered(key, registry, old, new)
         _put(cfg, key, _find(old, key))
     return lines
+
+
+def require_averaging(hooks: Iterable[Hook], checkpoint: Mapping) -> None:
+    """Check that a training whose checkpoint averages the weights goes on with averaging.
+
+    The `state_dict` of such a checkpoint has the averages, and `ema_state_dict` the weights that
+    the optimizer knows.
+
+    Raises:
+        ValueError: if the checkpoint has averages, and no hook exchanges them for the weights.
+    """
+    if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in hooks):
+        raise ValueError(
+            "--resume: the checkpoint has averages of the weights, from which the optimizer cannot "
+            "continue, and the config no EMAHook, which would restore the weights. Add that hook, "
+            "or leave --resume out and set load_from to start a new training from the averages"
+        )
 
 
 def read_settings(text: str) -> dict[str, Any]:

@@ -5,10 +5,17 @@ from copy import deepcopy
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import EMAHook, LoggerHook
+from mmpretrain.engine.hooks import EMAHook as HostsEMAHook
 from tool_runs import run_warm, train
 
 from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
-from hybrid_backbones.training.resume import adopt_settings, progress, read_settings
+from hybrid_backbones.training.resume import (
+    adopt_settings,
+    progress,
+    read_settings,
+    require_averaging,
+)
 
 pytestmark = pytest.mark.upstream
 
@@ -22,6 +29,9 @@ SETTINGS = dict(
     param_scheduler=[dict(type="LinearLR", end=5), dict(type="CosineAnnealingLR", T_max=20)],
     train_dataloader=dict(batch_size=16, num_workers=2, dataset=dict(type="Set", pipeline=[])),
     train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=20),
+    default_hooks=dict(logger=dict(type="LoggerHook", interval=50)),
+    custom_hooks=[dict(type="FiniteLossHook")],
+    data_preprocessor=dict(mean=[0.0], to_rgb=True),
     randomness=dict(seed=0),
 )
 
@@ -71,6 +81,10 @@ def test_the_same_settings_have_no_differences():
         (dict(train_dataloader__batch_size=4), r"batch_size is 16 .*and 4 in .*config's is used"),
         (dict(train_cfg__max_epochs=30), r"max_epochs is 20 .*and 30 in .*the config's is used"),
         (dict(model__head__loss_weight=2.0), r"loss_weight is 1\.0 .*2\.0 in .*config's is used"),
+        (dict(default_hooks__logger__interval=9), r"logger\.interval is 50 .*9 in .*config's"),
+        (dict(default_hooks__ema__type="EMAHook"), r"ema\.type is not set .*'EMAHook' .*config's"),
+        (dict(custom_hooks__0__patience=1), r"custom_hooks\.0\.patience is not set .*config's"),
+        (dict(data_preprocessor__to_rgb=False), r"to_rgb is True .*False in .*config's is used"),
         (dict(optim_wrapper__type="AmpOptimWrapper"), r"'OptimWrapper' .*'AmpOpt.*config's"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -140,6 +154,15 @@ def test_what_is_registered_is_restored_for_every_host():
     cfg = changed(default_scope="mmpretrain")
     assert len(adopt_settings(cfg, checkpoint_of(old.to_dict()))) > 2
     assert [*cfg.param_scheduler] == [*names]
+
+
+def test_averages_are_not_taken_for_the_weights():
+    checkpoint = dict(checkpoint_of(SETTINGS), ema_state_dict={})
+    with pytest.raises(ValueError, match=r"^--resume: .*averages.*no EMAHook.*load_from"):
+        require_averaging([LoggerHook()], checkpoint)
+    require_averaging([LoggerHook(), HostsEMAHook()], checkpoint)
+    # an average can begin later
+    require_averaging([EMAHook()], checkpoint_of(SETTINGS))
 
 
 def test_progress_is_counted_as_the_loop_counts():
