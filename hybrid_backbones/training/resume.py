@@ -150,8 +150,9 @@ def _value(node: ast.expr) -> Any:
         return tuple(_value(item) for item in node.elts)
     try:
         return ast.literal_eval(node)
-    except ValueError:  # a name, such as inf
-        return ast.unparse(node)
+    except ValueError:  # a name or a call
+        text = ast.unparse(node)
+        return float(text) if text in ("inf", "-inf", "nan") else text
 
 
 def _require_registered(key: str, registry: Registry | None, old: dict, new: dict) -> None:

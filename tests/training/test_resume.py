@@ -1,5 +1,6 @@
 """What `--resume` goes on with: which checkpoint, whose settings, and what cannot be combined."""
 
+import math
 import re
 from copy import deepcopy
 
@@ -52,10 +53,12 @@ def test_the_text_of_a_config_is_read_as_mmengine_would():
             a=dict(b=[1, (2.5, None)], empty={}, none=[]),
             names={"0": "zero", "a b": dict(c=True)},
             note="it's",
+            limits=[float("inf"), -float("inf")],
         )
     )
     read = read_settings(cfg.pretty_text)
     assert read == cfg.to_dict()
+    assert math.isnan(read_settings(Config(dict(a=math.nan)).pretty_text)["a"])
 
 
 def test_no_code_of_a_checkpoints_config_is_run(tmp_path):
