@@ -6,6 +6,7 @@ the config. A setting that was changed in between may thus have no effect, so ea
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ SPEED = tuple(
     f"train_dataloader.{name}"
     for name in ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 )
+# parts of what mmengine logs, which it reads on resuming
+HUB = ("log_scalars", "runtime_info", "resumed_keys")
+# what `read_settings` raises for a text that is not one of a config
+UNREADABLE = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
 def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
@@ -57,15 +62,22 @@ def progress(cfg: Config, checkpoint: Mapping) -> tuple[str, int, int]:
     """Return the unit of the schedule, the units that the checkpoint has done, and their total.
 
     Raises:
-        ValueError: if the checkpoint was not saved by a training.
+        ValueError: if the checkpoint was not saved by a training, or is damaged.
     """
     unit = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
-    meta = checkpoint.get("meta") or {}
-    if unit not in meta or "message_hub" not in checkpoint:
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(meta, Mapping) or unit not in meta or "message_hub" not in checkpoint:
         raise ValueError(
             "--resume: the checkpoint does not say how far its training got; to start a training "
             "from its weights, set load_from in the config"
         )
+    numbers = meta.get("epoch"), meta.get("iter"), meta.get("seed") or 0
+    hub = checkpoint["message_hub"]
+    parts = [hub.get(name) if isinstance(hub, dict) else None for name in HUB]
+    if not all(isinstance(number, Integral) for number in numbers):
+        raise _damaged("epoch, iter and seed in its meta data are not all integers")
+    if not all(isinstance(part, dict) for part in parts):
+        raise _damaged(f"its message_hub has no dicts {', '.join(HUB)}")
     return unit, meta[unit], cfg.train_cfg[f"max_{unit}s"]
 
 
@@ -81,14 +93,19 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
 
     Raises:
         ValueError: if the optimizers are of different types, since their states differ, or if the
-            checkpoint names what is not registered, since mmengine would import and call it.
+            checkpoint names what is not registered, since mmengine would import and call it, or
+            if its settings are damaged.
     """
     meta = checkpoint.get("meta") or {}
     if "cfg" not in meta:
         return ["the checkpoint does not say with which settings it was trained"]
-    old, new = read_settings(meta["cfg"]), read_settings(cfg.pretty_text)
+    new = read_settings(cfg.pretty_text)
+    try:
+        old = read_settings(meta["cfg"])
+    except UNREADABLE as error:
+        raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
     # a seed drawn at random is not in the config
-    old.setdefault("randomness", {})["seed"] = meta.get("seed")
+    old["randomness"] = dict(seed=meta.get("seed"))
     kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -204,6 +221,13 @@ def _is_registered(registry: Registry | None, kind: Any, scope: Any) -> bool:
     return name in owner.module_dict or name in registry.module_dict
 
 
+def _damaged(reason: str) -> ValueError:
+    return ValueError(
+        f"--resume: the checkpoint is damaged, {reason}: resume an earlier one, or set load_from "
+        "in the config to start a new training from its weights"
+    )
+
+
 def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each setting with its dotted key."""
     if isinstance(settings, dict):
@@ -236,7 +260,7 @@ def _show(value: Any) -> str:
 def _put(cfg: Config, key: str, value: Any) -> None:
     """Set a dotted key, or remove it for None."""
     section, _, name = key.rpartition(".")
-    if section and section not in cfg:
+    if section and cfg.get(section) is None:
         cfg[section] = {}
     owner = cfg[section] if section else cfg
     if value is not None:

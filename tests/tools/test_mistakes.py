@@ -14,6 +14,9 @@ import torch
 from demo_mistakes import DEMO_MISTAKES, an_image
 from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
 
+# mmengine's log, as a checkpoint has it
+HUB = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+
 
 def other_checkpoint(tmp):
     torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), tmp / "other.pth")
@@ -45,7 +48,7 @@ def trap(tmp):
 def trap_for_resume(tmp):
     """A checkpoint of plain weights, with a config that mmengine would run as a program."""
     program = f"import os\nos.unlink({str(a_file(tmp))!r})\nmodel = {{}}\n"
-    content = dict(meta=dict(epoch=1, iter=1, config=program), message_hub={}, state_dict={})
+    content = dict(meta=dict(epoch=1, iter=1, config=program), message_hub=HUB, state_dict={})
     torch.save(content, tmp / "trap.pth")
     return tmp / "trap.pth"
 
@@ -57,7 +60,7 @@ def trap_for_settings(tmp):
     settings = (
         f"optim_wrapper = dict(optimizer=dict(type='AdamW'))\nparam_scheduler = [{schedule}]\n"
     )
-    content = dict(meta=dict(epoch=1, iter=1, cfg=settings), message_hub={}, state_dict={})
+    content = dict(meta=dict(epoch=1, iter=1, cfg=settings), message_hub=HUB, state_dict={})
     torch.save(content, tmp / "trap.pth")
     return tmp / "trap.pth"
 

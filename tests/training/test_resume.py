@@ -38,7 +38,8 @@ SETTINGS = dict(
 
 
 def checkpoint_of(settings, seed=0):
-    return dict(meta=dict(cfg=Config(settings).pretty_text, seed=seed, epoch=5), message_hub={})
+    meta = dict(cfg=Config(settings).pretty_text, seed=seed, epoch=5, iter=50)
+    return dict(meta=meta, message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}))
 
 
 def changed(**options):
@@ -171,8 +172,48 @@ def test_averages_are_not_taken_for_the_weights():
 def test_progress_is_counted_as_the_loop_counts():
     assert progress(changed(), checkpoint_of(SETTINGS)) == ("epoch", 5, 20)
     cfg = Config(dict(train_cfg=dict(by_epoch=False, max_iters=100)))
-    checkpoint = dict(meta=dict(epoch=0, iter=40), message_hub={})
+    checkpoint = checkpoint_of(SETTINGS)
+    checkpoint["meta"].update(epoch=0, iter=40)
     assert progress(cfg, checkpoint) == ("iter", 40, 100)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (dict(message_hub={}), "damaged, its message_hub has no dicts log_scalars"),
+        (dict(message_hub=None), "damaged, its message_hub"),
+        (dict(meta=[]), "does not say how far"),
+        (dict(epoch="5"), "damaged, epoch, iter and seed"),
+        (dict(iter=None), "damaged, epoch, iter and seed"),
+        (dict(seed="x"), "damaged, epoch, iter and seed"),
+        *(
+            (dict(cfg=text), r"damaged, meta\.cfg")
+            for text in (5, None, "a =", "a\0 = 1", "a.b = 1")
+        ),
+        *((dict(cfg=text), r"damaged, meta\.cfg") for text in ("a = dict(1)", "a = {[]: 1}")),
+        (dict(cfg=f"a = {'(' * 5000}{')' * 5000}"), r"damaged, meta\.cfg"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(damage, line):
+    cfg, checkpoint = changed(), checkpoint_of(SETTINGS)
+    for name, value in damage.items():
+        (checkpoint if name in checkpoint else checkpoint["meta"])[name] = value
+    with pytest.raises(ValueError, match=f"^--resume: the checkpoint .*{line}.*load_from"):
+        progress(cfg, checkpoint), adopt_settings(cfg, checkpoint)
+    assert cfg.to_dict() == changed().to_dict()
+
+
+def test_the_seed_is_not_read_from_the_text():
+    cfg, checkpoint = changed(), checkpoint_of(dict(SETTINGS, randomness=None))
+    cfg.randomness = None
+    adopt_settings(cfg, checkpoint)
+    assert cfg.randomness.seed == 0
+
+
+def test_what_is_no_checkpoint_of_a_training_is_refused():
+    with pytest.raises(ValueError, match="does not say how far"):
+        progress(changed(), [1])
 
 
 OPTIONS = ["train_dataloader.dataset.indices=32", "train_dataloader.batch_size=4"]
