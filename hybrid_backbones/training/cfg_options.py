@@ -19,6 +19,31 @@ RUNNER_KEYS: tuple[str, ...] = ("activation_checkpointing", "compile", "custom_i
 RUNNER_KEYS += ("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "sync_bn")
 RUNNER_KEYS += ("tta_model", "tta_pipeline", *inspect.signature(Runner).parameters)
 
+# numbers of the configs that the libraries also accept as None, as a sequence, or as something else
+OR_NONE: tuple[str, ...] = (
+    "T_max",
+    "end",
+    "eta_min",
+    "eta_min_ratio",
+    "indices",
+    "prefetch_factor",
+    "seed",
+)
+OR_NONE += ("size_divisor",)
+OR_SEQUENCE: tuple[str, ...] = (
+    "brightness",
+    "contrast",
+    "crop_size",
+    "in_channels",
+    "in_index",
+    "kernel_size",
+)
+OR_SEQUENCE += ("mask_size", "output_size", "pad_val", "prob", "roi_feat_size", "saturation")
+OR_SEQUENCE += ("scale",)
+OR_ANYTHING = ("loss_scale",)
+# dicts of the configs that the libraries also accept as a single value
+OR_SINGLE = ("compile", "data_prefix", *OR_ANYTHING)
+
 
 class CfgOptions(DictAction):
     """Parse KEY=VALUE as mmengine does, and report malformed arguments with the usage."""
@@ -39,7 +64,7 @@ def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
     """Merge the options of the command line into a config, in place.
 
     Raises:
-        ValueError: if a key does not match the config, or text replaces a number.
+        ValueError: if a key does not match the config, or a value the kind of what it replaces.
     """
     for key, value in options.items():
         _require_place(cfg, key, value, options)
@@ -47,7 +72,7 @@ def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
-    """Check that a dotted key matches the config, and that no text replaces a number."""
+    """Check that a dotted key matches the config, and its value the kind of what it replaces."""
     settings, names = cfg, key.split(".")
     for i, name in enumerate(names):
         path = ".".join(names[:i])
@@ -67,10 +92,25 @@ def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -
         else:
             _require_new_name(settings, names, i, options)
             return
-    if _is_number(settings) and isinstance(value, str) and names[-1] != "loss_scale":
-        raise ValueError(
-            f"--cfg-options {key}: expected a number, as {settings!r} in the config, got {value!r}"
-        )
+    expected = _expected_instead(names[-1], settings, value)
+    if expected is not None:
+        raise ValueError(f"--cfg-options {key}: expected {expected}, got {value!r}")
+
+
+def _expected_instead(name: str, setting: Any, value: Any) -> str | None:
+    """Return what a setting must be, if a value may not replace it, and None if it may."""
+    if _is_number(setting):
+        is_fit = _is_number(value) or name in OR_ANYTHING
+        is_fit |= value is None and name in OR_NONE
+        is_fit |= isinstance(value, list | tuple) and name in OR_SEQUENCE
+        return None if is_fit else f"a number, as {setting!r} in the config"
+    is_dict, is_list = isinstance(setting, dict), isinstance(setting, list | tuple)
+    if is_dict or (is_list and setting and all(isinstance(item, dict) for item in setting)):
+        items = value if isinstance(value, list | tuple) else [value]
+        is_fit = value is None or name in OR_SINGLE or all(isinstance(x, dict) for x in items)
+        kind, place = ("a dict", "NAME") if is_dict else ("a list of dicts", "NUMBER.NAME")
+        return None if is_fit else f"{kind}, as in the config, of which KEY.{place}=VALUE sets one"
+    return None
 
 
 def _require_new_name(settings, names: list[str], i: int, options: dict[str, Any]) -> None:

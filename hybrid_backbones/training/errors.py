@@ -6,13 +6,14 @@ both cases.
 """
 
 import difflib
+import errno
 import inspect
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -48,8 +49,8 @@ def one_line_errors() -> Iterator[None]:
         sys.stderr.write(f"\nstopped by {number.name}{f': {stop}' if stop.args else ''}\n")
         sys.exit(128 + number)
     except Exception as error:  # the outermost handler of a command
-        log = _log_traceback()
         line = explain(error)
+        log = _log_traceback()
         if line is not None:
             sys.exit(f"error: {line}")
         traceback.print_exc()
@@ -106,11 +107,11 @@ def _log_traceback() -> str | None:
     path = None
     for handler in MMLogger.get_current_instance().handlers:
         if hasattr(handler, "baseFilename"):
-            path = handler.baseFilename
-            handler.acquire()
-            handler.stream.write(traceback.format_exc())
-            handler.flush()
-            handler.release()
+            # the disk may be full, which may be the error itself
+            with suppress(OSError), handler.lock:
+                handler.stream.write(traceback.format_exc())
+                handler.flush()
+                path = handler.baseFilename
     return path
 
 
@@ -253,7 +254,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (
         OSError,
-        r"\[Errno 28\].*",
+        rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\].*",
         r"\g<0>: free some space",
     ),
     (OSError, r".*", _system_error),

@@ -23,7 +23,7 @@ from .errors import one_line_errors, stop_on_sigterm
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .progress import ProgressHook
 from .requirements import require_keys
-from .resume import adopt_settings, checkpoint_to_resume, progress
+from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
 from .saving import (
     LoadFromHook,
     advice_for_a_full_disk,
@@ -176,6 +176,7 @@ def _train(args: Namespace, cfg: Config) -> None:
     runner = Runner.from_cfg(cfg)
     if checkpoint is not None:
         require_resumable(runner.model, checkpoint)
+        require_averaging(runner.hooks, checkpoint)
         del checkpoint
     elif cfg.get("load_from"):
         runner.register_hook(LoadFromHook(cfg.load_from))

@@ -5,24 +5,40 @@ the config. A setting that was changed in between may thus have no effect, so ea
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
+from ..checkpoints.read import RUN_CODE
 from .saving import find_last_checkpoint
 
-# settings restored from a checkpoint, which replace those of the config
-RESTORED: tuple[str, ...] = ("optim_wrapper.optimizer", "optim_wrapper.paramwise_cfg")
-RESTORED += ("optim_wrapper.constructor", "param_scheduler", "auto_scale_lr", "randomness.seed")
-# settings that affect the result of a training
-COMPARED = (*RESTORED, "model", "optim_wrapper", "train_dataloader", "train_cfg")
+# settings restored from a checkpoint, which replace those of the config, with the registry of what
+# mmengine builds from them
+RESTORED = {
+    "optim_wrapper.optimizer": OPTIMIZERS,
+    "optim_wrapper.paramwise_cfg": None,
+    "optim_wrapper.constructor": OPTIM_WRAPPER_CONSTRUCTORS,
+    "param_scheduler": PARAM_SCHEDULERS,
+    "auto_scale_lr": None,
+    "randomness.seed": None,
+}
+# settings whose differences are listed
+COMPARED = (*RESTORED, "model", "data_preprocessor", "optim_wrapper", "train_dataloader")
+COMPARED += ("train_cfg", "default_hooks", "custom_hooks")
 # exceptions among them, which affect only the speed
 SPEED = tuple(
     f"train_dataloader.{name}"
     for name in ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 )
+# parts of what mmengine logs, which it reads on resuming
+HUB = ("log_scalars", "runtime_info", "resumed_keys")
+# what `read_settings` raises for a text that is not one of a config
+UNREADABLE = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
 def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
@@ -48,15 +64,22 @@ def progress(cfg: Config, checkpoint: Mapping) -> tuple[str, int, int]:
     """Return the unit of the schedule, the units that the checkpoint has done, and their total.
 
     Raises:
-        ValueError: if the checkpoint was not saved by a training.
+        ValueError: if the checkpoint was not saved by a training, or is damaged.
     """
     unit = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
-    meta = checkpoint.get("meta") or {}
-    if unit not in meta or "message_hub" not in checkpoint:
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(meta, Mapping) or unit not in meta or "message_hub" not in checkpoint:
         raise ValueError(
             "--resume: the checkpoint does not say how far its training got; to start a training "
             "from its weights, set load_from in the config"
         )
+    numbers = meta.get("epoch"), meta.get("iter"), meta.get("seed") or 0
+    hub = checkpoint["message_hub"]
+    parts = [hub.get(name) if isinstance(hub, dict) else None for name in HUB]
+    if not all(isinstance(number, Integral) for number in numbers):
+        raise _damaged("epoch, iter and seed in its meta data are not all integers")
+    if not all(isinstance(part, dict) for part in parts):
+        raise _damaged(f"its message_hub has no dicts {', '.join(HUB)}")
     return unit, meta[unit], cfg.train_cfg[f"max_{unit}s"]
 
 
@@ -71,14 +94,20 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
         a line for each setting that differs, which says whose value is used.
 
     Raises:
-        ValueError: if the optimizers are of different types, since their states differ.
+        ValueError: if the optimizers are of different types, since their states differ, or if the
+            checkpoint names what is not registered, since mmengine would import and call it, or
+            if its settings are damaged.
     """
     meta = checkpoint.get("meta") or {}
     if "cfg" not in meta:
         return ["the checkpoint does not say with which settings it was trained"]
-    old, new = read_settings(meta["cfg"]), read_settings(cfg.pretty_text)
+    new = read_settings(cfg.pretty_text)
+    try:
+        old = read_settings(meta["cfg"])
+    except UNREADABLE as error:
+        raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
     # a seed drawn at random is not in the config
-    old.setdefault("randomness", {})["seed"] = meta.get("seed")
+    old["randomness"] = dict(seed=meta.get("seed"))
     kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -96,9 +125,28 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
                 f"--resume: {key} is {values[0]} in the checkpoint and {values[1]} in the config; "
                 f"{used} is used"
             )
-    for key in RESTORED:
+    for key, registry in RESTORED.items():
+        if not RUN_CODE.get():
+            _require_registered(key, registry, old, new)
         _put(cfg, key, _find(old, key))
     return lines
+
+
+def require_averaging(hooks: Iterable[Hook], checkpoint: Mapping) -> None:
+    """Check that a training whose checkpoint averages the weights goes on with averaging.
+
+    The `state_dict` of such a checkpoint has the averages, and `ema_state_dict` the weights that
+    the optimizer knows.
+
+    Raises:
+        ValueError: if the checkpoint has averages, and no hook exchanges them for the weights.
+    """
+    if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in hooks):
+        raise ValueError(
+            "--resume: the checkpoint has averages of the weights, from which the optimizer cannot "
+            "continue, and the config no EMAHook, which would restore the weights. Add that hook, "
+            "or leave --resume out and set load_from to start a new training from the averages"
+        )
 
 
 def read_settings(text: str) -> dict[str, Any]:
@@ -121,8 +169,65 @@ def _value(node: ast.expr) -> Any:
         return tuple(_value(item) for item in node.elts)
     try:
         return ast.literal_eval(node)
-    except ValueError:  # a name, such as inf
-        return ast.unparse(node)
+    except ValueError:  # a name or a call
+        text = ast.unparse(node)
+        return float(text) if text in ("inf", "-inf", "nan") else text
+
+
+def _require_registered(key: str, registry: Registry | None, old: dict, new: dict) -> None:
+    """Check that mmengine finds what a restored setting names, without importing it.
+
+    Args:
+        key: dotted key of the setting.
+        registry: registry of what is built from it, or None if nothing is.
+        old: settings of the checkpoint.
+        new: settings of the config, whose own names are accepted as well.
+    """
+    name, scope = key.rpartition(".")[2], new.get("default_scope")
+    if registry is None or scope not in registry.children:
+        scope = None
+    own = list(_kinds({name: _find(new, key)}, scope))
+    for kind, kind_scope in _kinds({name: _find(old, key)}, scope):
+        if (kind, kind_scope) not in own and not _is_registered(registry, kind, kind_scope):
+            raise ValueError(
+                f"--resume: {key} of the checkpoint names {kind!r}, which is not registered for it "
+                "and may run code: resume only checkpoints that tools/train.py has saved, or set "
+                f"{key} in the config to the same"
+            )
+
+
+def _kinds(settings: Any, scope: str | None) -> Iterator[tuple[Any, str | None]]:
+    """Yield what the settings name as type or constructor, with the scope in which it is found."""
+    if isinstance(settings, dict):
+        scope = settings.get("_scope_", scope)
+        for name, value in settings.items():
+            if name not in ("type", "constructor"):
+                yield from _kinds(value, scope)
+            elif value is not None:
+                yield value, scope
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _kinds(value, scope)
+
+
+def _is_registered(registry: Registry | None, kind: Any, scope: Any) -> bool:
+    """Return whether a registry, or the one of a host, has a name; dotted paths are in none."""
+    if registry is None or not isinstance(kind, str):
+        return False
+    prefix, name = registry.split_scope_key(kind)
+    family = {"None": registry, registry.scope: registry, **registry.children}
+    owner = family.get(str(prefix or scope))
+    if owner is None:
+        return False
+    owner.import_from_location()
+    return name in owner.module_dict or name in registry.module_dict
+
+
+def _damaged(reason: str) -> ValueError:
+    return ValueError(
+        f"--resume: the checkpoint is damaged, {reason}: resume an earlier one, or set load_from "
+        "in the config to start a new training from its weights"
+    )
 
 
 def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -139,7 +244,7 @@ def _flatten(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flatten(value, f"{key}.{name}" if key else str(name))
 
 
-def _is_among(key: str, prefixes: tuple[str, ...]) -> bool:
+def _is_among(key: str, prefixes: Iterable[str]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
@@ -157,7 +262,7 @@ def _show(value: Any) -> str:
 def _put(cfg: Config, key: str, value: Any) -> None:
     """Set a dotted key, or remove it for None."""
     section, _, name = key.rpartition(".")
-    if section and section not in cfg:
+    if section and cfg.get(section) is None:
         cfg[section] = {}
     owner = cfg[section] if section else cfg
     if value is not None:

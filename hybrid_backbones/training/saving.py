@@ -151,7 +151,7 @@ def advice_for_a_full_disk(work_dir: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         last = find_last_checkpoint(work_dir)
         kept = f"{last} is complete: free some space and use --resume"

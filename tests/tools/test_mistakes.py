@@ -17,6 +17,9 @@ from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
 
 from hybrid_backbones.mini.shapes import CLASSES
 
+# mmengine's log, as a checkpoint has it
+HUB = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+
 
 def other_checkpoint(tmp):
     torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), tmp / "other.pth")
@@ -48,7 +51,19 @@ def trap(tmp):
 def trap_for_resume(tmp):
     """A checkpoint of plain weights, with a config that mmengine would run as a program."""
     program = f"import os\nos.unlink({str(a_file(tmp))!r})\nmodel = {{}}\n"
-    content = dict(meta=dict(epoch=1, iter=1, config=program), message_hub={}, state_dict={})
+    content = dict(meta=dict(epoch=1, iter=1, config=program), message_hub=HUB, state_dict={})
+    torch.save(content, tmp / "trap.pth")
+    return tmp / "trap.pth"
+
+
+def trap_for_settings(tmp):
+    """A checkpoint of plain weights, with a schedule that is a program in the same folder."""
+    (tmp / "hubconf.py").write_text(f"import os\nos.unlink({str(a_file(tmp))!r})\n")
+    schedule = dict(type="torch.hub.load", repo_or_dir=str(tmp), model="m", source="local")
+    settings = (
+        f"optim_wrapper = dict(optimizer=dict(type='AdamW'))\nparam_scheduler = [{schedule}]\n"
+    )
+    content = dict(meta=dict(epoch=1, iter=1, cfg=settings), message_hub=HUB, state_dict={})
     torch.save(content, tmp / "trap.pth")
     return tmp / "trap.pth"
 
@@ -206,6 +221,14 @@ MISTAKES = {
         with_options("train_cfg.max_epochs=abc"),
         r"train_cfg\.max_epochs: expected a number, as 8.*got 'abc'",
     ),
+    "rates instead of a rate": Mistake(
+        with_options("optim_wrapper.optimizer.lr=[0.1]"),
+        r"optimizer\.lr: expected a number, as 0\.001 .*got \[0\.1\]",
+    ),
+    "number instead of hooks": Mistake(
+        with_options("custom_hooks=5"),
+        r"custom_hooks: expected a list of dicts, .*KEY\.NUMBER\.NAME=VALUE.*got 5",
+    ),
     "no epochs": Mistake(
         with_options("train_cfg.max_epochs=0"), r"max_epochs must be a positive integer, got 0"
     ),
@@ -316,6 +339,10 @@ MISTAKES = {
         lambda tmp: train(tmp, "--resume", trap_for_resume(tmp)),
         r".*a program as meta\.config",
     ),
+    "code in the settings of resume": Mistake(
+        lambda tmp: train(tmp, "--resume", trap_for_settings(tmp)),
+        r".*param_scheduler .*names 'torch\.hub\.load'.*may run code",
+    ),
     "code in test": Mistake(
         lambda tmp: evaluate(tmp, trap(tmp)),
         r"cannot read.*trap\.pth.*names pathlib.*run code",
@@ -380,7 +407,7 @@ def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
 
 
 def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
-    options = [*SHORT, "default_hooks.logger.interval=None"]
+    options = [*SHORT, "default_hooks.logger.interval_exp_name=None"]
     code, _, err = run_warm(*train(tmp_path, options=options))
     assert code == 1
     last = err.strip().splitlines()[-1]

@@ -1,12 +1,15 @@
 """What is checked before a training begins; which errors become a line, and which stay bugs."""
 
 import errno
+import logging
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.logging import MMLogger
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.utils.data import DataLoader
 
@@ -126,13 +129,26 @@ def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
             "is killed by signal: Killed.*num_workers",
         ),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "out.png"), "Permission denied.*out.png"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space.*free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded: free some space"),
         (ValueError("Expected more than 1 value per channel when training"), "raise .*batch_size"),
         (ValueError("too many values to unpack (expected 2)"), None),
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
         (TypeError("f() got an unexpected keyword argument 'x'"), None),
     ],
-    ids=["memory", "worker", "file", "batch of one", "value", "key", "no file", "argument"],
+    ids=[
+        "memory",
+        "worker",
+        "file",
+        "disk",
+        "quota",
+        "batch of one",
+        "value",
+        "key",
+        "no file",
+        "argument",
+    ],
 )
 def test_errors_of_the_libraries_are_explained_where_they_are_known(error, line):
     explained = explain(error)
@@ -140,6 +156,33 @@ def test_errors_of_the_libraries_are_explained_where_they_are_known(error, line)
         assert explained is None
     else:
         assert re.search(line, explained)
+
+
+@pytest.fixture
+def full_log():
+    """A log file on a disk without space."""
+    handler = logging.FileHandler("/dev/full")
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    with pytest.raises(OSError, match="No space left"):
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (mistake, "error: train_cfg.max_epochs must be"),
+        (bug, r"error: unexpected KeyError.*above$"),
+    ],
+)
+def test_an_error_is_explained_where_the_disk_of_the_log_is_full(full_log, how, line):
+    with pytest.raises(SystemExit, match=line), one_line_errors():
+        how()
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(full_log.lock.acquire, blocking=False).result()
+        other.submit(full_log.lock.release).result()
 
 
 def test_a_bug_shows_where_it_happened(capsys):

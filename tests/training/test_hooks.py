@@ -138,14 +138,17 @@ def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path, mon
     assert inner.is_file()
 
 
-def test_a_full_disk_says_how_to_go_on(tmp_path):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    says = r"No space left on device.*no checkpoint in .* yet: free some space and start again"
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_full_disk_says_how_to_go_on(number, tmp_path):
+    full = OSError(number, os.strerror(number))
+    says = rf"{full.strerror}.*no checkpoint in .* yet: free some space and start again"
     with pytest.raises(ValueError, match=says), advice_for_a_full_disk(tmp_path):
         raise full
     (tmp_path / "epoch_2.pth").touch()
     with (
-        pytest.raises(ValueError, match=r"No space.*epoch_2\.pth is complete.*use --resume"),
+        pytest.raises(
+            ValueError, match=rf"{full.strerror}.*epoch_2\.pth is complete.*use --resume"
+        ),
         advice_for_a_full_disk(tmp_path),
     ):
         raise full
