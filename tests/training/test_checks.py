@@ -10,10 +10,12 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from hybrid_backbones.training import checks
-from hybrid_backbones.training.checks import require_batches, require_length
+from hybrid_backbones.training.checks import IterationsHook, require_batches, require_length
 from hybrid_backbones.training.errors import explain, one_line_errors
 from hybrid_backbones.training.launch import require_device
 
@@ -44,6 +46,55 @@ def test_a_sampler_that_never_ends_fills_any_batch_but_from_an_empty_set():
     require_batches(loader(1, InfiniteSampler, drop_last=True))
     with pytest.raises(ValueError, match="training set is empty"):
         require_batches(loader(0, InfiniteSampler, drop_last=True))
+
+
+class Pictures:
+    """A data set of one wide and one tall picture, as mmdet's batch samplers ask for them."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.zeros(1))
+
+    def get_data_info(self, index):
+        return dict(width=1 + index, height=2 - index)
+
+
+class Mean(BaseModel):
+    """The smallest model."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(torch.stack(inputs)).mean())
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_without_a_batch_stops_the_training(drop_last, tmp_path):
+    loader = dict(dataset=Pictures(), sampler=dict(type="DefaultSampler"), batch_size=2)
+    batches = dict(type="mmdet.AspectRatioBatchSampler", drop_last=drop_last)
+    runner = Runner(
+        Mean(),
+        str(tmp_path),
+        train_dataloader=dict(
+            loader, batch_sampler=batches, collate_fn=dict(type="pseudo_collate")
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        experiment_name=tmp_path.name,
+    )
+    require_batches(runner.train_loop.dataloader)
+    runner.register_hook(IterationsHook())
+    if drop_last:
+        with pytest.raises(ValueError, match=r"epoch 1 had no iteration.*lower .*drop_last"):
+            runner.train()
+    else:
+        runner.train()
+    assert runner.iter == (0 if drop_last else 2)
+    assert bool([*tmp_path.glob("*.pth")]) != drop_last
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "abc", None])
