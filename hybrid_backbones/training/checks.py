@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset
 # environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
 
+# data sets whose `split` is the name of a folder; that of others names a part of their files
+FOLDER_SPLITS = ("ImageNet", "ImageNet21k")
+
 
 def require_data(cfg: Config, dataset: dict) -> None:
     """Check that the files and folders of a dataset exist.
@@ -21,7 +24,9 @@ def require_data(cfg: Config, dataset: dict) -> None:
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix", {})
     expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
+    has_folder = str(dataset.get("type")).rpartition(".")[2] in FOLDER_SPLITS
+    keys = ("ann_file", "split") if has_folder else ("ann_file",)
+    expected += [dataset[key] for key in keys if dataset.get(key)]
     missing = [name for name in expected if name and not (root / name).exists()]
     if missing:
         variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
@@ -15,7 +16,12 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from hybrid_backbones.training import checks
-from hybrid_backbones.training.checks import IterationsHook, require_batches, require_length
+from hybrid_backbones.training.checks import (
+    IterationsHook,
+    require_batches,
+    require_data,
+    require_length,
+)
 from hybrid_backbones.training.errors import explain, one_line_errors
 from hybrid_backbones.training.launch import require_device
 
@@ -46,6 +52,20 @@ def test_a_sampler_that_never_ends_fills_any_batch_but_from_an_empty_set():
     require_batches(loader(1, InfiniteSampler, drop_last=True))
     with pytest.raises(ValueError, match="training set is empty"):
         require_batches(loader(0, InfiniteSampler, drop_last=True))
+
+
+@pytest.mark.parametrize("kind", ["CIFAR10", "VOC", "mmpretrain.Flowers102", None])
+def test_a_split_that_is_no_folder_is_not_looked_for(kind, tmp_path):
+    require_data(Config(), dict(type=kind, data_root=str(tmp_path), split="trainval"))
+
+
+@pytest.mark.parametrize("kind", ["ImageNet", "mmpretrain.ImageNet", "ImageNet21k"])
+def test_a_split_that_is_a_folder_must_be_there(kind, tmp_path):
+    dataset = dict(type=kind, data_root=str(tmp_path), split="train")
+    with pytest.raises(ValueError, match=r"train not found"):
+        require_data(Config(), dataset)
+    (tmp_path / "train").mkdir()
+    require_data(Config(), dataset)
 
 
 class Pictures:
