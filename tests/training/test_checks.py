@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -174,6 +175,9 @@ def test_what_python_raises_in_our_code_is_a_bug():
     assert explain(error_of(lambda: require_length(None))) is None
 
 
+KINDS = "read-only", "no such address", "invalid", "closed", "process"
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -189,6 +193,11 @@ def test_what_python_raises_in_our_code_is_a_bug():
         (ValueError("too many values to unpack (expected 2)"), None),
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
+        (OSError(errno.EROFS, "Read-only file system", "out.png"), "Read-only .*out.png"),
+        (HTTPError("http://host/weights.pth", 404, "Not Found", {}, None), "404: Not Found"),
+        (OSError(errno.EINVAL, os.strerror(errno.EINVAL), "handle"), None),
+        (OSError(errno.EBADF, os.strerror(errno.EBADF), "handle"), None),
+        (ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD), "worker"), None),
         (TypeError("f() got an unexpected keyword argument 'x'"), None),
     ],
     ids=[
@@ -201,6 +210,7 @@ def test_what_python_raises_in_our_code_is_a_bug():
         "value",
         "key",
         "no file",
+        *KINDS,
         "argument",
     ],
 )
