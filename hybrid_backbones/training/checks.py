@@ -6,10 +6,14 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
 from torch.utils.data import BatchSampler, DataLoader
 
 # environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
+
+# data sets whose `split` is the name of a folder; that of others names a part of their files
+FOLDER_SPLITS = ("ImageNet", "ImageNet21k")
 
 
 def require_data(cfg: Config, dataset: dict) -> None:
@@ -21,7 +25,9 @@ def require_data(cfg: Config, dataset: dict) -> None:
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix", {})
     expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    expected += [dataset[key] for key in ("ann_file", "split") if dataset.get(key)]
+    has_folder = str(dataset.get("type")).rpartition(".")[2] in FOLDER_SPLITS
+    keys = ("ann_file", "split") if has_folder else ("ann_file",)
+    expected += [dataset[key] for key in keys if dataset.get(key)]
     missing = [name for name in expected if name and not (root / name).exists()]
     if missing:
         variable = ROOT_VARIABLES.get(cfg.get("default_scope"), "data_root in the config")
@@ -41,6 +47,30 @@ def require_length(train_cfg: dict) -> None:
         value = train_cfg.get(name, 1)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"train_cfg.{name} must be a positive integer, got {value!r}")
+
+
+class IterationsHook(Hook):
+    """Hook that stops the training after an epoch without an iteration.
+
+    :func:`require_batches` cannot know what other batch samplers than PyTorch's yield: mmdet's
+    AspectRatioBatchSampler needs a batch of one aspect ratio, and counts both together.
+    """
+
+    # runs before the hook that saves a checkpoint
+    priority = "VERY_HIGH"
+
+    def before_train_epoch(self, runner) -> None:
+        """Note the number of iterations so far."""
+        self.num_done = runner.iter
+
+    def after_train_epoch(self, runner) -> None:
+        """Raise a ValueError if it is still the same."""
+        if runner.iter == self.num_done:
+            raise ValueError(
+                f"epoch {runner.epoch + 1} had no iteration, since the training set has no "
+                "complete batch: lower train_dataloader.batch_size, or set drop_last=False of "
+                "train_dataloader or its batch_sampler"
+            )
 
 
 def require_batches(loader: DataLoader) -> None:

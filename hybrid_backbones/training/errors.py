@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
+from urllib.error import HTTPError
 
 import torch
 from mmengine.logging import MMLogger
@@ -24,6 +25,10 @@ from mmengine.registry import OPTIMIZERS, Registry
 PACKAGE = Path(__file__).resolve().parents[1]
 # one entry of a printed traceback; the groups are the file and the source line
 CALL = re.compile(r'^  File "(.+)", line \d+, in .+(?:\n    (.+))?', re.MULTILINE)
+
+# errors about files that a user can cause, by a wrong path, folder or URL
+USERS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+USERS_ERRORS += (HTTPError,)
 
 
 class Terminated(KeyboardInterrupt):
@@ -188,8 +193,9 @@ def _empty_set(error: Exception, match: re.Match) -> str | None:
 
 
 def _system_error(error: OSError, match: re.Match) -> str | None:
-    """Return the operating system's message about a file."""
-    return match[0] if error.filename is not None else None
+    """Return the operating system's message about a file that the user can mend."""
+    is_users = isinstance(error, USERS_ERRORS) or error.errno == errno.EROFS
+    return match[0] if is_users and error.filename is not None else None
 
 
 # mistakes that libraries report: class of the error, pattern of its message, and the line for the

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from ..checkpoints import load_trained, read_checkpoint, require_resumable
 from ..mini.preset import apply_mini, dicts
 from .cfg_options import CfgOptions, apply_cfg_options
-from .checks import require_batches, require_data, require_length
+from .checks import IterationsHook, require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
 from .errors import one_line_errors, stop_on_sigterm
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
@@ -183,6 +183,7 @@ def _train(args: Namespace, cfg: Config) -> None:
     for line in differences:
         print_log(line, logger="current")
     require_batches(runner.train_loop.dataloader)
+    runner.register_hook(IterationsHook())
     if args.compile:
         compile_backbone(runner.model)
     if is_first_process(args.launcher):

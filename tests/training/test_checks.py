@@ -5,16 +5,25 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from hybrid_backbones.training import checks
-from hybrid_backbones.training.checks import require_batches, require_length
+from hybrid_backbones.training.checks import (
+    IterationsHook,
+    require_batches,
+    require_data,
+    require_length,
+)
 from hybrid_backbones.training.errors import explain, one_line_errors
 from hybrid_backbones.training.requirements import require_device
 
@@ -43,6 +52,69 @@ def test_a_sampler_that_never_ends_fills_any_batch_but_from_an_empty_set():
     require_batches(loader(1, InfiniteSampler, drop_last=True))
     with pytest.raises(ValueError, match="training set is empty"):
         require_batches(loader(0, InfiniteSampler, drop_last=True))
+
+
+@pytest.mark.parametrize("kind", ["CIFAR10", "VOC", "mmpretrain.Flowers102", None])
+def test_a_split_that_is_no_folder_is_not_looked_for(kind, tmp_path):
+    require_data(Config(), dict(type=kind, data_root=str(tmp_path), split="trainval"))
+
+
+@pytest.mark.parametrize("kind", ["ImageNet", "mmpretrain.ImageNet", "ImageNet21k"])
+def test_a_split_that_is_a_folder_must_be_there(kind, tmp_path):
+    dataset = dict(type=kind, data_root=str(tmp_path), split="train")
+    with pytest.raises(ValueError, match=r"train not found"):
+        require_data(Config(), dataset)
+    (tmp_path / "train").mkdir()
+    require_data(Config(), dataset)
+
+
+class Pictures:
+    """A data set of one wide and one tall picture, as mmdet's batch samplers ask for them."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.zeros(1))
+
+    def get_data_info(self, index):
+        return dict(width=1 + index, height=2 - index)
+
+
+class Mean(BaseModel):
+    """The smallest model."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(torch.stack(inputs)).mean())
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_an_epoch_without_a_batch_stops_the_training(drop_last, tmp_path):
+    loader = dict(dataset=Pictures(), sampler=dict(type="DefaultSampler"), batch_size=2)
+    batches = dict(type="mmdet.AspectRatioBatchSampler", drop_last=drop_last)
+    runner = Runner(
+        Mean(),
+        str(tmp_path),
+        train_dataloader=dict(
+            loader, batch_sampler=batches, collate_fn=dict(type="pseudo_collate")
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        experiment_name=tmp_path.name,
+    )
+    require_batches(runner.train_loop.dataloader)
+    runner.register_hook(IterationsHook())
+    if drop_last:
+        with pytest.raises(ValueError, match=r"epoch 1 had no iteration.*lower .*drop_last"):
+            runner.train()
+    else:
+        runner.train()
+    assert runner.iter == (0 if drop_last else 2)
+    assert bool([*tmp_path.glob("*.pth")]) != drop_last
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "abc", None])
@@ -120,6 +192,9 @@ def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
     assert re.search(line, explain(error) or "a bug")
 
 
+KINDS = "read-only", "no such address", "invalid", "closed", "process"
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -135,6 +210,11 @@ def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
         (ValueError("too many values to unpack (expected 2)"), None),
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
+        (OSError(errno.EROFS, "Read-only file system", "out.png"), "Read-only .*out.png"),
+        (HTTPError("http://host/weights.pth", 404, "Not Found", {}, None), "404: Not Found"),
+        (OSError(errno.EINVAL, os.strerror(errno.EINVAL), "handle"), None),
+        (OSError(errno.EBADF, os.strerror(errno.EBADF), "handle"), None),
+        (ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD), "worker"), None),
         (TypeError("f() got an unexpected keyword argument 'x'"), None),
     ],
     ids=[
@@ -147,6 +227,7 @@ def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
         "value",
         "key",
         "no file",
+        *KINDS,
         "argument",
     ],
 )
