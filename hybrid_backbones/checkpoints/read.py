@@ -21,6 +21,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from .arrays import REPLACED, PickledNumber, empty_bytes
 from .paddle import BROKEN_PICKLE, SUFFIX, from_paddle, is_paddle, read_paddle
 
 # keys under which training scripts store the weights, in the order in which they are tried
@@ -45,15 +46,14 @@ def _statistic(owner: type, name: str):
 
 
 # mmengine's checkpoints also hold its log, as numpy arrays and scalars
-SAFE_GLOBALS = [
-    HistoryBuffer,
-    (_statistic, "builtins.getattr"),
-    np.ndarray,
-    np.dtype,
-    np.zeros(0).__reduce__()[0],
-    np.float64(0).__reduce__()[0],
-    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
-]
+ALLOWED = {
+    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
+    "builtins.getattr": _statistic,
+    "builtins.bytes": empty_bytes,
+    **REPLACED,
+    "numpy.dtype": PickledNumber,
+}
+SAFE_GLOBALS = [(value, name) for name, value in ALLOWED.items()]
 # for versions of mmengine that call `torch.load` directly
 torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
@@ -177,20 +177,29 @@ def _require_checksums(file: str | Path | BinaryIO) -> None:
 
 @contextmanager
 def _allow_safe_globals() -> Iterator[None]:
-    """Allow our safe globals and the user's, but not `getattr`, which mmengine adds when it reads.
+    """Allow our safe globals and the user's, but not what ours replace, which mmengine also adds.
 
     After reading, mmengine also removes some of ours.
     """
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(
-        [*SAFE_GLOBALS, *(entry for entry in allowed if entry is not getattr)]
+        [*SAFE_GLOBALS, *(entry for entry in allowed if not _is_replaced(entry))]
     )
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
+
+
+def _is_replaced(entry: Any) -> bool:
+    """Return whether a file must not reach an entry of PyTorch's safe globals."""
+    value, name = (
+        entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
+    )
+    # a state in a file would change numpy's data types themselves
+    return name in ALLOWED or (isinstance(value, type) and issubclass(value, np.dtype))
 
 
 def _reason(error: BaseException) -> str:
