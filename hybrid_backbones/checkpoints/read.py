@@ -19,6 +19,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 from torch import Tensor
 
 from .arrays import REPLACED, PickledNumber, empty_bytes
@@ -38,17 +39,24 @@ UNREADABLE = (
 _torch_load = torch.load
 
 
-def _statistic(owner: type, name: str):
-    """Replace `getattr`, with which mmengine's log names its statistics."""
-    if owner is not HistoryBuffer or name not in ("current", "max", "mean", "min"):
+# what mmengine's checkpoints look up with `getattr`: statistics of the log, the shape of a schedule
+LOOKUPS = {
+    HistoryBuffer: ("current", "max", "mean", "min"),
+    OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
+}
+
+
+def _look_up(owner: type, name: str) -> Any:
+    """Replace `getattr` by a look-up of the few functions that mmengine's checkpoints name."""
+    if name not in LOOKUPS.get(owner, ()):
         raise pickle.UnpicklingError(f"a checkpoint may not look up {name!r} of {owner!r}")
     return getattr(owner, name)
 
 
 # mmengine's checkpoints also hold its log, as numpy arrays and scalars
 ALLOWED = {
-    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
-    "builtins.getattr": _statistic,
+    **{f"{owner.__module__}.{owner.__qualname__}": owner for owner in LOOKUPS},
+    "builtins.getattr": _look_up,
     "builtins.bytes": empty_bytes,
     **REPLACED,
     "numpy.dtype": PickledNumber,
