@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
@@ -121,3 +122,16 @@ def test_scalars_are_read(tmp_path, read, kind):
     value = np.dtype(kind).type(1)
     found = read(tmp_path, value)
     assert (found, type(found)) == (value, type(value))
+
+
+def test_files_of_numpy_1_are_read(tmp_path):
+    content = dict(log=HistoryBuffer([1.0, 2.0], [1, 1]), best=np.float64(0.5))
+    path = tmp_path / "old.pth"
+    # the format from before PyTorch 1.6 has no lengths that the other names would change
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    assert b"numpy._core.multiarray\nscalar" in written
+    path.write_bytes(written.replace(b"numpy._core.", b"numpy.core."))
+    found = read_checkpoint(path)
+    assert found["log"].data[0].tolist() == [1.0, 2.0]
+    assert (found["best"], type(found["best"])) == (0.5, np.float64)
