@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
@@ -29,6 +30,8 @@ from .paddle import BROKEN_PICKLE, SUFFIX, from_paddle, is_paddle, read_paddle
 STATE_DICT_KEYS = ("state_dict", "model")
 # whether code in checkpoints is run; only `guard_loads` sets it
 RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
+# eight digits of a SHA-256 at the end of a file name; digits alone are rather a date
+CHECKSUM = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})\.\w+$")
 # errors of the zip, pickle and tensor readers for files that are broken or of another kind
 UNREADABLE = (
     *BROKEN_PICKLE,
@@ -231,12 +234,19 @@ def _reason(error: BaseException) -> str:
 
 
 def _download(url: str) -> str:
-    """Download a checkpoint into PyTorch's cache unless it is cached, and return its path."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    """Download a checkpoint into PyTorch's cache unless it is cached, and return its path.
+
+    If the file name ends with the start of a checksum, as OpenMMLab's and torchvision's do, it is
+    verified.
+    """
+    name = Path(urlparse(url).path).name
+    # other files may have the same name
+    folder = Path(torch.hub.get_dir()) / "checkpoints" / sha256(url.encode()).hexdigest()[:16]
+    path, checksum = folder / name, CHECKSUM.search(name)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path))
-        except OSError as error:
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1])
+        except (OSError, RuntimeError) as error:
             raise ValueError(f"cannot download {url!r}: {error}") from error
     return str(path)
