@@ -66,6 +66,9 @@ class CheckedCOCO(COCO):
 
     def createIndex(self) -> None:  # noqa: N802 - pycocotools calls it with the file's contents
         """Check that each entry has its fields and a unique id, then index the contents."""
+        if self.evaluates:
+            # COCO's test images have none
+            self.dataset.setdefault("annotations", [])
         for section, (kind, fields) in SECTIONS.items():
             entries = self.dataset.get(section)
             if not isinstance(entries, list):

@@ -255,3 +255,11 @@ def test_an_evaluation_needs_what_the_metric_reads(tmp_path):
 
 def test_images_without_objects_can_be_evaluated(tmp_path):
     assert len(load(tmp_path, contents() | dict(annotations=[]), test_mode=True)) == 1
+
+
+def test_images_without_annotations_are_for_tests_alone(tmp_path):
+    content = contents()
+    del content["annotations"]
+    assert len(load(tmp_path, content, test_mode=True)) == 1
+    with pytest.raises(ValueError, match=r"instances\.json.* no list of annotations"):
+        load(tmp_path, content)
