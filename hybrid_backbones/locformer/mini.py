@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..mini.preset import set_interval
 from ..mini.shapes import CLASSES
 from .shape_sketches import draw_shape_sketches
 
@@ -72,7 +73,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
             **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
         )
 
-    cfg.default_hooks.checkpoint.interval = NUM_EPOCHS // 4
+    set_interval(cfg, "checkpoint", NUM_EPOCHS // 4)
     # in epochs, whose length differs for open-world data, but updated at every iteration
     smoothly = dict(by_epoch=True, convert_to_iter_based=True)
     return dict(
