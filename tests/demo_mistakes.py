@@ -104,6 +104,12 @@ DEMO_MISTAKES = {
         lambda tmp: image_demo(tmp, "--out", tmp / "all.png", image=a_folder(tmp, "a.png")),
         r"is a folder: expected a folder as --out, too, got .*all\.png",
     ),
+    "folder of images whose figures have one name": (
+        lambda tmp: image_demo(
+            tmp, *("--out", tmp / "new"), image=a_folder(tmp, "a.jpg", "a.jpg.png")
+        ),
+        r"figures of .*a\.jpg and .*a\.jpg\.png would have one name, .*a\.jpg\.png: rename",
+    ),
     "folder of images as out": (
         lambda tmp: image_demo(tmp, "--out", tmp / "folder", image=a_folder(tmp, "a.png")),
         r"--out .*folder is the folder of the images",

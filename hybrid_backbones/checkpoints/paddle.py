@@ -1,8 +1,7 @@
 """PaddlePaddle checkpoints: reading `.pdparams` files without Paddle, in PyTorch's layout.
 
 Such a file is a pickle of a dict of numpy arrays. A pickle can call any function, so only the few
-that arrays need are allowed here. Those of numpy are replaced: from a damaged or malicious file
-they can crash the process.
+that arrays need are allowed here.
 """
 
 import pickle
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from .arrays import REPLACED
 
 SUFFIX = ".pdparams"
 # entry that maps the other names to Paddle's internal names
@@ -31,56 +32,16 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-class PickledDtype:
-    """Replace `np.dtype`, whose state in a file may hold only the byte order here."""
-
-    def __init__(self, name: str, *_: Any):
-        if not isinstance(name, str):
-            raise pickle.UnpicklingError(f"a data type must have a name, got {name!r:.60}")
-        self.dtype = np.dtype(name)
-
-    def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class PickledArray:
-    """Replace `np.ndarray` and the functions that create one; the array is in `value`."""
-
-    def __init__(self, *_: Any):
-        self.value = None
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, kind, is_fortran, data = state
-        self.fill(data, kind, shape, "F" if is_fortran else "C")
-
-    def fill(self, data: bytes, kind: PickledDtype, shape: tuple[int, ...], order: str) -> None:
-        """Create the array; one of objects stays empty, since it is refused anyway."""
-        if kind.dtype.hasobject:
-            self.value = np.empty(0, kind.dtype)
-        else:
-            self.value = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
-
-
-def _frombuffer(*args: Any) -> PickledArray:
-    """Replace the function of numpy with which pickles of protocol 5 create arrays."""
-    array = PickledArray()
-    array.fill(*args)
-    return array
-
-
 # errors of reading a pickle that is broken or of another kind
 BROKEN_PICKLE = (
     *(pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, AttributeError),
     *(LookupError, ArithmeticError, MemoryError),
 )
-# numpy 2 renamed `core` to `_core`; before pickle protocol 3, builtins have another name
+# before pickle protocol 3, builtins have another name
 ALLOWED = {
-    "numpy.ndarray": PickledArray,
-    "numpy.dtype": PickledDtype,
+    **REPLACED,
     "_codecs.encode": _latin1,
     "collections.OrderedDict": OrderedDict,
-    **{f"numpy.{core}.multiarray._reconstruct": PickledArray for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _frombuffer for core in ("core", "_core")},
     **{
         f"{builtins}.{kind.__name__}": kind
         for builtins in ("builtins", "__builtin__")
@@ -156,7 +117,6 @@ def from_paddle(content: Mapping[str, Any]) -> dict[str, Tensor]:
         if name == NAME_TABLE:
             continue
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
-        array = array.value if isinstance(array, PickledArray) else array
         # bfloat16 is refused: Paddle writes it as uint16, which would load as integers
         if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in KINDS:
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__

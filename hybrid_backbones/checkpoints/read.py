@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,14 +21,18 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 from torch import Tensor
 
+from .arrays import REPLACED, PickledNumber, empty_bytes
 from .paddle import BROKEN_PICKLE, SUFFIX, from_paddle, is_paddle, read_paddle
 
 # keys under which training scripts store the weights, in the order in which they are tried
 STATE_DICT_KEYS = ("state_dict", "model")
 # whether code in checkpoints is run; only `guard_loads` sets it
 RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
+# eight digits of a SHA-256 at the end of a file name; digits alone are rather a date
+CHECKSUM = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})\.\w+$")
 # errors of the zip, pickle and tensor readers for files that are broken or of another kind
 UNREADABLE = (
     *BROKEN_PICKLE,
@@ -38,23 +43,29 @@ UNREADABLE = (
 _torch_load = torch.load
 
 
-def _statistic(owner: type, name: str):
-    """Replace `getattr`, with which mmengine's log names its statistics."""
-    if owner is not HistoryBuffer or name not in ("current", "max", "mean", "min"):
+# what mmengine's checkpoints look up with `getattr`: statistics of the log, the shape of a schedule
+LOOKUPS = {
+    HistoryBuffer: ("current", "max", "mean", "min"),
+    OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
+}
+
+
+def _look_up(owner: type, name: str) -> Any:
+    """Replace `getattr` by a look-up of the few functions that mmengine's checkpoints name."""
+    if name not in LOOKUPS.get(owner, ()):
         raise pickle.UnpicklingError(f"a checkpoint may not look up {name!r} of {owner!r}")
     return getattr(owner, name)
 
 
 # mmengine's checkpoints also hold its log, as numpy arrays and scalars
-SAFE_GLOBALS = [
-    HistoryBuffer,
-    (_statistic, "builtins.getattr"),
-    np.ndarray,
-    np.dtype,
-    np.zeros(0).__reduce__()[0],
-    np.float64(0).__reduce__()[0],
-    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
-]
+ALLOWED = {
+    **{f"{owner.__module__}.{owner.__qualname__}": owner for owner in LOOKUPS},
+    "builtins.getattr": _look_up,
+    "builtins.bytes": empty_bytes,
+    **REPLACED,
+    "numpy.dtype": PickledNumber,
+}
+SAFE_GLOBALS = [(value, name) for name, value in ALLOWED.items()]
 # for versions of mmengine that call `torch.load` directly
 torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
@@ -184,20 +195,29 @@ def _require_checksums(file: str | Path | BinaryIO) -> None:
 
 @contextmanager
 def _allow_safe_globals() -> Iterator[None]:
-    """Allow our safe globals and the user's, but not `getattr`, which mmengine adds when it reads.
+    """Allow our safe globals and the user's, but not what ours replace, which mmengine also adds.
 
     After reading, mmengine also removes some of ours.
     """
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(
-        [*SAFE_GLOBALS, *(entry for entry in allowed if entry is not getattr)]
+        [*SAFE_GLOBALS, *(entry for entry in allowed if not _is_replaced(entry))]
     )
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
+
+
+def _is_replaced(entry: Any) -> bool:
+    """Return whether a file must not reach an entry of PyTorch's safe globals."""
+    value, name = (
+        entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
+    )
+    # a state in a file would change numpy's data types themselves
+    return name in ALLOWED or (isinstance(value, type) and issubclass(value, np.dtype))
 
 
 def _reason(error: BaseException) -> str:
@@ -221,12 +241,19 @@ def _reason(error: BaseException) -> str:
 
 
 def _download(url: str) -> str:
-    """Download a checkpoint into PyTorch's cache unless it is cached, and return its path."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    """Download a checkpoint into PyTorch's cache unless it is cached, and return its path.
+
+    If the file name ends with the start of a checksum, as OpenMMLab's and torchvision's do, it is
+    verified.
+    """
+    name = Path(urlparse(url).path).name
+    # other files may have the same name
+    folder = Path(torch.hub.get_dir()) / "checkpoints" / sha256(url.encode()).hexdigest()[:16]
+    path, checksum = folder / name, CHECKSUM.search(name)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path))
-        except OSError as error:
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1])
+        except (OSError, RuntimeError) as error:
             raise ValueError(f"cannot download {url!r}: {error}") from error
     return str(path)

@@ -1,8 +1,8 @@
 """COCO datasets with checked annotations; mmdet ignores mistakes or fails with unclear errors."""
 
-import json
 import logging
 import math
+from array import array
 from collections.abc import Sequence
 from functools import partial
 
@@ -51,12 +51,14 @@ class CheckedCOCO(COCO):
         with_masks: bool = False,
         evaluates: bool = False,
     ):
-        self.file, self.evaluates = annotation_file, evaluates
+        self.file, self.evaluates, self.was_read = annotation_file, evaluates, False
         try:
             super().__init__(annotation_file)
         except FileNotFoundError as error:
             raise ValueError(f"annotation file {annotation_file} is missing") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
+            if self.was_read:
+                raise
             raise self._malformed(f"it is not JSON ({error})") from error
         except AssertionError as error:
             raise self._malformed(str(error)) from error
@@ -66,6 +68,10 @@ class CheckedCOCO(COCO):
 
     def createIndex(self) -> None:  # noqa: N802 - pycocotools calls it with the file's contents
         """Check that each entry has its fields and a unique id, then index the contents."""
+        self.was_read = True
+        if self.evaluates:
+            # COCO's test images have none
+            self.dataset.setdefault("annotations", [])
         for section, (kind, fields) in SECTIONS.items():
             entries = self.dataset.get(section)
             if not isinstance(entries, list):
@@ -76,13 +82,14 @@ class CheckedCOCO(COCO):
             self._require_fields(entries, kind, fields)
             self._require_unique_ids(entries, kind)
         for image in self.dataset["images"]:
-            if not (0 < image["width"] < math.inf and 0 < image["height"] < math.inf):
-                size = image["width"], image["height"]
-                raise self._malformed(f"image {image['id']} has width and height {size}")
+            size = [image["width"], image["height"]]
+            if not _are_numbers(size) or not all(0 < side < math.inf for side in size):
+                raise self._malformed(f"image {image['id']} has width and height {size!s:.60}")
         for annotation in self.dataset["annotations"]:
-            box = annotation["bbox"]
-            if len(box) != 4 or not all(isinstance(number, NUMBERS) for number in box):
-                raise self._malformed(f"annotation {annotation['id']} has bbox {box}")
+            box, area = annotation["bbox"], annotation["area"]
+            if len(box) != 4 or not _are_numbers([*box, area]):
+                found = f"bbox {box!s:.60} and area {area!s:.60}"
+                raise self._malformed(f"annotation {annotation['id']} has {found}")
         super().createIndex()
 
     def _require_fields(self, entries: list, kind: str, fields: dict) -> None:
@@ -106,7 +113,7 @@ class CheckedCOCO(COCO):
     def _require_known_references(self) -> None:
         for key, known in (("category_id", self.cats), ("image_id", self.imgs)):
             used = {annotation[key] for annotation in self.anns.values()}
-            if unknown := sorted(used - known.keys()):
+            if unknown := sorted(used - known.keys(), key=str):
                 raise self._malformed(f"annotations refer to unknown {key} {unknown[:5]}")
 
     def _require_categories(self, classes: Sequence[str], allow_others: bool) -> None:
@@ -159,6 +166,15 @@ class CheckedCOCO(COCO):
             f"annotation file {self.file} is malformed: {what}; expected COCO's format with "
             f"{', '.join(SECTIONS)}"
         )
+
+
+def _are_numbers(values: list) -> bool:
+    """Return whether all values are numbers that a float can hold."""
+    try:
+        array("d", values)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 @DATASETS.register_module()

@@ -71,7 +71,7 @@ def _is_far(mask: list | dict, height: int, width: int) -> bool:
         return isinstance(mask, list) and not all(
             math.hypot(*polygon) <= far * math.sqrt(len(polygon)) for polygon in mask
         )
-    except TypeError:
+    except (TypeError, OverflowError):
         return True
 
 
@@ -145,7 +145,7 @@ def find_faults(
 ) -> list[Finding]:
     """Run the checks in turn; annotations that one leaves out or refuses skip the later ones."""
     place = {image: i for i, image in enumerate(images)}
-    sizes = np.array([[image["width"], image["height"]] for image in images.values()])
+    sizes = np.array([[image["width"], image["height"]] for image in images.values()], float)
     boxes = np.fromiter(chain.from_iterable(one["bbox"] for one in annotations), float)
     areas = np.fromiter((one["area"] for one in annotations), float)
     of_image = np.fromiter((place[one["image_id"]] for one in annotations), int)

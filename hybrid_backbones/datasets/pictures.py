@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from mmap import mmap
 
 import numpy as np
 from mmengine.logging import print_log
@@ -14,8 +15,8 @@ from PIL import Image, ImageOps
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
 # a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100
-# name of the first 16-bit file; only that one is logged
-_scaled: list[str] = []
+# 1 when a 16-bit file has been logged; shared with the workers, which are forked anew each epoch
+_was_logged = mmap(-1, 1)
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     """Decode an image file to 8 bits per channel, rotated upright by its EXIF orientation.
 
     16-bit grey values are divided by 256, as Pillow and OpenCV do for 16-bit colours; the first
-    such file is logged.
+    such file of a run is logged.
 
     Args:
         content, name: see :func:`decode`.
@@ -81,8 +82,8 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
 
 
 def _scale_down(picture: Image.Image, name: str) -> Image.Image:
-    if not _scaled:
-        _scaled.append(name)
+    if not _was_logged[0]:
+        _was_logged[0] = 1
         print_log(
             f"{name} has 16 bits per pixel: values of such images are divided by 256, to 8 bits",
             logger="current",

@@ -26,7 +26,7 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         *others: further input files, which must not be overwritten.
 
     Raises:
-        ValueError: if there is no image, or `out` cannot be written.
+        ValueError: if there is no image, two would have one figure, or `out` cannot be written.
     """
     image = Path(image)
     if image.is_dir():
@@ -43,6 +43,13 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
             path: out / (path.name if path.suffix == ".png" else f"{path.name}.png")
             for path in images
         }
+        sources = {path: image for image, path in outs.items()}
+        if twice := [path for path in images if sources[outs[path]] != path]:
+            other = sources[outs[twice[0]]]
+            raise ValueError(
+                f"the figures of {twice[0]} and {other} would have one name, {outs[other]}: rename "
+                "one of the images"
+            )
     elif image.is_file():
         outs = {image: Path(out or "prediction.png")}
     else:

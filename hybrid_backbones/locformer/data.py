@@ -5,6 +5,7 @@ item has one target category, sampled uniformly from those in the image; its obj
 and objects of other categories are background.
 """
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -160,7 +161,11 @@ class SketchCocoDataset(CheckedCocoDataset):
 
     def _generator(self, idx: int, info: dict) -> np.random.Generator:
         if self.test_mode:
-            return np.random.default_rng((self.seed, info["img_id"]))
+            image = info["img_id"]
+            # an id may also be text or negative
+            if not isinstance(image, int) or image < 0:
+                image = zlib.crc32(str(image).encode())
+            return np.random.default_rng((self.seed, image))
         # without a seeded sampler, use numpy's global generator, which mmengine seeds per worker
         seed = getattr(idx, "seed", None) or np.random.randint(2**31, size=4)
         return np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..mini.preset import coco_evaluator, coco_files, val_loader
+from ..mini.preset import coco_evaluator, coco_files, set_interval, val_loader
 from ..mini.shapes import CLASSES
 from .shape_sketches import draw_shape_sketches
 
@@ -69,7 +69,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
             **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
         )
 
-    cfg.default_hooks.checkpoint.interval = NUM_EPOCHS // 4
+    set_interval(cfg, "checkpoint", NUM_EPOCHS // 4)
     # in epochs, whose length differs for open-world data, but updated at every iteration
     smoothly = dict(by_epoch=True, convert_to_iter_based=True)
     return dict(

@@ -36,24 +36,27 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
         root: folder of the mini set.
 
     Raises:
-        ValueError: if `default_scope` has another value.
+        ValueError: if `default_scope` has another value, or the config lacks what a preset changes.
     """
     presets = {"mmdet": _detection, "mmseg": _segmentation, "mmpretrain": _classification}
     scope = cfg.get("default_scope")
     if scope not in presets:
         raise ValueError(f"--mini needs a default_scope of {sorted(presets)}, got {scope!r}")
+    changed = "data_preprocessor" if scope == "mmpretrain" else "val_evaluator"
+    if cfg.get(changed) is None:
+        raise ValueError(f"--mini needs the config to set {changed}, but it does not")
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
     # an average over 10,000 steps would stay at the initial weights in a run of some hundreds
-    cfg.default_hooks.pop("ema", None)
+    cfg.get("default_hooks", {}).pop("ema", None)
     # a config may name its own preset, as the sketch search config does
     own = cfg.get("mini_preset")
     preset = get_object_from_string(own) if own else presets[scope]
     for key, value in preset(cfg, draw_mini(root)).items():
         cfg[key] = value
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    cfg.default_hooks.logger.interval = 10
-    cfg.default_hooks.visualization.interval = 10
+    set_interval(cfg, "logger", 10)
+    set_interval(cfg, "visualization", 10)
 
 
 def _detection(cfg: Config, root: Path) -> dict:
@@ -126,7 +129,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
         )
 
     num_iters = 180
-    cfg.default_hooks.checkpoint.interval = num_iters // 3
+    set_interval(cfg, "checkpoint", num_iters // 3)
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
         val_dataloader=val_loader(dataset("validation"), val, 1),
@@ -167,6 +170,12 @@ def _classification(cfg: Config, root: Path) -> dict:
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=4),
         **_one_cycle(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
     )
+
+
+def set_interval(cfg: Config, hook: str, interval: int) -> None:
+    """Set the interval of a default hook, if the config sets the hook."""
+    if settings := cfg.get("default_hooks", {}).get(hook):
+        settings.interval = interval
 
 
 def dicts(settings) -> Iterator[ConfigDict]:

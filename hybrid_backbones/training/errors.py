@@ -27,8 +27,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CALL = re.compile(r'^  File "(.+)", line \d+, in .+(?:\n    (.+))?', re.MULTILINE)
 
 # errors about files that a user can cause, by a wrong path, folder or URL
-USERS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-USERS_ERRORS += (HTTPError,)
+USERS_ERRORS: tuple[type[OSError], ...] = (FileNotFoundError, PermissionError, HTTPError)
+USERS_ERRORS += (IsADirectoryError, NotADirectoryError)
 
 
 class Terminated(KeyboardInterrupt):

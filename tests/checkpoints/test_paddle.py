@@ -155,4 +155,4 @@ def test_a_url_is_downloaded_once(server, saved, weights, tmp_path, monkeypatch)
         state_dict = read_state_dict(f"{address}/{saved.name}?version=1")
         assert torch.equal(state_dict["head.weight"], weights["head.weight"])
     assert len(requests) == 1
-    assert (tmp_path / "checkpoints" / saved.name).is_file()
+    assert list(tmp_path.rglob(saved.name))

@@ -10,7 +10,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.registry import DATASETS
 from pycocotools import mask as coco_masks
 
-import hybrid_backbones.datasets.coco  # noqa: F401
+from hybrid_backbones.datasets.coco import CheckedCOCO
 from hybrid_backbones.datasets.coco_checks import BOX_CHECKS, MASK_CHECKS
 from hybrid_backbones.datasets.coco_checks import REFUSED as REFUSAL
 
@@ -19,6 +19,8 @@ HEIGHT, WIDTH = 20, 30
 SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]
 GOOD = dict(category_id=1, bbox=[2, 3, 10, 10], area=100, iscrowd=0, segmentation=[SQUARE])
 WITH_MASKS = [dict(type="mmdet.LoadAnnotations", with_bbox=True, with_mask=True)]
+# JSON's numbers have no limit
+HUGE = 10**400
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -78,6 +80,12 @@ FAULTS = {
     "polygon of nan": (dict(segmentation=[[*SQUARE, NAN, 1]]), "other than numbers", False),
     "polygon of text": (dict(segmentation=[["1"] * 6]), "other than numbers", False),
     "far polygon": (dict(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "near the image", False),
+    "enormous polygon": (dict(segmentation=[[HUGE, *SQUARE[1:]]]), "near the image", False),
+    "enormous run": (
+        dict(segmentation=dict(size=[HEIGHT, WIDTH], counts=[HUGE])),
+        "do not add up",
+        False,
+    ),
     "short polygon": (dict(segmentation=[SQUARE, [1, 1, 5, 5]]), "too few or an odd.*left", True),
     "odd polygon": (dict(segmentation=[SQUARE, SQUARE[:7]]), "too few or an odd.*left", True),
     "other size": (dict(segmentation=dict(size=[9, 9], counts=[81])), "another image size", False),
@@ -189,6 +197,16 @@ REFUSED = {
         lambda c: replace(c, "annotations", bbox=[1, 2, 3]),
         "annotation 101 has bbox",
     ),
+    "enormous box": (lambda c: replace(c, "annotations", bbox=[HUGE] * 4), "annotation 101 has bb"),
+    "enormous area": (lambda c: replace(c, "annotations", area=-HUGE), "annotation 101.*area -100"),
+    "enormous image": (lambda c: replace(c, "images", width=HUGE), "image 5 has width and height"),
+    "unknown ids": (
+        lambda c: (
+            [one.update(image_id=x) for one, x in zip(c["annotations"], "ab", strict=True)]
+            and repeat(c, "annotations", id=102, image_id=2)
+        ),
+        r"unknown image_id \[2, 'a', 'b'\]",
+    ),
     "annotation twice": (lambda c: repeat(c, "annotations"), "two entries.*annotation 101"),
     "image twice": (lambda c: repeat(c, "images", file_name="6.png"), "two entries.*image 5"),
     "image without name": (lambda c: drop(c, "images", "file_name"), "image 5 has no file_name"),
@@ -255,3 +273,26 @@ def test_an_evaluation_needs_what_the_metric_reads(tmp_path):
 
 def test_images_without_objects_can_be_evaluated(tmp_path):
     assert len(load(tmp_path, contents() | dict(annotations=[]), test_mode=True)) == 1
+
+
+def test_images_without_annotations_are_for_tests_alone(tmp_path):
+    content = contents()
+    del content["annotations"]
+    assert len(load(tmp_path, content, test_mode=True)) == 1
+    with pytest.raises(ValueError, match=r"instances\.json.* no list of annotations"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "\udc80", "[" * 10**5, '{"images": %s}' % ("9" * 5000)],
+    ids=["empty", "short", "no text", "nested", "long number"],
+)
+def test_a_file_that_is_no_json_is_refused(tmp_path, content):
+    path = tmp_path / "instances.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(
+        ValueError, match=r"instances\.json is malformed: it is not JSON \("
+    ) as refusal:
+        CheckedCOCO(str(path), ["cat"], allow_others=True)
+    assert "\n" not in str(refusal.value)

@@ -1,9 +1,11 @@
 """Laws of image files: the host's pixels, 8 bits, upright; or one line that names the file."""
 
+import multiprocessing
 import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from mmap import mmap
 
 import cv2
 import mmcv
@@ -131,12 +133,25 @@ def test_16_bits_are_scaled_to_8(tmp_path, name):
 
 
 def test_the_first_file_of_16_bits_is_logged_and_no_other(tmp_path, monkeypatch, logged):
-    monkeypatch.setattr(pictures, "_scaled", [])
+    monkeypatch.setattr(pictures, "_was_logged", mmap(-1, 1))
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), DEEP)
         load(tmp_path / name)
     (line,) = logged
     assert "a.png has 16 bits" in line
+
+
+def test_a_file_of_16_bits_that_a_worker_has_logged_is_not_logged_again(
+    tmp_path, monkeypatch, logged
+):
+    monkeypatch.setattr(pictures, "_was_logged", mmap(-1, 1))
+    cv2.imwrite(str(tmp_path / "a.png"), DEEP)
+    worker = multiprocessing.get_context("fork").Process(target=load, args=(tmp_path / "a.png",))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    load(tmp_path / "a.png")
+    assert logged == []
 
 
 @pytest.mark.parametrize("reader", [load, read_picture], ids=["image", "sketch"])

@@ -109,6 +109,15 @@ def test_evaluation_always_takes_the_same(root):
     assert half.items() <= first.items()
 
 
+@pytest.mark.parametrize("ids", [("a", "b"), (-1, -2)], ids=str)
+def test_ids_of_images_may_be_text_or_negative(tmp_path, ids):
+    root = write_set(tmp_path / "set", {image: ["car", "dog"] for image in ids})
+    dataset = build(root, test_mode=True)
+    assert [x["img_id"] for x in items(dataset)] == [x["img_id"] for x in items(dataset)]
+    # another sketch for each image
+    assert len({str(drawn(x)) for x in items(dataset)}) == len(ids)
+
+
 def test_training_and_evaluation_share_no_drawing(root):
     train = items(build(root, num_sketches=20), epochs=3)
     valid = items(build(root, drawings="valid", num_sketches=3))
