@@ -52,9 +52,9 @@ class PickledArray(np.ndarray):
         if self.size:
             raise pickle.UnpicklingError("an array may have only one state")
         _, shape, kind, is_fortran, data = state
-        self.fill(data, kind, shape, "F" if is_fortran else "C")
+        self.restore(data, kind, shape, "F" if is_fortran else "C")
 
-    def fill(
+    def restore(
         self, data: bytes, kind: PickledDtype, shape: tuple[int, ...], order: Literal["C", "F"]
     ) -> None:
         """Set type, shape and values; other values than numbers are left out."""
@@ -62,8 +62,8 @@ class PickledArray(np.ndarray):
             array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
         else:
             array = np.empty(0, kind.dtype)
-        # numpy's own state of a valid array
-        super().__setstate__(array.__reduce__()[2])
+        # numpy's own state of a valid array, which its stub takes for text
+        super().__setstate__(array.__reduce__()[2])  # type: ignore[arg-type]
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False):
         """Return the result of an operation as plain arrays do."""
@@ -86,7 +86,7 @@ def empty_bytes() -> bytes:
 def pickled_array(*args: Any) -> PickledArray:
     """Replace the function of numpy with which pickles of protocol 5 create arrays."""
     array = PickledArray()
-    array.fill(*args)
+    array.restore(*args)
     return array
 
 

@@ -9,7 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from hashlib import sha256
@@ -65,7 +65,9 @@ ALLOWED = {
     **REPLACED,
     "numpy.dtype": PickledNumber,
 }
-SAFE_GLOBALS = [(value, name) for name, value in ALLOWED.items()]
+SAFE_GLOBALS: list[Callable | tuple[Callable, str]] = [
+    (value, name) for name, value in ALLOWED.items()
+]
 # for versions of mmengine that call `torch.load` directly
 torch.serialization.add_safe_globals(SAFE_GLOBALS)
 
