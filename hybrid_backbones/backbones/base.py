@@ -140,6 +140,7 @@ class StagedNetwork(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.with_cp = with_cp
         rate = parts.drop_path_rate if drop_path_rate is None else drop_path_rate
         rates = drop_path_rates(rate, parts.depths)
         self.register_parts(
