@@ -11,13 +11,13 @@ has its own seed and uses integer arithmetic only, so all machines generate the 
 
 import json
 import os
-import uuid
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.random import PCG64, Generator
 
+from ..mini.drafts import draft_of, drawing
 from ..mini.shapes import CLASSES, COS, ONE, SIN
 
 # increment with every change of the sketches, so that files of another version are replaced
@@ -117,10 +117,12 @@ def draw_shape_sketches(root: str | Path) -> Path:
     if marker.is_file() and marker.read_text() == VERSION:
         return folder
     (folder / "ndjson").mkdir(parents=True, exist_ok=True)
-    for label, name in enumerate(CLASSES):
-        lines = [_line(label, index) for index in range(NUM_DRAWINGS)]
-        _write(folder / "ndjson" / f"{name}.ndjson", "".join(lines))
-    _write(marker, VERSION)
+    files = [f"{name}.ndjson" for name in CLASSES]
+    with drawing(folder / "ndjson", *files), drawing(folder, MARKER):
+        for label, file in enumerate(files):
+            lines = [_line(label, index) for index in range(NUM_DRAWINGS)]
+            _write(folder / "ndjson" / file, "".join(lines))
+        _write(marker, VERSION)
     return folder
 
 
@@ -135,6 +137,6 @@ def _line(label: int, index: int) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    draft = draft_of(path)
     draft.write_text(text)
     os.replace(draft, path)

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +23,8 @@ import numpy as np
 from numpy.random import PCG64, Generator
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from .drafts import draft_of, drawing
 
 # increase with every change of the drawings; a set of another version on disk is replaced
 VERSION = "1"
@@ -284,17 +285,16 @@ def draw_mini(root: str | Path) -> Path:
     root = Path(root).resolve()
     if _find_version(root) == VERSION:
         return root
-    # a sibling folder is on the same file system, which makes the final rename atomic
-    workspace = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
-    draft = workspace / "draft"
-    draft.mkdir(parents=True)
-    try:
-        for seed, scenes in enumerate(SCENES):
-            _write_scenes(draft, seed, *scenes)
-        for seed, singles in enumerate(SINGLES, start=len(SCENES)):
-            _write_singles(draft, seed, *singles)
-        (draft / MARKER).write_text(VERSION)
-        _publish(draft, root)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with drawing(root.parent, root.name):
+        draft = draft_of(root) / "draft"
+        try:
+            for seed, scenes in enumerate(SCENES):
+                _write_scenes(draft, seed, *scenes)
+            for seed, singles in enumerate(SINGLES, start=len(SCENES)):
+                _write_singles(draft, seed, *singles)
+            (draft / MARKER).write_text(VERSION)
+            _publish(draft, root)
+        finally:
+            shutil.rmtree(draft.parent, ignore_errors=True)
     return root

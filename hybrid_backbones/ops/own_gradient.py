@@ -85,6 +85,8 @@ class _Function(_Transformable):
 
 
 class _Gradient(_Transformable):
+    """A derivative of any order, whose own backward pass is one of the next order."""
+
     @staticmethod
     def forward(gradient, *inputs):
         return _call(gradient, *inputs)
@@ -93,13 +95,18 @@ class _Gradient(_Transformable):
     def backward(ctx, *grads):
         gradient, *inputs = _inputs(ctx)
         places = [i for i, x in enumerate(inputs) if _is_differentiable(x)]
+        num_grads = len(grads)
 
-        def compute(*tensors):
-            given = dict(zip(places, tensors, strict=True))
-            return _call(gradient, *(given.get(i, x) for i, x in enumerate(inputs)))
+        def pull_back(*values):
+            grads, inputs = values[:num_grads], values[num_grads:]
 
-        pull_back = torch.func.vjp(compute, *(inputs[i] for i in places))[1]
-        pulled = dict(zip(places, pull_back(grads), strict=True))
+            def compute(*tensors):
+                given = dict(zip(places, tensors, strict=True))
+                return _call(gradient, *(given.get(i, x) for i, x in enumerate(inputs)))
+
+            return torch.func.vjp(compute, *(inputs[i] for i in places))[1](grads)
+
+        pulled = dict(zip(places, _Gradient.apply(pull_back, *grads, *inputs), strict=True))
         return None, *(pulled.get(i) for i in range(len(inputs)))
 
 

@@ -116,4 +116,6 @@ def test_an_interrupted_drawing_is_taken_up(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             draw_shape_sketches(tmp_path / "cut")
     assert not read(tmp_path / "cut").keys() & whole.keys()
-    assert whole.items() <= read(draw_shape_sketches(tmp_path / "cut")).items()
+    assert list((tmp_path / "cut").rglob("*.ndjson-*"))
+    assert read(draw_shape_sketches(tmp_path / "cut")) == whole
+    assert not list((tmp_path / "cut").rglob("*.ndjson-*"))

@@ -201,6 +201,8 @@ def test_a_killed_drawing_does_not_disturb(tmp_path):
     assert not root.exists()
     assert len(list(root.parent.iterdir())) == 1
     assert read_files(draw_mini(root)) == read_files(alone)
+    # nor does anything of it remain
+    assert list(root.parent.iterdir()) == [root]
 
 
 @pytest.mark.usefixtures("few_pictures")

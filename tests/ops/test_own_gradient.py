@@ -116,6 +116,39 @@ def test_grad_of_grad_is_that_of_autograd(operator, shapes):
     torch.testing.assert_close(nested, gradients(by_autograd, inputs), **EXACT)
 
 
+def of_gradients(loss, places):
+    """Return a loss of the gradients of a loss."""
+    return lambda *x: sum(g.square().sum() for g in grad(loss, places)(*x))
+
+
+@each_operator
+@pytest.mark.parametrize("shares", [False, True], ids=["each its own", "shared"])
+def test_each_sample_has_its_gradient_of_gradients(operator, shapes, shares):
+    places = everything(shapes)
+    twice = grad(of_gradients(cubed(operator), places), places)
+    first, *others = make(shapes, 2)
+    if shares:
+        others = [x[0] for x in others]
+    actual = vmap(twice, (0, *[None if shares else 0] * len(others)))(first, *others)
+    samples = [twice(first[i], *(x if shares else x[i] for x in others)) for i in range(2)]
+    expected = tuple(torch.stack(x) for x in zip(*samples, strict=True))
+    torch.testing.assert_close(actual, expected, **EXACT)
+
+
+@each_operator
+def test_third_derivatives_are_the_slopes_of_the_second(operator, shapes):
+    inputs, places = [0.3 * x for x in make(shapes)], everything(shapes)
+    loss = of_gradients(of_gradients(cubed(operator), places), places)
+    direction = make(shapes)
+
+    def along(step):
+        return loss(*(x + step * d for x, d in zip(inputs, direction, strict=True))).item()
+
+    slope = sum((g * d).sum() for g, d in zip(grad(loss, places)(*inputs), direction, strict=True))
+    numeric = (8 * (along(1e-4) - along(-1e-4)) - (along(2e-4) - along(-2e-4))) / 12e-4
+    assert slope.item() == pytest.approx(numeric, rel=1e-6)
+
+
 @each_operator
 def test_what_was_transformed_leaves_no_trace_in_later_calls(operator, shapes):
     inputs = make(shapes)

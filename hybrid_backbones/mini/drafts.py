@@ -1,0 +1,52 @@
+"""Drafts, which are drawn beside their final place and then renamed to it.
+
+A process that is killed leaves its draft behind; the next one to draw removes it.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def draft_of(path: Path) -> Path:
+    """Return a new hidden path in the same folder, and thus in the same file system."""
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+
+
+@contextmanager
+def drawing(folder: Path, *names: str) -> Iterator[None]:
+    """Remove drafts that nobody draws any more, and keep others from removing those made meanwhile.
+
+    The operating system holds a lock on the folder, which ends with the process: one that draws
+    shares it, and one that finds it free is the only one. Without locks in the file system, nothing
+    is removed.
+
+    Args:
+        folder: folder of the drafts, which must exist.
+        names: names of the files or folders that are drawn into it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_drafts(folder, names)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_drafts(folder: Path, names: tuple[str, ...]) -> None:
+    draft = re.compile(rf"\.({'|'.join(map(re.escape, names))})-[0-9a-f]{{32}}")
+    for path in folder.iterdir():
+        if draft.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
