@@ -199,6 +199,16 @@ def check_triton() -> Iterator[Finding]:
     yield Finding("triton", f"{triton.__version__}{idle}")
 
 
+def check_compiler() -> Iterator[Finding]:
+    """Report the C++ compiler that PyTorch finds, which `--compile` needs on a CPU."""
+    if _try(_import, "torch.utils.collect_env"):
+        return
+    tools = sys.modules["torch.utils.collect_env"]
+    found = tools.get_gcc_version(tools.run) or tools.get_clang_version(tools.run)
+    remedy = "install one, or train without --compile"
+    yield Finding("C++ compiler", found or "none", "" if found else "is not there", remedy)
+
+
 def check_data() -> Iterator[Finding]:
     """Check which datasets are complete."""
     for name, (variable, default, expected) in DATA.items():

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import subprocess
 import sys
 
@@ -178,3 +179,13 @@ def test_terminal_gets_a_table(monkeypatch, capsys):
     doctor._print_table([doctor.Finding("COCO", "data[/]", "lacks train2017/", "get it")])
     row = Text.from_ansi(capsys.readouterr().out).plain.splitlines()[3]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["COCO", "note", "data[/]"]
+
+
+def test_a_missing_compiler_is_a_note(monkeypatch, tmp_path):
+    (present,) = doctor.check_compiler()
+    assert present.state == "ok"
+    assert re.search(r"\d+\.\d+", present.found)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (absent,) = doctor.check_compiler()
+    assert (absent.state, absent.found) == ("note", "none")
+    assert "--compile" in absent.remedy

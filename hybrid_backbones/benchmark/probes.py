@@ -21,6 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
     """Time calls of a function, after two warm-up calls.
 
+    PyTorch's own timer warms up anew before each measurement, which triples the time of slow
+    references, or chooses the number of calls itself.
+
     Returns:
         median, minimum and maximum in milliseconds.
     """
