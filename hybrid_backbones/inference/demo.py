@@ -1,4 +1,8 @@
-"""Predict on images with a trained model and draw the results."""
+"""Predict on images with a trained model and draw the results.
+
+The hosts' visualisers draw. Their inferencers are not used: each has other arguments and outputs, and
+they load checkpoints non-strictly and read images with other decoders than training.
+"""
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
