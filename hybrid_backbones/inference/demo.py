@@ -1,7 +1,7 @@
 """Predict on images with a trained model and draw the results.
 
-The hosts' visualisers draw. Their inferencers are not used: each has other arguments and outputs, and
-they load checkpoints non-strictly and read images with other decoders than training.
+The hosts' visualisers draw. Their inferencers are not used: each has other arguments and outputs,
+and they load checkpoints non-strictly and read images with other decoders than training.
 """
 
 import textwrap
