@@ -150,7 +150,8 @@ class StagedNetwork(BaseModule):
         self.norms = nn.ModuleDict()
         if out_norm == "each":
             self.norms.update({str(i): parts.norm(self.channels[i]) for i in out_indices})
-        self.final_norm = parts.final_norm(self.channels[3]) if out_norm == "final" else None
+        elif out_norm == "final":
+            self.final_norm = parts.final_norm(self.channels[3])
         parts.initialise(self)
         self.train()
 
@@ -184,7 +185,7 @@ class StagedNetwork(BaseModule):
         """Apply the output norm of a stage, if it has one."""
         if str(stage) in self.norms:
             return self.norms[str(stage)](x)
-        return x if stage != 3 or self.final_norm is None else self.final_norm(x)
+        return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a renamed published entry belongs to a part that this model omits.
@@ -215,7 +216,7 @@ class StagedNetwork(BaseModule):
             return []
         frozen = range(self.frozen_stages)
         norms = [self.norms[str(i)] for i in frozen if str(i) in self.norms]
-        if self.frozen_stages == 4 and self.final_norm is not None:
+        if self.frozen_stages == 4 and hasattr(self, "final_norm"):
             norms.append(self.final_norm)
         return [*self._stem_modules(), *self.stages[: self.frozen_stages], *norms]
 

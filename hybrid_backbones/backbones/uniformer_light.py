@@ -253,15 +253,15 @@ class UniFormerLight(HierarchicalBackbone):
     def out_channels(self) -> tuple[int, ...]:
         """Number of channels of each returned feature map."""
         channels = super().out_channels
-        return channels if self.final_norm is None else (*channels, channels[-1])
+        return (*channels, channels[-1]) if hasattr(self, "final_norm") else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
         outs = super().forward(x)
-        return outs if self.final_norm is None else (*outs[:-1], *outs[-1])
+        return (*outs[:-1], *outs[-1]) if hasattr(self, "final_norm") else outs
 
     def normalise(self, stage: int, x: Any) -> Any:
         """Apply the output norm of a stage, if it has one, to its feature map."""
-        if stage < 2 or (stage == 3 and self.final_norm is not None):
+        if stage < 2 or (stage == 3 and hasattr(self, "final_norm")):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)

@@ -55,8 +55,7 @@ def outputs_inside(model, names, images):
 
     def keep(name):
         def hook(module, inputs, out):
-            channels_last = name.endswith("mlp")
-            tokens[name] = out.flatten(1, 2) if channels_last else out.flatten(2).transpose(1, 2)
+            tokens[name] = out.flatten(2).transpose(1, 2)
 
         return hook
 
