@@ -106,6 +106,8 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
         old = read_settings(meta["cfg"])
     except UNREADABLE as error:
         raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
+    if not all(map(str.isidentifier, old)):
+        raise _damaged(f"meta.cfg is not the text of a config (it sets {', '.join(old)})")
     # a seed drawn at random is not in the config
     old["randomness"] = dict(seed=meta.get("seed"))
     kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]

@@ -5,6 +5,7 @@ import re
 from copy import deepcopy
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, LoggerHook
 from mmpretrain.engine.hooks import EMAHook as HostsEMAHook
@@ -277,3 +278,14 @@ def test_what_cannot_go_on_is_refused_in_one_line(trained, tmp_path, option, lin
     assert code == 1
     assert re.search(f"error: .*{line}", err.strip().splitlines()[-1])
     assert "Traceback" not in err
+
+
+def test_a_training_without_averages_does_not_go_on_from_some(trained, tmp_path):
+    averaged = dict(read_checkpoint(trained / "epoch_1.pth"), ema_state_dict={})
+    torch.save(averaged, tmp_path / "averaged.pth")
+    options = ["train_cfg.max_epochs=2", *OPTIONS]
+    code, _, err = run_warm(
+        *train(tmp_path / "new", "--resume", tmp_path / "averaged.pth", options=options)
+    )
+    assert code == 1
+    assert re.match("error: --resume: .*averages.*no EMAHook", err.strip().splitlines()[-1]), err
