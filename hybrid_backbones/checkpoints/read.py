@@ -43,9 +43,17 @@ UNREADABLE = (
 _torch_load = torch.load
 
 
+class PickledLog(HistoryBuffer):
+    """Replace mmengine's log, whose state in a file could redefine the statistics of all logs."""
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({k: v for k, v in state.items() if k != "statistics_methods"})
+        self.__class__ = HistoryBuffer
+
+
 # what mmengine's checkpoints look up with `getattr`: statistics of the log, the shape of a schedule
 LOOKUPS = {
-    HistoryBuffer: ("current", "max", "mean", "min"),
+    **dict.fromkeys((HistoryBuffer, PickledLog), ("current", "max", "mean", "min")),
     OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
 }
 
@@ -59,7 +67,8 @@ def _look_up(owner: type, name: str) -> Any:
 
 # mmengine's checkpoints also hold its log, as numpy arrays and scalars
 ALLOWED = {
-    **{f"{owner.__module__}.{owner.__qualname__}": owner for owner in LOOKUPS},
+    "mmengine.logging.history_buffer.HistoryBuffer": PickledLog,
+    "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": OneCycleParamScheduler,
     "builtins.getattr": _look_up,
     "builtins.bytes": empty_bytes,
     **REPLACED,
@@ -68,8 +77,19 @@ ALLOWED = {
 SAFE_GLOBALS: list[Callable | tuple[Callable, str]] = [
     (value, name) for name, value in ALLOWED.items()
 ]
-# for versions of mmengine that call `torch.load` directly
-torch.serialization.add_safe_globals(SAFE_GLOBALS)
+# for reading without `guard_loads`, with versions of mmengine that call `torch.load` directly: what
+# others allow themselves. Ours would clash with theirs, as a name has one entry by chance
+torch.serialization.add_safe_globals(
+    [
+        HistoryBuffer,
+        (_look_up, "builtins.getattr"),
+        np.ndarray,
+        np.dtype,
+        np.zeros(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+        *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
+    ]
+)
 
 
 def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:

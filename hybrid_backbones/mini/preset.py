@@ -48,7 +48,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
     # an average over 10,000 steps would stay at the initial weights in a run of some hundreds
-    cfg.get("default_hooks", {}).pop("ema", None)
+    (cfg.get("default_hooks") or {}).pop("ema", None)
     # a config may name its own preset, as the sketch search config does
     own = cfg.get("mini_preset")
     preset = get_object_from_string(own) if own else presets[scope]
@@ -174,7 +174,7 @@ def _classification(cfg: Config, root: Path) -> dict:
 
 def set_interval(cfg: Config, hook: str, interval: int) -> None:
     """Set the interval of a default hook, if the config sets the hook."""
-    if settings := cfg.get("default_hooks", {}).get(hook):
+    if settings := (cfg.get("default_hooks") or {}).get(hook):
         settings.interval = interval
 
 

@@ -1,4 +1,4 @@
-"""Laws of numpy's arrays in checkpoints: their values are read, and nothing else of numpy's."""
+"""Laws of arrays and logs in checkpoints: their values are read, and nothing else is changed."""
 
 import pickle
 import struct
@@ -135,3 +135,10 @@ def test_files_of_numpy_1_are_read(tmp_path):
     found = read_checkpoint(path)
     assert found["log"].data[0].tolist() == [1.0, 2.0]
     assert (found["best"], type(found["best"])) == (0.5, np.float64)
+
+
+def test_a_log_cannot_redefine_the_statistics_of_others(tmp_path):
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    log._statistics_methods = dict(mean=HistoryBuffer.max)
+    assert type(read_pth(tmp_path, log)) is HistoryBuffer
+    assert HistoryBuffer([1.0, 2.0], [1, 1]).statistics("mean") == 1.5

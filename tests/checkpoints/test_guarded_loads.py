@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MMLogger
@@ -148,6 +149,14 @@ def test_logs_are_read_by_the_host_and_then_by_us(tmp_path):
         contents = [CheckpointLoader.load_checkpoint(str(path)) for _ in range(2)]
     contents.append(read_checkpoint(path))
     assert [content["log"].mean() for content in contents] == [1.5] * 3
+
+
+def test_the_host_reads_logs_without_a_guard(tmp_path):
+    path = tmp_path / "log.pth"
+    torch.save(dict(log=HistoryBuffer([1.0, 2.0], [1, 1])), path)
+    log = CheckpointLoader.load_checkpoint(str(path))["log"]
+    assert type(log.data[0]) is np.ndarray
+    assert log.mean() == 1.5
 
 
 def test_who_must_can_run_the_code_after_a_warning(trap, mark, warnings):
