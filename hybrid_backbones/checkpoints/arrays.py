@@ -51,9 +51,9 @@ class PickledArray(np.ndarray):
         if self.size:
             raise pickle.UnpicklingError("an array may have only one state")
         _, shape, kind, is_fortran, data = state
-        self.fill(data, kind, shape, "F" if is_fortran else "C")
+        self.set_numbers(data, kind, shape, "F" if is_fortran else "C")
 
-    def fill(self, data: bytes, kind: PickledDtype, shape: tuple[int, ...], order: str) -> None:
+    def set_numbers(self, data: bytes, kind: PickledDtype, shape: tuple, order: str) -> None:
         """Set type, shape and values; other values than numbers are left out."""
         if kind.dtype.kind in NUMBERS:
             array = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
@@ -83,7 +83,7 @@ def empty_bytes() -> bytes:
 def pickled_array(*args: Any) -> PickledArray:
     """Replace the function of numpy with which pickles of protocol 5 create arrays."""
     array = PickledArray()
-    array.fill(*args)
+    array.set_numbers(*args)
     return array
 
 
