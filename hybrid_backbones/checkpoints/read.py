@@ -85,8 +85,8 @@ torch.serialization.add_safe_globals(
         (_look_up, "builtins.getattr"),
         np.ndarray,
         np.dtype,
-        np.zeros(0).__reduce__()[0],
-        np.float64(0).__reduce__()[0],
+        np.zeros(0).__reduce_ex__(2)[0],  # type: ignore[list-item]  # a function, not text
+        np.float64(0).__reduce_ex__(2)[0],  # type: ignore[list-item]
         *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u1", "?")},
     ]
 )
