@@ -25,8 +25,8 @@ from .borders import reflect
 # side of a tile in queries: smaller tiles copy more halo, larger ones compute more masked logits
 MAX_TILE = 8
 
-# number of values that the tiles computed at a time may hold: a CPU is fastest within its caches,
-# and on a GPU few tiles at a time mean many kernel launches
+# number of values that the tiles computed at a time may hold: a CPU is fastest if those of each
+# thread fit into its cache, and on a GPU few tiles at a time mean many kernel launches
 WORKSPACE = 2**23
 WORKSPACE_ON_CPU = 2**20
 
@@ -128,7 +128,8 @@ def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
         # query, key, value and their gradients; weights and two gradients of these
         values = (num_queries + num_keys) * 3 * query.shape[1]
         values += 3 * num_heads * num_queries * num_keys
-        workspace = WORKSPACE_ON_CPU if query.device.type == "cpu" else WORKSPACE
+        on_cpu = query.device.type == "cpu"
+        workspace = WORKSPACE_ON_CPU * torch.get_num_threads() if on_cpu else WORKSPACE
         num_tiles = max(1, workspace // values)
     for start in range(0, len(rows), max(1, num_tiles)):
         part = slice(start, start + num_tiles)
