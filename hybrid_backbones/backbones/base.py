@@ -1,4 +1,8 @@
-"""Base class of all backbones: it builds, runs, normalises and freezes the stages."""
+"""Base classes of the networks.
+
+`StagedNetwork` builds, freezes and runs a stem and four stages; `HierarchicalBackbone` adds the
+forward pass from images to feature maps. Indices of stages count from 0, texts from 1.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -20,8 +24,8 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
     The key `drop_path_rate` may be omitted; it is then 0.
 
     Raises:
-        ValueError: if the name is unknown, a key is missing or unknown, or a setting per stage
-            does not have four positive values.
+        ValueError: if the name is unknown, a key is missing or unknown, or a list in `arch` does
+            not have four positive numbers, one for each stage.
     """
     if isinstance(arch, str):
         if arch not in variants:
@@ -61,22 +65,24 @@ class Parts(NamedTuple):
     stem: Callable[[], nn.Module]
     # function from the indices of stage and block and the stochastic depth rate to the block
     block: Callable[[int, int, float], nn.Module]
-    # function from the index of a stage, 1 to 3, to its downsampling
+    # function from the index of a stage, 1 to 3, to the downsampling before its blocks, or None
     downsample: Callable[[int], nn.Module | None] = lambda stage: None
-    # functions from the number of channels to the norm of one output, and to that of a classifier
+    # functions from the number of channels to the norm of one output (``out_norm='each'``), and to
+    # the classifier's norm of the last one (``out_norm='final'``)
     norm: Callable[[int], nn.Module] = nn.Identity
     final_norm: Callable[[int], nn.Module] = nn.Identity
     # function that initialises the parameters of the whole network
     initialise: Callable[[nn.Module], None] = lambda network: None
-    # published stochastic depth rate
+    # stochastic depth rate if the user sets none
     drop_path_rate: float = 0.0
 
 
 class StagedNetwork(BaseModule):
     """Network of a stem and four stages of decreasing resolution.
 
-    A subclass hands over its :class:`Parts`. A forward hook on a stage receives the output before
-    the norm.
+    A subclass passes its :class:`Parts` to the constructor. The output norms are outside the
+    stages, so a forward hook on a stage receives the output before its norm. Networks with other
+    inputs than images, such as LocFormer's, define their own `forward`.
 
     Args:
         parts: sizes and parts of the network.
@@ -85,17 +91,18 @@ class StagedNetwork(BaseModule):
         out_norm: ``'each'`` normalises every output, for dense prediction; ``'final'`` only the
             last stage, as the published classifier does; ``'none'`` no output.
         out_indices: ascending indices, from 0 to 3, of the stages whose feature maps are returned.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages; frozen
-            parts get no gradients and stay in evaluation mode.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages with their
+            output norms; frozen parts get no gradients and stay in evaluation mode.
         norm_eval: whether all batch normalisation stays in evaluation mode during training.
-        with_cp: whether blocks use gradient checkpointing, which recomputes their activations in
-            the backward pass; or, for each of the four stages, how many leading blocks use it.
+        with_cp: whether all blocks and downsamplings use gradient checkpointing, which recomputes
+            their activations in the backward pass; or, for each of the four stages, how many
+            leading blocks use it.
         init_cfg: initialisation, as in :class:`mmengine.model.BaseModule`;
             ``dict(type='Published', checkpoint=...)`` loads a published checkpoint.
-        pretrained: accepted as None only, which stock configs of the hosts pass to their ResNets.
+        pretrained: must be None, which base configs of mmdet and mmseg pass to every backbone.
 
     Raises:
-        ValueError: if an argument has another value.
+        ValueError: if an argument is outside the values listed above.
     """
 
     strides = (4, 8, 16, 32)
@@ -188,9 +195,9 @@ class StagedNetwork(BaseModule):
         return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
 
     def is_droppable(self, entry: str) -> bool:
-        """Return whether a renamed published entry belongs to a part that this model omits.
+        """Return whether a renamed published entry may be dropped if this model lacks it.
 
-        These parts are the classifier with its norm, the norms of stages without one here, and what
+        This holds for the classifier with its norm, the norms of stages without one here, and what
         the published network never uses.
         """
         patterns = (*self.published.classifier, *self.published.unused, r"^final_norm\.")

@@ -44,7 +44,7 @@ BlockNorm = partial(LayerNorm2d, eps=1e-6)
 
 
 def patch_stem(channels: int) -> nn.Sequential:
-    """Build a stem from images ``(B, 3, H, W)`` to ``(B, channels, H // 4, W // 4)``."""
+    """Build 4×4 patches and batch normalisation: ``(B, 3, H, W)`` to ``(B, C, H // 4, W // 4)``."""
     return nn.Sequential(PatchConv2d(3, channels, 4), nn.BatchNorm2d(channels))
 
 
@@ -63,8 +63,9 @@ STL_SIZES = dict(
 )
 # Zhu et al., table 1; stl, with the layout of Swin-T, is from the published code. `overlap`: stem
 # and downsampling are overlapping convolutions, with position encoding, or patches without it.
-# `pointwise_convs`: the refactored operators, with 1×1 convolutions and other padding. `stl` was
-# published as biformer_stl_nchw and `stl_linear` as biformer_stl; neither loads the other's weights
+# `pointwise_convs`: the authors' later operators, with 1×1 convolutions for the linear layers and
+# padding after the projection. `stl` was published as biformer_stl_nchw and `stl_linear` as
+# biformer_stl; neither loads the other's weights.
 VARIANTS = {
     "tiny": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(2, 2, 8, 2)),
     "small": dict(SIZES, embed_dims=(64, 128, 256, 512), depths=(4, 4, 18, 4)),
@@ -83,9 +84,9 @@ class BiFormer(HierarchicalBackbone):
 
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows.
-        num_windows: number S of regions per side in the first three stages, at least 4. The
-            publication uses 7 for classification, 16 for detection and 8 for segmentation, with
-            the same weights.
+        num_windows: number S of regions per side in the first three stages, at least 4, since
+            stage 3 attends to 16 of the S² regions. The publication uses 7 for classification, 16
+            for detection and 8 for segmentation, with the same weights.
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
@@ -95,7 +96,7 @@ class BiFormer(HierarchicalBackbone):
             (r"^downsample_layers\.0\.", "stem."),
             (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
             (r"^(stages\.\d)\.blocks\.", r"\1."),
-            # the activation, and in tiny to base also an identity, take indices of the Sequential
+            # fc2 is number 3 in tiny, small and base, whose Sequential also has an identity, else 2
             (r"\.mlp\.0\.", ".mlp.fc1."),
             (r"\.mlp\.[23]\.", ".mlp.fc2."),
             (r"^extra_norms\.", "norms."),

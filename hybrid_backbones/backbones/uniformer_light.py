@@ -1,8 +1,10 @@
 """UniFormerLight: a small UniFormer that prunes uninformative tokens from its attention.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
-https://arxiv.org/abs/2201.09450. In stages 3 and 4 a class token scores all tokens. Each
-block processes the better half and one representative of the others, which receive its update.
+https://arxiv.org/abs/2201.09450. Tokens are pruned as in Evo-ViT (Xu et al., AAAI 2022,
+https://arxiv.org/abs/2108.01390): in stages 3 and 4, each block processes the class token, the half
+of the tokens that the class token attends to most, and one weighted mean of the others, whose
+update is added to all of these others.
 """
 
 from collections.abc import Mapping
@@ -42,12 +44,17 @@ from .names import PublishedNames
 from .uniformer import STAGE_RULES, BlockNorm, LocalBlock, patch_embed
 
 MLP_RATIO = 3
-# share of the tokens that a block processes individually; weight of the newest score
-KEEP_RATIO = TRADE_OFF = 0.5
+# share of the tokens that a block processes individually
+KEEP_RATIO = 0.5
+# weight of a block's own scores in the running scores
+TRADE_OFF = 0.5
 
 
 class Evolving(NamedTuple):
-    """State that the blocks of stages 3 and 4 pass on; published with a global for the scores."""
+    """Features that the blocks of stages 3 and 4 pass on.
+
+    The published code keeps the scores in a global variable.
+    """
 
     map: Tensor  # (B, C, H, W)
     cls: Tensor  # (B, 1, C), the class token
@@ -66,8 +73,8 @@ class ClassTokenEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
 
-    def forward(self, x: Tensor) -> Evolving:  # type: ignore[override]  # also returns tokens
-        """Embed a feature map ``(B, in_channels, H, W)``."""
+    def forward(self, x: Tensor) -> Evolving:  # type: ignore[override]  # not only a map
+        """Embed a feature map ``(B, in_channels, H, W)`` at half its size, rounded down."""
         maps = super().forward(x)
         dtype = torch.promote_types(maps.dtype, torch.float32)
         score = maps.new_zeros(len(maps), maps.shape[2] * maps.shape[3], dtype=dtype)
@@ -86,8 +93,8 @@ class EvolvingPatchEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_upsample = nn.Linear(in_channels, embed_dims)
 
-    def forward(self, x: Evolving) -> Evolving:  # type: ignore[override]  # also takes tokens
-        """Embed the feature map, class token and scores of `x`."""
+    def forward(self, x: Evolving) -> Evolving:  # type: ignore[override]  # not only a map
+        """Embed the feature map, class token and scores at half the size, rounded down."""
         height, width = x.map.shape[2:]
         score = pool_score(x.score, (height, width))
         return Evolving(super().forward(x.map), self.cls_upsample(x.cls), score)
@@ -149,7 +156,7 @@ class EvolvingBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Evolving) -> Evolving:
-        """Return the same shapes."""
+        """Update the map, the class token and the scores; all keep their shapes."""
         tokens = to_tokens(x.map + self.pos_embed(x.map))  # (B, N, C)
         num_kept = num_kept_tokens(tokens.shape[1], self.keep_ratio)
         order = order_by_score(x.score)
@@ -232,7 +239,7 @@ class UniFormerLight(HierarchicalBackbone):
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             if stage < 2:
                 return LocalBlock(channels[stage], MLP_RATIO, rate)
-            # the first block has no scores yet, so it keeps all tokens
+            # there are no scores yet: the first block keeps all tokens, and only its scores count
             first = dict(keep_ratio=1, trade_off=1) if (stage, index) == (2, 0) else {}
             return EvolvingBlock(channels[stage], sizes["head_dims"], rate, **first)
 
@@ -251,17 +258,23 @@ class UniFormerLight(HierarchicalBackbone):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Number of channels of each returned feature map."""
+        """Number of channels of each output, the class token included if it is one."""
         channels = super().out_channels
         return (*channels, channels[-1]) if hasattr(self, "final_norm") else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``.
+
+        With ``out_norm='final'``, the class token follows as ``(B, C, 1, 1)``.
+        """
         outs = super().forward(x)
         return (*outs[:-1], *outs[-1]) if hasattr(self, "final_norm") else outs
 
     def normalise(self, stage: int, x: Any) -> Any:
-        """Apply the output norm of a stage, if it has one, to its feature map."""
+        """Return the feature map of a stage after its output norm, if it has one.
+
+        With ``out_norm='final'``, that of the last stage comes with the normalised class token.
+        """
         if stage < 2 or (stage == 3 and hasattr(self, "final_norm")):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)

@@ -1,7 +1,8 @@
-"""Strict loading of checkpoints, with rules that rename published entries.
+"""Loading of checkpoints: published ones after renaming their entries, and partial ones.
 
-mmengine loads non-strictly: a published file with other names would load nothing, with only a log
-message. Here either every entry fits or nothing is loaded.
+mmengine loads non-strictly: a published file whose names differ would load nothing and only log it.
+Here every entry fits or nothing is loaded, except in :func:`load_pretrained`, which accepts missing
+and unexpected entries and logs them.
 """
 
 import logging
@@ -61,18 +62,23 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
         ValueError: lists the entries that are missing, unexpected, not finite, or of another shape
             or kind.
     """
-    # a detector may have rules for all of its entries
+    target, backbone = _find_target(model)
+    given, report = _match_published(target, backbone, checkpoint)
+    target.load_state_dict(target.state_dict() | given)
+    print_log(f"{type(backbone).__name__}: {report}", logger="current")
+    return report
+
+
+def _find_target(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return the part of a model that published weights are loaded into, and its backbone."""
+    # LocFormer's detector has rules for all of its entries, not only for those of its backbone
     backbone = model if hasattr(model, "published") else getattr(model, "backbone", model)
     if not hasattr(backbone, "published"):
         raise ValueError(
             "expected a backbone of hybrid_backbones or a model around one, "
             f"got {type(model).__name__} with {type(backbone).__name__}"
         )
-    target = model if _is_classifier(model) else backbone
-    given, report = _match_published(target, backbone, checkpoint)
-    target.load_state_dict(target.state_dict() | given)
-    print_log(f"{type(backbone).__name__}: {report}", logger="current")
-    return report
+    return (model if _is_classifier(model) else backbone), backbone
 
 
 def _match_published(
@@ -92,7 +98,9 @@ def _match_published(
         if ours not in own and not is_classifier and backbone.is_droppable(renamed):
             dropped.append(name)
         elif ours in given:
-            raise ValueError(f"two entries of the checkpoint are renamed to {ours}, one is {name}")
+            raise ValueError(
+                f"two entries of the checkpoint become {ours} here, one of them is {name}"
+            )
         else:
             given[ours] = value
 
@@ -184,8 +192,8 @@ def load_pretrained(
     counted = [name for name in own if not name.endswith("num_batches_tracked")]
     if not given or len(missing) == len(counted):
         raise ValueError(
-            f"nothing in it fits {network}: expected {', '.join(counted[:3])} ..., got "
-            f"{', '.join([*given][:3]) or f'no entry under {prefix}'} ...; type='Published' loads "
+            f"no entry of it fits {network}: expected {', '.join(counted[:3])} ..., got "
+            f"{', '.join([*given][:3]) or f'none under {prefix}'} ...; type='Published' loads "
             "published weights of our backbones"
         )
     if missing or unexpected:
@@ -273,7 +281,7 @@ class PublishedInit:
         """Load the checkpoint into `module` with :func:`load_published`."""
         report = load_published(module, self.checkpoint)
         # keep the `init_weights` of submodules from overwriting loaded weights
-        for name, part in module.named_modules():
+        for name, part in _find_target(module)[0].named_modules():
             if isinstance(part, BaseModule) and any(
                 entry.startswith(f"{name}.") for entry in report.loaded
             ):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# remedies for an annotation with a fault
+# what happens to an annotation with a fault: the dataset marks it to be ignored; mmdet's resizing
+# clips its box; the dataset skips its short polygons; the dataset raises an error
 LEFT_OUT = "left out"
 CLIPPED = "clipped to the image when it is resized"
 DROPPED = "such polygons are left out, and objects without others ignored"
@@ -15,7 +16,11 @@ REFUSED = "refused"
 
 
 class Annotations(NamedTuple):
-    """Columns of N annotations; `width` and `height` are those of their images."""
+    """Columns of N annotations, in pixels.
+
+    `x` and `y` are the upper left corner of the boxes, `width` and `height` the size of the images,
+    `masks` the values of `segmentation`.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -28,7 +33,7 @@ class Annotations(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A fault, its test, which returns bool ``(N,)``, its remedy and the faulty field."""
+    """A fault, its test (True ``(N,)`` where it is found), its remedy and the faulty field."""
 
     fault: str
     test: Callable[[Annotations], np.ndarray]
@@ -64,7 +69,11 @@ def _is_unknown(mask: object, height: int, width: int) -> bool:
 
 
 def _is_far(mask: list | dict, height: int, width: int) -> bool:
-    """Return whether polygon coordinates are no numbers or lie far outside the image."""
+    """Return whether polygon coordinates are no numbers or lie far outside the image.
+
+    Far is a root mean square of more than twice the longer side, which no polygon near the image
+    has.
+    """
     far = 2 * max(height, width)
     try:
         # tests the root mean square in one fast call: a dataset has about ten million coordinates
@@ -113,7 +122,8 @@ def _decompress(counts: str) -> list[int]:
 BOX_CHECKS = [
     Check("a box that is not finite", lambda a: ~np.isfinite(a.x + a.y + a.w + a.h), LEFT_OUT),
     Check("a box of negative size", lambda a: (a.w < 0) | (a.h < 0), LEFT_OUT),
-    Check("a box under a pixel", lambda a: (a.w < 1) | (a.h < 1) | (a.area <= 0), LEFT_OUT),
+    Check("a box under a pixel", lambda a: (a.w < 1) | (a.h < 1), LEFT_OUT),
+    Check("an area that is not positive", lambda a: a.area <= 0, LEFT_OUT, "area"),
     Check(
         "a box outside the image",
         lambda a: (a.x + a.w <= 0) | (a.y + a.h <= 0) | (a.x >= a.width) | (a.y >= a.height),
@@ -132,7 +142,7 @@ MASK_CHECKS = [
     for fault, test, remedy in (
         ("no segmentation", lambda mask, *_: not mask, REFUSED),
         ("neither polygons nor run lengths", _is_unknown, LEFT_OUT),
-        ("polygons of other than numbers near the image", _is_far, LEFT_OUT),
+        ("polygons with coordinates that are no numbers near the image", _is_far, LEFT_OUT),
         ("polygons of too few or an odd number of coordinates", _is_short, DROPPED),
         ("run lengths of another image size", _is_of_other_size, LEFT_OUT),
         ("run lengths that do not add up to the image", _does_not_add_up, LEFT_OUT),
@@ -143,7 +153,15 @@ MASK_CHECKS = [
 def find_faults(
     annotations: Sequence[dict], images: dict[int | str, dict], checks: Sequence[Check]
 ) -> list[Finding]:
-    """Run the checks in turn; annotations that one leaves out or refuses skip the later ones."""
+    """Apply checks in turn, and return one finding for each fault that occurs.
+
+    An annotation that a check leaves out or refuses is not tested further.
+
+    Args:
+        annotations: annotations in COCO's format.
+        images: images in COCO's format by id, with `width` and `height` in pixels.
+        checks: checks, for example `BOX_CHECKS`.
+    """
     place = {image: i for i, image in enumerate(images)}
     sizes = np.array([[image["width"], image["height"]] for image in images.values()], float)
     boxes = np.fromiter(chain.from_iterable(one["bbox"] for one in annotations), float)

@@ -110,9 +110,11 @@ class ReconfiguredAttention(RelativePositionBias):
         mask = None
         if seen is not None:
             patches, padding = seen
+            # patches are keys and values only
             weight, bias = (x[tokens.shape[2] :] for x in (self.qkv.weight, self.qkv.bias))
             pair = F.linear(patches, weight, bias).chunk(2, 2)
             key, value = (torch.cat(x, 1) for x in zip((key, value), pair, strict=True))
+            # all tokens are visible
             mask = F.pad(~padding, (tokens.shape[1], 0), value=True)[:, None, None]
         query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -162,7 +164,10 @@ class DetectingBlock(nn.Module):
 
 
 class TokenMerging(nn.Module):
-    """Patch merging of the map; each detection token is projected likewise, repeated four times.
+    """Patch merging as in Swin, for the map and the detection tokens.
+
+    The tokens pass the same layers, their channels repeated four times in place of those of four
+    patches.
 
     Args:
         embed_dims: number of input channels of patches and tokens.
@@ -175,7 +180,7 @@ class TokenMerging(nn.Module):
         self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
 
     def forward(self, x: Detecting) -> Detecting:
-        """Halve the sides of the map, rounding up, and project map and tokens to the new width."""
+        """Halve the sides of the map, rounding up, and project both to `out_channels`."""
         tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
         patches = self.reduction(self.norm(gather_patches(x.map)))  # (B, H', W', C')
         return x._replace(map=patches.permute(0, 3, 1, 2), tokens=tokens)
@@ -263,12 +268,17 @@ class SwinRAM(StagedNetwork):
         nn.init.trunc_normal_(self.det_token, std=0.02)
         nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
         self.fusions = nn.ModuleList(
-            StageFusion(channels, sketch_dims, hidden_dims=fusion_dims, dropout=dropout)
-            for channels in channels
+            StageFusion(dims, sketch_dims, hidden_dims=fusion_dims, dropout=dropout)
+            for dims in channels
         )
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Number of channels of each returned feature map."""
+        return (*super().out_channels, self.position_dims)
+
     def forward(self, images: Tensor, padding: Tensor, sketch: Tensor) -> GuidedFeatures:
-        """Compute the features of images, guided by sketches.
+        """Compute the features of images, guided by sketches, at strides 8, 16, 32 and 64.
 
         Args:
             images: batch of images, ``(B, 3, H, W)``.

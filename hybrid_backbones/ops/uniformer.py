@@ -161,7 +161,7 @@ class GlobalRelationAggregator(nn.Module):
         window_size: side of the windows, in positions; None attends to the whole map.
 
     Raises:
-        ValueError: if a setting violates a constraint above.
+        ValueError: if `head_dims` does not divide `embed_dims`, or `window_size` is not positive.
     """
 
     def __init__(self, embed_dims: int, head_dims: int, *, window_size: int | None = None):

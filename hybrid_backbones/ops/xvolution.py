@@ -218,8 +218,8 @@ class MergedXVolution(_ShiftSlot):
     The kernels are not materialised: the static part is a convolution, and the dynamic part weights
     the values of x. One convolution computes query, key and value.
 
-    The arguments are those of :class:`XVolution`. `bias` is accepted for compatibility with
-    convolutions; the merged convolution always has a bias.
+    The arguments are those of :class:`XVolution` without `attention`. `bias` has no effect, since
+    the merged convolution always has one; it is accepted because `build_conv_layer` passes it.
     """
 
     def __init__(
@@ -249,15 +249,17 @@ class MergedXVolution(_ShiftSlot):
 
 
 def merge_xvolutions(model: nn.Module) -> int:
-    """Replace every X-volution of a model by its merged form, in place.
+    """Replace every X-volution inside a model by its merged form, in place.
 
     Returns:
         Number of merged X-volutions.
 
     Raises:
-        ValueError: if one is in training mode or has global attention, or if the model has none;
-            the model is then unchanged.
+        ValueError: if one is in training mode or has global attention, if the model has none, or if
+            it is one itself and so cannot be replaced; the model is then unchanged.
     """
+    if isinstance(model, XVolution):
+        raise ValueError("an XVolution cannot replace itself: use the result of its merge()")
     merged = {
         name: module.merge()
         for name, module in model.named_modules()

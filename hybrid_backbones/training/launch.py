@@ -98,7 +98,9 @@ def read_config(args: Namespace) -> Config:
 
 
 def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...]) -> Config:
-    """Read the config of a run, and check its keys, its data and its work dir.
+    """Read and check the config of a run, and create its work dir.
+
+    Without a GPU, a launcher also gets a process group on the CPU.
 
     Args:
         args: parsed command line.
@@ -187,7 +189,7 @@ def _train(args: Namespace, cfg: Config) -> None:
     if args.compile:
         compile_backbone(runner.model)
     if is_first_process(args.launcher):
-        # only now that nothing keeps the training from starting
+        # as late as possible, so that a training that cannot start leaves them in place
         put_aside(Path(cfg.work_dir), find_earlier(cfg.work_dir, path, done))
     try:
         with advice_for_a_full_disk(cfg.work_dir):
@@ -218,7 +220,9 @@ def test(args: Namespace) -> dict:
     if args.out:
         # mmdet's own dump compresses masks
         dump = "DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
-        cfg.test_evaluator = [cfg.test_evaluator, dict(type=dump, out_file_path=args.out)]
+        given = cfg.test_evaluator
+        given = given if isinstance(given, list) else [given]
+        cfg.test_evaluator = [*given, dict(type=dump, out_file_path=args.out)]
     runner = Runner.from_cfg(cfg)
     load_trained(runner.model, args.checkpoint)
     if args.compile:
@@ -239,7 +243,13 @@ def _where(error: Exception) -> str:
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Join a gloo process group, since mmengine would require a GPU for each process."""
+    """Train distributed on CPUs, for which mmengine would require a GPU for each process.
+
+    Joins a gloo process group, and replaces synchronised batch normalisation, which needs GPUs.
+
+    Raises:
+        ValueError: for other launchers than PyTorch's.
+    """
     if cfg.launcher != "pytorch":
         raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
     torch.distributed.init_process_group("gloo")

@@ -227,8 +227,8 @@ def test_pretrained_loads_the_part_under_a_prefix(tmp_path):
 @pytest.mark.parametrize(
     ("content", "settings", "says"),
     [
-        (dict(a=torch.ones(1)), {}, r"nothing in it fits Net: expected conv\.weight.*got a"),
-        (weights(), dict(prefix="neck"), r"nothing in it fits Net.*no entry under neck"),
+        (dict(a=torch.ones(1)), {}, r"no entry of it fits Net: expected conv\.weight.*got a"),
+        (weights(), dict(prefix="neck"), r"no entry of it fits Net.*none under neck"),
         (weights(**{"conv.bias": torch.ones(5)}), {}, r"size mismatch for conv\.bias.*5.*4"),
         (weights(**{"conv.bias": torch.full((4,), torch.nan)}), {}, r"NaN or infinite: conv\.bias"),
         (weights(**{"conv.bias": torch.ones(4).int()}), {}, r"conv\.bias: torch\.int32"),

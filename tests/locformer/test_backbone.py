@@ -163,6 +163,7 @@ def test_any_size_gives_maps_of_the_declared_strides(size):
         assert x.shape[2:] == tuple(-(-side // stride) for side in size)
         assert x.isfinite().all()
     assert [x.shape[1] for x in out.maps] == [64, 128, 256, 64]
+    assert tuple(x.shape[1] for x in out.maps) == network.out_channels
     assert out.tokens.shape == (2, 5, network.token_dims)
     assert out.positions.shape == (1, 5, network.position_dims)
 

@@ -106,6 +106,8 @@ def test_a_model_is_merged_as_a_whole_or_not_at_all():
     torch.testing.assert_close(model(x), expected, **EXACT)
     with pytest.raises(ValueError, match="no X-volution"):
         merge_xvolutions(model)
+    with pytest.raises(ValueError, match="cannot replace itself"):
+        merge_xvolutions(XVolution(4, 4).eval())
     model = make("global")
     with pytest.raises(ValueError, match="cannot be merged"):
         merge_xvolutions(model)

@@ -357,7 +357,7 @@ MISTAKES = {
     ),
     "Pretrained of another network": Mistake(
         lambda tmp: pretrained(tmp, other_checkpoint(tmp)),
-        r".*Pretrained with .*other\.pth.*nothing in it fits ACmixResNet",
+        r".*Pretrained with .*other\.pth.*no entry of it fits ACmixResNet",
     ),
     "load_from the work dir": Mistake(
         lambda tmp: train(tmp, options=[f"load_from={other_checkpoint(tmp)}"]),

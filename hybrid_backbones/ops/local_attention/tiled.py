@@ -66,7 +66,7 @@ class _Sizes(NamedTuple):
 def local_attention_tiled(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """Compute :func:`local_attention_reference` in tiles."""
+    """Compute :func:`local_attention_reference` in tiles; shapes as in :func:`local_attention`."""
     batch, num_heads, head_dim, height, width = query.shape
     rows = (x.permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 2) for x in (query, key, value))
     settings = kernel_size, stride, dilation
@@ -76,7 +76,7 @@ def local_attention_tiled(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
-    """Compute attention from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key."""
+    """Attend from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key and value."""
     out = torch.zeros_like(query)
     for tiles in _some_tiles(query, sizes):
         queries = _take(query, tiles.query, sizes)
@@ -92,15 +92,15 @@ def _differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes
 ) -> tuple[Tensor, ...]:
     # many tiles add to one key: a sum in half precision would lose small terms
-    exact = torch.promote_types(query.dtype, torch.float32)
+    dtype = torch.promote_types(query.dtype, torch.float32)
     scale = (query.shape[1] // sizes.num_heads) ** -0.5
-    grads = [torch.zeros_like(x, dtype=exact) for x in (query, key, value)]
+    grads = [torch.zeros_like(x, dtype=dtype) for x in (query, key, value)]
     visible = _cut_map(*sizes[2:], device=query.device).visible
-    bias = torch.zeros_like(visible, dtype=exact).masked_fill(~visible, float("-inf"))
+    bias = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, float("-inf"))
     for tiles in _some_tiles(query, sizes):
         rows = tiles.query, tiles.key, tiles.key
         *maps, grad_slots = (
-            _take(x, index, sizes).to(exact).contiguous()
+            _take(x, index, sizes).to(dtype).contiguous()
             for x, index in zip((query, key, value, grad), (*rows, tiles.query), strict=True)
         )
         grad_slots = grad_slots.masked_fill(tiles.empty[:, None, :, None], 0)
@@ -125,8 +125,8 @@ def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
     # all tiles at once in a trace, which would unroll the loop
     if not is_traced(query.device):
         num_queries, num_keys = tiling.visible.shape
-        # query, key, value and their gradients; weights and two gradients of these
-        values = (num_queries + num_keys) * 3 * query.shape[1]
+        # query, key, value, their gradients and that of the output; weights and two gradients
+        values = (3 * num_queries + 4 * num_keys) * query.shape[1]
         values += 3 * num_heads * num_queries * num_keys
         on_cpu = query.device.type == "cpu"
         workspace = WORKSPACE_ON_CPU * torch.get_num_threads() if on_cpu else WORKSPACE
@@ -161,9 +161,9 @@ def _cut_map(
 ) -> _Tiling:
     rows = _cut_axis(height, key_height, kernel_size, stride, dilation, device)
     cols = _cut_axis(width, key_width, kernel_size, stride, dilation, device)
-    query = _pair(rows.queries * width, cols.queries)
-    empty = _pair(rows.empty, cols.empty)
-    key = _pair(rows.keys * key_width, cols.keys)
+    query = _outer_sum(rows.queries * width, cols.queries)
+    empty = _outer_sum(rows.empty, cols.empty)
+    key = _outer_sum(rows.keys * key_width, cols.keys)
     visible = rows.visible[:, None, :, None] & cols.visible[None, :, None, :]
     return _Tiling(query, empty, key, visible.flatten(2).flatten(0, 1))
 
@@ -184,6 +184,6 @@ def _cut_axis(
     return _Axis(query.clamp(max=last), query > last, reflect(first + key, num_keys), visible)
 
 
-def _pair(rows: Tensor, cols: Tensor) -> Tensor:
-    """Add ``(tile rows, y)`` to ``(tile columns, x)`` by broadcasting: ``(tiles, y·x)``."""
+def _outer_sum(rows: Tensor, cols: Tensor) -> Tensor:
+    """Add ``(tile rows, y)`` and ``(tile columns, x)``, booleans by or: ``(tiles, y·x)``."""
     return (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1)
