@@ -6,6 +6,7 @@ Triton is optional: only the kernel files import it, and they are imported when 
 import os
 from contextlib import suppress
 from importlib import metadata
+from importlib.util import find_spec
 
 import torch
 
@@ -14,6 +15,8 @@ MIN_VERSION = (3, 3)
 
 
 def _is_installed() -> bool:
+    if find_spec("triton") is None:
+        return False
     # nightly builds of PyTorch bring it under another name
     for name in ("triton", "pytorch-triton"):
         with suppress(metadata.PackageNotFoundError):

@@ -77,8 +77,8 @@ FAULTS = {
     "flat polygon": (dict(segmentation=SQUARE), "neither polygons nor run.*left out", False),
     "text": (dict(segmentation="square"), "neither polygons nor run.*left out", False),
     "no counts": (dict(segmentation=dict(size=[9, 9])), "neither polygons nor run", False),
-    "polygon of nan": (dict(segmentation=[[*SQUARE, NAN, 1]]), "coordinates that are no numbers", False),
-    "polygon of text": (dict(segmentation=[["1"] * 6]), "coordinates that are no numbers", False),
+    "polygon of nan": (dict(segmentation=[[*SQUARE, NAN, 1]]), "that are no numbers", False),
+    "polygon of text": (dict(segmentation=[["1"] * 6]), "that are no numbers", False),
     "far polygon": (dict(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "near the image", False),
     "enormous polygon": (dict(segmentation=[[HUGE, *SQUARE[1:]]]), "near the image", False),
     "enormous run": (
