@@ -38,16 +38,8 @@ class Finding(NamedTuple):
 
 # submodules that training imports, by package; ours precedes mmcv, which may need its stand-in
 HOST = ("models", "datasets", "evaluation", "engine")
-PACKAGES = {
-    "torch": (),
-    "torchvision": ("ops",),
-    "mmengine": ("runner",),
-    "hybrid_backbones": (),
-    "mmcv": ("ops",),
-    "mmdet": HOST,
-    "mmseg": HOST,
-    "mmpretrain": HOST,
-}
+PACKAGES: dict[str, tuple[str, ...]] = dict(torch=(), torchvision=("ops",), mmengine=("runner",))
+PACKAGES |= dict(hybrid_backbones=(), mmcv=("ops",), mmdet=HOST, mmseg=HOST, mmpretrain=HOST)
 
 # two sets of distributions of the same packages, and the requirements file of each
 ONEDL: tuple[str, ...] = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")
@@ -203,10 +195,10 @@ def check_compiler() -> Iterator[Finding]:
     """Report the C++ compiler that PyTorch finds, which `--compile` needs on a CPU."""
     if _try(_import, "torch.utils.collect_env"):
         return
-    tools = sys.modules["torch.utils.collect_env"]
-    found = tools.get_gcc_version(tools.run) or tools.get_clang_version(tools.run)
-    remedy = "install one, or train without --compile"
-    yield Finding("C++ compiler", found or "none", "" if found else "is not there", remedy)
+    env = sys.modules["torch.utils.collect_env"]
+    found = env.get_gcc_version(env.run) or env.get_clang_version(env.run) or "none"
+    problem = "is not there" if found == "none" else ""
+    yield Finding("C++ compiler", found, problem, "install one, or train without --compile")
 
 
 def check_data() -> Iterator[Finding]:
@@ -240,7 +232,8 @@ def check_work_dirs() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_sets)
-CHECKS += (check_mmcv_operators, check_devices, check_triton, check_data, check_work_dirs)
+CHECKS += (check_mmcv_operators, check_devices, check_triton, check_compiler, check_data)
+CHECKS += (check_work_dirs,)
 
 
 def _import(*modules: str) -> None:
