@@ -19,7 +19,7 @@ from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to
 from ..ops.acmix_swin import ACmixWindow
 from .base import HierarchicalBackbone, Parts, read_arch
 from .blocks import TransformerBlock
-from .names import PublishedNames
+from .names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 
 
 class WholePatchEmbed(PatchEmbed):
@@ -97,17 +97,8 @@ class ACmixSwin(HierarchicalBackbone):
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    published = PublishedNames(
-        # names of https://github.com/LeapLabTHU/ACmix
-        rename=(
-            (r"^patch_embed\.", "stem."),
-            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
-            (r"^norm\.", "final_norm."),
-            (r"^head\.(?=weight|bias)", "head.fc."),
-        ),
-        computed=(r"\.relative_position_index$", r"\.attn_mask$"),
-    )
+    # names of https://github.com/LeapLabTHU/ACmix
+    published = PublishedNames(rename=SWIN_RULES, computed=SWIN_COMPUTED)
 
     def __init__(
         self, arch: str | Mapping[str, Any] = "tiny", *, window_size: int = 7, **kwargs: Any

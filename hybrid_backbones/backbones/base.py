@@ -21,7 +21,7 @@ OUT_NORMS = ("each", "final", "none")
 def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> dict[str, Any]:
     """Return the settings of a variant, given by name or as a dict with the same keys.
 
-    The key `drop_path_rate` may be omitted; it is then 0.
+    The key `drop_path_rate` may be omitted, in a table of variants as well; it is then 0.
 
     Raises:
         ValueError: if the name is unknown, a key is missing or unknown, or a list in `arch` does
@@ -30,7 +30,7 @@ def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> di
     if isinstance(arch, str):
         if arch not in variants:
             raise ValueError(f"arch must be one of {sorted(variants)} or a dict, got {arch!r}")
-        return dict(variants[arch])
+        return {"drop_path_rate": 0.0, **variants[arch]}
     keys = next(iter(variants.values())).keys()
     if not isinstance(arch, Mapping) or {*arch, "drop_path_rate"} != keys | {"drop_path_rate"}:
         raise ValueError(f"arch as a dict must have the keys {sorted(keys)}, got {arch!r}")

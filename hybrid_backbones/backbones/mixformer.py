@@ -20,7 +20,7 @@ from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to
 from ..ops.mixformer import AnyBatchNorm2d, MixingAttention
 from .base import HierarchicalBackbone, Parts, read_arch
 from .blocks import TransformerBlock
-from .names import PublishedNames
+from .names import SWIN_RULES, PublishedNames
 
 
 class MixFormerStem(PatchEmbed):
@@ -127,14 +127,7 @@ class MixFormer(HierarchicalBackbone):
     """
 
     published = PublishedNames(
-        rename=(
-            (r"^patch_embed\.", "stem."),
-            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
-            (r"^norm\.", "final_norm."),
-            (r"^last_proj\.", "neck.proj."),
-            (r"^head\.(?=weight|bias)", "head.fc."),
-        ),
+        rename=(*SWIN_RULES, (r"^last_proj\.", "neck.proj.")),
         computed=(r"\.relative_position_index$",),
     )
 

@@ -4,6 +4,17 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+# from Swin's names, which the networks derived from it share
+SWIN_RULES = (
+    (r"^patch_embed\.", "stem."),
+    (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+    *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+    (r"^norm\.", "final_norm."),
+    (r"^head\.(?=weight|bias)", "head.fc."),
+)
+# entries of Swin's index tables and masks, which are computed here
+SWIN_COMPUTED = (r"\.relative_position_index$", r"\.attn_mask$")
+
 
 class PublishedNames(NamedTuple):
     """What loading needs to know about the entry names of a published network.

@@ -106,13 +106,12 @@ def init_as_published(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-SIZES = dict(drop_path_rate=0.0)
 # section 4 of the paper and https://github.com/Amshaker/SwiftFormer
 VARIANTS = {
-    "xs": dict(SIZES, depths=(3, 3, 6, 4), embed_dims=(48, 56, 112, 220)),
-    "s": dict(SIZES, depths=(3, 3, 9, 6), embed_dims=(48, 64, 168, 224)),
-    "l1": dict(SIZES, depths=(4, 3, 10, 5), embed_dims=(48, 96, 192, 384)),
-    "l3": dict(SIZES, depths=(4, 4, 12, 6), embed_dims=(64, 128, 320, 512)),
+    "xs": dict(depths=(3, 3, 6, 4), embed_dims=(48, 56, 112, 220)),
+    "s": dict(depths=(3, 3, 9, 6), embed_dims=(48, 64, 168, 224)),
+    "l1": dict(depths=(4, 3, 10, 5), embed_dims=(48, 96, 192, 384)),
+    "l3": dict(depths=(4, 4, 12, 6), embed_dims=(64, 128, 320, 512)),
 }
 
 

@@ -198,11 +198,10 @@ class PairedNorm(nn.Module):
         return self.map_norm(x.map), self.cls_norm(x.cls)[:, 0, :, None, None]
 
 
-SIZES = dict(drop_path_rate=0.0)
 # https://github.com/Sense-X/UniFormer, light networks
 VARIANTS = {
-    "xxs": dict(SIZES, depths=(2, 5, 8, 2), embed_dims=(56, 112, 224, 448), head_dims=28),
-    "xs": dict(SIZES, depths=(3, 5, 9, 3), embed_dims=(64, 128, 256, 512), head_dims=32),
+    "xxs": dict(depths=(2, 5, 8, 2), embed_dims=(56, 112, 224, 448), head_dims=28),
+    "xs": dict(depths=(3, 5, 9, 3), embed_dims=(64, 128, 256, 512), head_dims=32),
 }
 
 

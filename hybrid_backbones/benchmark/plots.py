@@ -23,8 +23,11 @@ def draw(rows: list[dict], out: Path) -> None:
     axes = figure.subplots()
     axes.set_prop_cycle(color=COLORS)
     measured = [row for row in rows if "error" not in row]
-    plot = _plot_backbones if "backbone" in rows[0] else _plot_operators
-    names = plot(axes, measured)
+    names = []
+    if "backbone" in rows[0]:
+        names = _plot_backbones(axes, measured)
+    else:
+        _plot_operators(axes, measured)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.set_major_formatter("{x:g}")
@@ -32,14 +35,13 @@ def draw(rows: list[dict], out: Path) -> None:
     axes.grid(alpha=0.3, which="both")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    _write_names(axes, names)
+    if names:
+        _write_names(axes, names)
     figure.savefig(out, dpi=110)
 
 
 def _write_names(axes, names: list[tuple[str, tuple[float, float]]]) -> None:
     """Write names beside their points, each at the first of PLACES where it covers nothing."""
-    if not names:
-        return
     # computes the layout, on which the extents of points and names depend
     axes.figure.draw_without_rendering()
     centres = axes.transData.transform([point for _, point in names])
@@ -76,12 +78,8 @@ def _plot_backbones(axes, rows: list[dict]) -> list[tuple[str, tuple[float, floa
     return names
 
 
-def _plot_operators(axes, rows: list[dict]) -> list:
-    """Plot one line for each implementation over the map size, dashed for references.
-
-    Returns:
-        no names, as the legend names the lines.
-    """
+def _plot_operators(axes, rows: list[dict]) -> None:
+    """Plot one line for each implementation over the map size, dashed for references."""
     lines: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         lines.setdefault((row["operator"], row["implementation"]), []).append(row)
@@ -99,7 +97,6 @@ def _plot_operators(axes, rows: list[dict]) -> list:
         )
     axes.set(xlabel="positions of the map", ylabel="forward + backward (ms)")
     axes.set(xscale="log", yscale="log")
-    return []
 
 
 def _positions(size: str) -> int:

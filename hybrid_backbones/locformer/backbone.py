@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
 from ..backbones.base import Parts, StagedNetwork, read_arch
-from ..backbones.names import PublishedNames
+from ..backbones.names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 from ..layers import (
     DropPath,
     LayerNorm2d,
@@ -204,17 +204,13 @@ class SwinRAM(StagedNetwork):
     published = PublishedNames(
         # names of https://github.com/vcl-iisc/locformer-SGOL and of Swin classifiers
         rename=(
-            (r"^patch_embed\.", "stem."),
-            (r"^layers\.(\d)\.blocks\.", r"stages.\1."),
-            *((rf"^layers\.{i}\.downsample\.", f"stages.{i + 1}.downsample.") for i in range(3)),
+            *SWIN_RULES,
             (r"^layers\.3\.downsample\.", "last_merging."),
             (r"^attention\.(\d)\.", r"fusions.\1.fusion."),
             (r"^attention_proj\.(\d)\.0\.", r"fusions.\1.sketch_proj."),
             (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
-            (r"^norm\.", "final_norm."),
-            (r"^head\.(?=weight|bias)", "head.fc."),
         ),
-        computed=(r"\.relative_position_index$", r"\.attn_mask$"),
+        computed=SWIN_COMPUTED,
         # what a classifier lacks
         fresh=(r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m"),
         unused=(

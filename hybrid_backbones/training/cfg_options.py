@@ -20,26 +20,11 @@ RUNNER_KEYS += ("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapp
 RUNNER_KEYS += ("tta_model", "tta_pipeline", *inspect.signature(Runner).parameters)
 
 # numbers of the configs that the libraries also accept as None, as a sequence, or as something else
-OR_NONE: tuple[str, ...] = (
-    "T_max",
-    "end",
-    "eta_min",
-    "eta_min_ratio",
-    "indices",
-    "prefetch_factor",
-    "seed",
-)
-OR_NONE += ("size_divisor",)
-OR_SEQUENCE: tuple[str, ...] = (
-    "brightness",
-    "contrast",
-    "crop_size",
-    "in_channels",
-    "in_index",
-    "kernel_size",
-)
-OR_SEQUENCE += ("mask_size", "output_size", "pad_val", "prob", "roi_feat_size", "saturation")
-OR_SEQUENCE += ("scale",)
+OR_NONE: tuple[str, ...] = ("T_max", "end", "eta_min", "eta_min_ratio", "indices")
+OR_NONE += ("prefetch_factor", "seed", "size_divisor")
+OR_SEQUENCE: tuple[str, ...] = ("brightness", "contrast", "crop_size", "in_channels", "in_index")
+OR_SEQUENCE += ("kernel_size", "mask_size", "output_size", "pad_val", "prob", "roi_feat_size")
+OR_SEQUENCE += ("saturation", "scale")
 OR_ANYTHING = ("loss_scale",)
 # dicts of the configs that the libraries also accept as a single value
 OR_SINGLE = ("compile", "data_prefix", *OR_ANYTHING)
