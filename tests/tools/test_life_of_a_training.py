@@ -44,12 +44,7 @@ def test_training_leaves_checkpoints_curves_and_scalars(trained):
 def test_testing_a_checkpoint_gives_the_metric_of_its_training(trained, tmp_path):
     out_file, show_dir = tmp_path / "predictions.pkl", tmp_path / "pictures"
     flags = ("--out", out_file, "--show-dir", show_dir)
-    # metrics as a list, as many configs of the hosts have them
-    config = tmp_path / "listed.py"
-    config.write_text(
-        f"_base_ = ['{REPOSITORY / CONFIG}']\ntest_evaluator = [dict(type='Accuracy', topk=(1, 5))]\n"
-    )
-    code, _, err = run_warm(*evaluate(tmp_path, trained / "epoch_3.pth", *flags, config=config))
+    code, _, err = run_warm(*evaluate(tmp_path, trained / "epoch_3.pth", *flags))
     assert code == 0, err
     assert metric_on_file(tmp_path) == metrics(trained)[-1]
     assert out_file.stat().st_size > 0

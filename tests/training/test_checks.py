@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import re
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import pytest
@@ -17,7 +19,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from hybrid_backbones.training import checks
+from hybrid_backbones.training import checks, launch
 from hybrid_backbones.training.checks import (
     IterationsHook,
     require_batches,
@@ -273,3 +275,14 @@ def test_a_bug_shows_where_it_happened(capsys):
     assert "Traceback" in shown
     assert "in bug" in shown
     assert "KeyError" in stop.value.code
+
+
+@pytest.mark.parametrize("given", [dict(type="IoUMetric"), [dict(type="IoUMetric")]])
+def test_predictions_are_dumped_beside_one_metric_or_a_list(monkeypatch, given):
+    cfg = Config(dict(default_scope="mmseg", test_evaluator=given))
+    monkeypatch.setattr(launch, "prepare_run", lambda *_: cfg)
+    runner = SimpleNamespace(model=None, test=dict)
+    monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: runner)
+    monkeypatch.setattr(launch, "load_trained", lambda *_: None)
+    launch.test(Namespace(compile=False, show_dir=None, out="out.pkl", checkpoint=""))
+    assert [one["type"] for one in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]
