@@ -1,10 +1,6 @@
 """Laws of the training machinery: seeds, whole checkpoints, checked data, processes."""
 
-import errno
-import json
-import os
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.registry import DATASETS, OPTIM_WRAPPERS, TRANSFORMS
-from PIL import Image
+from mmengine.registry import OPTIM_WRAPPERS
 from rich.progress import Progress
 from torch import nn
 
@@ -24,13 +19,7 @@ from hybrid_backbones.mini.preset import apply_mini
 from hybrid_backbones.training.curves import CurvesHook
 from hybrid_backbones.training.progress import ProgressHook
 from hybrid_backbones.training.saving import (
-    AtomicLocalBackend,
     FiniteLossHook,
-    WholeCheckpointHook,
-    advice_for_a_full_disk,
-    find_earlier,
-    find_last_checkpoint,
-    remove_drafts,
 )
 from hybrid_backbones.training.seeding import (
     SeededIndex,
@@ -99,71 +88,6 @@ def test_seeding_wants_a_seeded_sampler():
         SeedSample().transform(dict(sample_idx=7))
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    backend, path = AtomicLocalBackend(), tmp_path / "epoch_1.pth"
-    backend.put(b"old", path)
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        backend.put(b"new and longer", path)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def kill(*_, **__):
-        raise Killed
-
-    # neither the file is put in place nor the draft removed
-    monkeypatch.setattr(Path, "replace", kill)
-    monkeypatch.setattr(Path, "unlink", kill)
-    with pytest.raises(Killed):
-        AtomicLocalBackend().put(b"half", tmp_path / "best_accuracy_epoch_1.pth")
-    monkeypatch.undo()
-    (draft,) = tmp_path.iterdir()
-    others = ["epoch_1.pth", "epoch_1.pth.part", ".video.mp4.part", ".part", f"{'a' * 32}.part"]
-    for name in others:
-        (tmp_path / name).touch()
-    inner = tmp_path / "before" / draft.name
-    inner.parent.mkdir()
-    inner.touch()
-    remove_drafts(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*others, "before"}
-    assert inner.is_file()
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
-def test_a_full_disk_says_how_to_go_on(number, tmp_path):
-    full = OSError(number, os.strerror(number))
-    says = rf"{full.strerror}.*no checkpoint in .* yet: free some space and start again"
-    with pytest.raises(ValueError, match=says), advice_for_a_full_disk(tmp_path):
-        raise full
-    (tmp_path / "epoch_2.pth").touch()
-    with (
-        pytest.raises(
-            ValueError, match=rf"{full.strerror}.*epoch_2\.pth is complete.*use --resume"
-        ),
-        advice_for_a_full_disk(tmp_path),
-    ):
-        raise full
-    with pytest.raises(PermissionError), advice_for_a_full_disk(tmp_path):
-        raise PermissionError(errno.EACCES, "denied")
-
-
-def test_the_last_checkpoint_is_found_without_mmengines_pointer(tmp_path):
-    assert find_last_checkpoint(tmp_path) is None
-    for name in ("epoch_9.pth", "epoch_10.pth", ".epoch_11.pth.abc.part", "best_epoch_12.pth"):
-        (tmp_path / name).touch()
-    (tmp_path / "last_checkpoint").write_text("")
-    assert find_last_checkpoint(tmp_path).name == "epoch_10.pth"
-
-
 def test_training_stops_after_a_few_broken_losses_in_a_row(tmp_path):
     hook, runner = FiniteLossHook(patience=3), SimpleNamespace(iter=41, work_dir=tmp_path)
     (tmp_path / "epoch_2.pth").touch()
@@ -197,41 +121,6 @@ def test_curves_have_the_metrics_of_every_kind_of_number(tmp_path, monkeypatch, 
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("entry", ["bias", "running_var"])
-@pytest.mark.parametrize("save", ["_save_checkpoint", "_save_best_checkpoint"])
-def test_broken_weights_are_never_saved(tmp_path, entry, save):
-    model = nn.BatchNorm1d(2)
-    model.state_dict()[entry][1] = float("inf")
-    runner = SimpleNamespace(model=model, iter=6, epoch=0, work_dir=tmp_path)
-    hook = WholeCheckpointHook(save_best="mIoU", rule="greater")
-    with pytest.raises(ValueError, match=rf"no longer finite after iteration 7.*{entry}"):
-        getattr(hook, save)(runner, *([{"mIoU": 1.0}] if "best" in save else []))
-    assert list(tmp_path.iterdir()) == []
-
-
-SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth", "resnet50.pth"]
-
-
-@pytest.mark.parametrize(
-    ("resumed", "done", "earlier"),
-    [
-        # a new training
-        (None, 0, SAVED[:4]),
-        # of another folder
-        ("../epoch_6.pth", 6, SAVED[:4]),
-        # the last one, and one before it
-        ("epoch_12.pth", 12, []),
-        ("epoch_6.pth", 6, ["epoch_7.pth", "epoch_12.pth"]),
-        ("best_mIoU_epoch_7.pth", 7, ["epoch_12.pth"]),
-    ],
-)
-def test_checkpoints_that_a_training_may_overwrite_are_found(tmp_path, resumed, done, earlier):
-    for name in SAVED:
-        (tmp_path / name).touch()
-    found = find_earlier(tmp_path, resumed and tmp_path / resumed, done)
-    assert sorted(path.name for path in found) == sorted(earlier)
-
-
 def test_bfloat16_wrapper_computes_in_bfloat16_and_keeps_float32_weights():
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -242,75 +131,6 @@ def test_bfloat16_wrapper_computes_in_bfloat16_and_keeps_float32_weights():
     assert out.dtype == torch.bfloat16
     wrapper.update_params(out.float().sum())
     torch.testing.assert_close(model.weight, before - 0.1)
-
-
-IMAGE = dict(id=1, file_name="1.png", height=8, width=8)
-ANNOTATION = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 4, 4], area=16, iscrowd=0)
-COCO = dict(images=[IMAGE], annotations=[ANNOTATION], categories=[dict(id=1, name="cat")])
-
-
-def coco_dataset(path, **kwargs):
-    settings = dict(type="CheckedCocoDataset", ann_file=str(path), data_prefix=dict(img=""))
-    dataset = DATASETS.build(dict(settings, pipeline=[], serialize_data=False, **kwargs))
-    dataset.full_init()
-    return dataset
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "not JSON"),
-        ("[]", "malformed"),
-        (json.dumps(dict(COCO, annotations=[dict(ANNOTATION, category_id=7)])), "category_id.*7"),
-        (json.dumps(dict(COCO, annotations=[dict(ANNOTATION, image_id=9)])), "image_id.*9"),
-        (json.dumps({k: v for k, v in COCO.items() if k != "categories"}), "malformed"),
-        (json.dumps(dict(COCO, categories=[dict(id=1, name="unicorn")])), "missing.*cat"),
-        (json.dumps(dict(COCO, images=[dict(id=1)])), "malformed"),
-    ],
-    ids=["cut", "list", "category", "image", "section", "classes", "no size"],
-)
-def test_a_wrong_annotation_file_is_named(tmp_path, content, says):
-    path = tmp_path / "instances.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=f"{path.name}.*{says}"):
-        coco_dataset(path, metainfo=dict(classes=("cat",)))
-
-
-def test_a_missing_annotation_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none.json is missing"):
-        coco_dataset(tmp_path / "none.json")
-
-
-def test_unknown_categories_need_a_choice_of_classes(tmp_path):
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(dict(COCO, categories=[*COCO["categories"], dict(id=2, name="ox")])))
-    with pytest.raises(ValueError, match="unknown"):
-        coco_dataset(path)
-    assert len(coco_dataset(path, metainfo=dict(classes=("cat",)))) == 1
-
-
-def load_image(path):
-    return TRANSFORMS.build(dict(type="LoadImageStrict"))(dict(img_path=str(path)))
-
-
-def test_a_whole_image_is_loaded_in_the_hosts_channel_order(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "1.png")
-    np.testing.assert_array_equal(load_image(tmp_path / "1.png")["img"], pixels[..., ::-1])
-
-
-@pytest.mark.parametrize("kind", ["missing", "cut", "text", "empty"])
-def test_a_broken_image_is_named(tmp_path, kind):
-    path = tmp_path / "1.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    content = path.read_bytes()
-    if kind == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(dict(cut=content[: len(content) // 2], text=b"no image", empty=b"")[kind])
-    with pytest.raises(ValueError, match=r"1\.jpg"):
-        load_image(path)
 
 
 def test_the_mini_preset_names_the_scopes_that_it_knows(tmp_path):

@@ -1,0 +1,120 @@
+"""Laws of saving: checkpoints are whole and finite, and those of earlier trainings are found."""
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from hybrid_backbones.training.saving import (
+    AtomicLocalBackend,
+    WholeCheckpointHook,
+    advice_for_a_full_disk,
+    find_earlier,
+    find_last_checkpoint,
+    remove_drafts,
+)
+
+pytestmark = pytest.mark.upstream
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    backend, path = AtomicLocalBackend(), tmp_path / "epoch_1.pth"
+    backend.put(b"old", path)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        backend.put(b"new and longer", path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    # neither the file is put in place nor the draft removed
+    monkeypatch.setattr(Path, "replace", kill)
+    monkeypatch.setattr(Path, "unlink", kill)
+    with pytest.raises(Killed):
+        AtomicLocalBackend().put(b"half", tmp_path / "best_accuracy_epoch_1.pth")
+    monkeypatch.undo()
+    (draft,) = tmp_path.iterdir()
+    others = ["epoch_1.pth", "epoch_1.pth.part", ".video.mp4.part", ".part", f"{'a' * 32}.part"]
+    for name in others:
+        (tmp_path / name).touch()
+    inner = tmp_path / "before" / draft.name
+    inner.parent.mkdir()
+    inner.touch()
+    remove_drafts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "before"}
+    assert inner.is_file()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_full_disk_says_how_to_go_on(number, tmp_path):
+    full = OSError(number, os.strerror(number))
+    says = rf"{full.strerror}.*no checkpoint in .* yet: free some space and start again"
+    with pytest.raises(ValueError, match=says), advice_for_a_full_disk(tmp_path):
+        raise full
+    (tmp_path / "epoch_2.pth").touch()
+    with (
+        pytest.raises(
+            ValueError, match=rf"{full.strerror}.*epoch_2\.pth is complete.*use --resume"
+        ),
+        advice_for_a_full_disk(tmp_path),
+    ):
+        raise full
+    with pytest.raises(PermissionError), advice_for_a_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "denied")
+
+
+def test_the_last_checkpoint_is_found_without_mmengines_pointer(tmp_path):
+    assert find_last_checkpoint(tmp_path) is None
+    for name in ("epoch_9.pth", "epoch_10.pth", ".epoch_11.pth.abc.part", "best_epoch_12.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "last_checkpoint").write_text("")
+    assert find_last_checkpoint(tmp_path).name == "epoch_10.pth"
+
+
+@pytest.mark.parametrize("entry", ["bias", "running_var"])
+@pytest.mark.parametrize("save", ["_save_checkpoint", "_save_best_checkpoint"])
+def test_broken_weights_are_never_saved(tmp_path, entry, save):
+    model = nn.BatchNorm1d(2)
+    model.state_dict()[entry][1] = float("inf")
+    runner = SimpleNamespace(model=model, iter=6, epoch=0, work_dir=tmp_path)
+    hook = WholeCheckpointHook(save_best="mIoU", rule="greater")
+    with pytest.raises(ValueError, match=rf"no longer finite after iteration 7.*{entry}"):
+        getattr(hook, save)(runner, *([{"mIoU": 1.0}] if "best" in save else []))
+    assert list(tmp_path.iterdir()) == []
+
+
+SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth", "resnet50.pth"]
+
+
+@pytest.mark.parametrize(
+    ("resumed", "done", "earlier"),
+    [
+        # a new training
+        (None, 0, SAVED[:4]),
+        # of another folder
+        ("../epoch_6.pth", 6, SAVED[:4]),
+        # the last one, and one before it
+        ("epoch_12.pth", 12, []),
+        ("epoch_6.pth", 6, ["epoch_7.pth", "epoch_12.pth"]),
+        ("best_mIoU_epoch_7.pth", 7, ["epoch_12.pth"]),
+    ],
+)
+def test_checkpoints_that_a_training_may_overwrite_are_found(tmp_path, resumed, done, earlier):
+    for name in SAVED:
+        (tmp_path / name).touch()
+    found = find_earlier(tmp_path, resumed and tmp_path / resumed, done)
+    assert sorted(path.name for path in found) == sorted(earlier)
