@@ -75,8 +75,11 @@ def test_sixteen_bits_under_autocast_lose_only_roundings(case, dtype, device):
     with torch.autocast(device, dtype):
         output, grads = run(case, rounded)
     tolerance = case.num_roundings * torch.finfo(dtype).eps
+    # on a GPU, autocast sums in float32, and so does the loss of the compiled operator
+    summed = device == "cuda" and output.dim() == 0
+    assert output.dtype == (torch.float32 if summed else dtype)
+    assert all(grad.dtype == dtype for grad in grads)
     for got, want in zip((output, *grads), (expected, *expected_grads), strict=True):
-        assert got.dtype == dtype
         atol = tolerance * want.abs().mean().item()
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=atol)
 

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from .gpu import STEPS
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DEVICES, DTYPES
 from .subjects import BACKBONES, OPERATORS
@@ -42,10 +43,20 @@ def parse_args() -> argparse.Namespace:
     subparsers["ops"].add_argument(
         "--scales", type=int, nargs="+", default=(1,), help="factors for both sides of --size"
     )
-    subparsers["backbones"].add_argument(
-        "--compile", action="store_true", dest="compiled", help="also measure compiled backbones"
-    )
+    for option, mode in {"--compile": "compiled", "--graph": "graphed"}.items():
+        subparsers["backbones"].add_argument(
+            option,
+            action="append_const",
+            const=mode,
+            dest="modes",
+            default=["eager"],
+            help=f"also measure {mode} backbones",
+        )
     subparsers["train"].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
+    gpu = commands.add_parser("gpu", help="prove and measure everything on a GPU")
+    gpu.add_argument("--only", nargs="+", choices=STEPS, default=[*STEPS], metavar="STEP")
+    gpu.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
+    gpu.add_argument("--out", type=Path, default=Path("work_dirs/benchmark/gpu"))
     page = commands.add_parser("page", help="write the Markdown page of saved tables")
     page.add_argument("folder", type=Path, nargs="?", default=DOCS / "benchmarks")
     page.add_argument("--out", type=Path, default=DOCS / "benchmarks.md")

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from ..training.compilation import require_compiler
 from . import subjects
-from .probes import count_macs, extra_memory, run_alone, time_call
+from .probes import Process, capture, count_macs, extra_memory, run_alone, time_call
 from .settings import Settings
 from .tables import compare
 
 # number of timed copies, and the total bytes that they cycle through, more than any cache holds
 COPY_REPEATS, COPY_BYTES = 20, 2**28
+# ways to run a backbone
+MODES = ("eager", "compiled", "graphed")
+
+_kept_process = Process()
 
 
 def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
@@ -65,16 +69,37 @@ def _time_copy(moved: int, settings: Settings) -> dict:
     return time_call(copy, **settings.clock | dict(repeats=COPY_REPEATS))
 
 
-def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled: bool) -> dict:
-    """Measure a backbone: parameters, MACs for one image, inference and a training step."""
+def measure_backbone(make: Callable[[], nn.Module], mode: str, settings: Settings) -> dict:
+    """Measure a backbone: parameters, MACs for one image, inference and a training step.
+
+    Args:
+        make: function that returns the backbone.
+        mode: one of `MODES`; graphed backbones are replayed from a CUDA graph, for inference only.
+        settings: settings of the row.
+    """
     torch.set_num_threads(settings.threads)
     model = make().eval().to(**settings.kind)
     images = torch.randn(settings.batch, 3, *settings.size, **settings.kind)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     with torch.no_grad():
         model(images[..., :64, :64])  # warms up kernels, as for operators
-    if compiled:
+    if mode == "compiled":
         model.compile()
+    training = {} if mode == "graphed" else _measure_training(model, images, mode, settings)
+    model.eval()
+    infer = torch.no_grad()(partial(model, images))
+    forward = time_call(capture(infer) if mode == "graphed" else infer, **settings.clock)
+    return dict(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(make().eval(), (1, 3, *settings.size)),
+        forward_ms=forward,
+        images_per_s=1e3 * settings.batch / forward["median"],
+        **training,
+    )
+
+
+def _measure_training(model: nn.Module, images: Tensor, mode: str, settings: Settings) -> dict:
+    """Measure a training step and the memory that it takes."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def train():
         outs = model(images)
@@ -85,27 +110,30 @@ def measure_backbone(make: Callable[[], nn.Module], settings: Settings, compiled
 
     model.train()
     # on a CPU the memory of the compiler cannot be separated from that of the model
-    known = not compiled or settings.device == "cuda"
+    known = mode != "compiled" or settings.device == "cuda"
     memory = extra_memory(train, device=settings.device) if known else None
-    step = time_call(train, **settings.clock)
-    model.eval()
-    forward = time_call(torch.no_grad()(partial(model, images)), **settings.clock)
-    return dict(
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(make().eval(), (1, 3, *settings.size)),
-        forward_ms=forward,
-        images_per_s=1e3 * settings.batch / forward["median"],
-        train_ms=step,
-        train_memory_mib=memory,
-    )
+    return dict(train_ms=time_call(train, **settings.clock), train_memory_mib=memory)
 
 
-def measure_alone(measure: Callable[..., dict], *args) -> dict:
-    """Measure in a separate process; a failure there becomes the row's `error`."""
+def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> dict:
+    """Measure in a separate process; a failure there becomes the row's `error`.
+
+    On a CPU each row has a fresh process, because of :func:`extra_memory`. On a GPU, whose memory
+    PyTorch counts itself and which takes seconds to start, the process is kept until a row fails.
+
+    Args:
+        measure: importable function of the other arguments and the settings, in this order.
+        args: the other arguments.
+        settings: settings of the row.
+    """
+    run = run_alone if settings.alone and settings.device == "cpu" else _kept_process.run
     try:
-        return run_alone(_attempt, measure, *args)
+        row = run(_attempt, measure, *args, settings)
     except RuntimeError as error:  # the process died
-        return dict(error=str(error))
+        row = dict(error=str(error))
+    if "error" in row:
+        _kept_process.stop()  # its CUDA context may be unusable
+    return row
 
 
 def _attempt(measure: Callable[..., dict], *args) -> dict:
@@ -130,12 +158,13 @@ def benchmark_operators(
         for operator in only or subjects.OPERATORS
         for implementation, make in subjects.OPERATORS[operator].items()
         for scale in scales
-        if settings.device == "cuda" or implementation not in subjects.CUDA_ONLY
+        if subjects.can_run(implementation, settings.device)
     ]
     rows = []
     for operator, implementation, make, scale in follow(jobs):
         height, width = (scale * side for side in settings.size)
-        figures = measure_alone(measure_operator, make, replace(settings, size=(height, width)))
+        scaled = replace(settings, size=(height, width))
+        figures = measure_alone(measure_operator, make, settings=scaled)
         names = dict(operator=operator, implementation=implementation, size=f"{height}×{width}")
         rows.append(names | figures)
     references = {
@@ -147,27 +176,28 @@ def benchmark_operators(
 
 
 def benchmark_backbones(
-    settings: Settings, only: Iterable[str] = (), compiled: bool = False
+    settings: Settings, only: Iterable[str] = (), modes: Iterable[str] = ("eager",)
 ) -> list[dict]:
     """Measure the backbones in `only`, or all backbones.
 
     Args:
         settings: settings of all rows.
         only: keys of `subjects.BACKBONES`.
-        compiled: whether to measure each backbone compiled as well.
+        modes: ways to run each backbone, of `MODES`.
 
     Raises:
-        ValueError: if `compiled` is set and PyTorch cannot compile.
+        ValueError: if backbones are to be compiled and PyTorch cannot, or to be recorded in CUDA
+            graphs without CUDA.
     """
-    modes = {"eager": False}
-    if compiled:
+    if "compiled" in modes:
         require_compiler(settings.device)
-        modes["compiled"] = True
-    jobs = [(name, *mode) for name in only or subjects.BACKBONES for mode in modes.items()]
+    if "graphed" in modes and settings.device != "cuda":
+        raise ValueError(f"CUDA graphs need --device cuda, got {settings.device}")
+    jobs = [(name, mode) for name in only or subjects.BACKBONES for mode in modes]
     return [
         dict(backbone=name, mode=mode)
-        | measure_alone(measure_backbone, subjects.BACKBONES[name], settings, flag)
-        for name, mode, flag in follow(jobs)
+        | measure_alone(measure_backbone, subjects.BACKBONES[name], mode, settings=settings)
+        for name, mode in follow(jobs)
     ]
 
 

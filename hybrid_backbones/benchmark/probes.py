@@ -74,17 +74,56 @@ def _read_status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))  # KiB
 
 
+class Process:
+    """Process that importable functions are called in; it starts with the first call."""
+
+    def __init__(self):
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call a function and return its result.
+
+        Raises:
+            RuntimeError: if the process dies; errors of the function are raised as they are.
+        """
+        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return self._pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            raise RuntimeError("the process died, most likely for lack of memory") from None
+
+    def stop(self) -> None:
+        """End the process; the next call starts another."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
 def run_alone(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call an importable function in a fresh process and return its result.
 
     Raises:
         RuntimeError: if the process dies; errors of the function are raised as they are.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, *args, **kwargs).result()
-        except BrokenProcessPool:
-            raise RuntimeError("the process died, most likely for lack of memory") from None
+    process = Process()
+    try:
+        return process.run(function, *args, **kwargs)
+    finally:
+        process.stop()
+
+
+def capture(function: Callable[[], Any]) -> Callable[[], None]:
+    """Record the kernels that a call launches in a CUDA graph; return what launches them again."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # kernels are compiled and chosen before they are recorded
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 class _CountAttention(TorchFunctionMode):

@@ -28,6 +28,8 @@ class Settings:
         device: device of inputs and weights; one of `DEVICES`.
         threads: number of CPU threads of PyTorch.
         repeats: number of timed calls.
+        alone: whether each row on a CPU gets a fresh process, without which its memory is not
+            measured right.
 
     Raises:
         ValueError: if a number is below 1, or the dtype or device is unknown or unavailable.
@@ -39,6 +41,7 @@ class Settings:
     device: str = "cpu"
     threads: int = field(default_factory=torch.get_num_threads)
     repeats: int = 5
+    alone: bool = True
 
     def __post_init__(self):
         height, width = self.size

@@ -31,13 +31,19 @@ from ..ops import (
     XVolution,
     local_attention,
     shifted_window_attention,
+    triton_support,
 )
 from .settings import Settings
 
 # settings of all layers
 CHANNELS, HEADS, WINDOW = 64, 4, 7
-# implementations that run on GPUs only
+# implementations that run on GPUs, and elsewhere in Triton's interpreter only
 CUDA_ONLY = ("triton",)
+
+
+def can_run(implementation: str, device: str) -> bool:
+    """Return whether an implementation is to be measured on a device."""
+    return device == "cuda" or triton_support.INTERPRETED or implementation not in CUDA_ONLY
 
 
 class WindowAttention(nn.Module):

@@ -24,6 +24,15 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
+    "passed": Figure("passed", "tests"),
+    "failed": Figure("failed", "tests"),
+    "skipped": Figure("skipped", "tests"),
+    "output_error": Figure(
+        "error of the output", "norm of the error / norm of the exact values", compared=True
+    ),
+    "gradient_error": Figure(
+        "error of the gradients", "the same for the worst of the inputs", compared=True
+    ),
     "params": Figure("params (M)", "without classifier", 1e6),
     "macs": Figure(
         "MACs (G)", "one image; convolutions, linear layers, matrix products, attention", 1e9
@@ -53,7 +62,7 @@ FIGURES = {
         "training memory (MiB)", "growth at the peak of the first step", compared=True
     ),
 }
-SETTING = "Batch {batch}, {dtype}, {device_name}, CPU threads: {threads}, PyTorch {torch}"
+SETTING = "Batch {batch}, {device_name}, CPU threads: {threads}, PyTorch {torch}"
 
 
 def compare(reference: dict, row: dict) -> dict[str, float]:
@@ -105,8 +114,10 @@ def explain(rows: list[dict], setting: dict[str, Any]) -> str:
     notes = [f"{figure.title.split(' (')[0]}: {figure.meaning}" for figure in figures]
     if any(row.get("ratio") for row in rows):
         notes.append("ratio: reference / this, so that more is better")
-    size = [] if "size" in rows[0] else ["{size[0]}×{size[1]}"]
-    return f"{', '.join([SETTING, *size])}. {'; '.join(notes)}.".format(**setting)
+    # what differs between rows has a column
+    shared = {"dtype": "{dtype}", "size": "{size[0]}×{size[1]}"}
+    shared_texts = [text for name, text in shared.items() if name not in rows[0]]
+    return f"{', '.join([SETTING, *shared_texts])}. {'; '.join(notes)}.".format(**setting)
 
 
 def to_markdown(rows: list[dict], setting: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict
     for path in (*baselines, *baselines.values()):
         _validate(path)
     rows = {
-        path: dict(config=path.stem) | measure_alone(measure_training, path, settings)
+        path: dict(config=path.stem) | measure_alone(measure_training, path, settings=settings)
         for path in follow(jobs)
     }
     for path, row in rows.items():

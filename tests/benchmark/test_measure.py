@@ -9,7 +9,7 @@ from helpers import devices
 from mmseg.models.backbones import ResNetV1c
 from torch import nn
 
-from hybrid_backbones.benchmark import measure
+from hybrid_backbones.benchmark import measure, training
 from hybrid_backbones.benchmark.measure import measure_backbone, measure_operator
 from hybrid_backbones.benchmark.probes import count_macs, extra_memory, run_alone, time_call
 from hybrid_backbones.benchmark.settings import Settings
@@ -131,14 +131,14 @@ def test_compiled_backbones_are_compiled(monkeypatch):
     network.register_forward_hook(lambda module, *_: modes.append(module.training))
     make = lambda: network  # noqa: E731
     settings = Settings((8, 8), threads=1, repeats=1)
-    row = measure_backbone(make, settings, True)
+    row = measure_backbone(make, "compiled", settings)
     assert len(calls) == 1
     # one call to load kernels; two that warm up and one that counts, of a training step and of
     # inference; products
     assert modes == [False] + 3 * [True] + 3 * [False] + [False]
     # what the compiler takes would count
     assert row["train_memory_mib"] is None
-    assert measure_backbone(make, settings, False)["train_memory_mib"] is not None
+    assert measure_backbone(make, "eager", settings)["train_memory_mib"] is not None
     assert len(calls) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_backbone_is_measured_where_it_is_asked_to(device):
             return super().forward(x)
 
     settings = Settings((9, 70), batch=2, threads=1, repeats=1, device=device)
-    row = measure_backbone(lambda: Network(3, 4, 1), settings, False)
+    row = measure_backbone(lambda: Network(3, 4, 1), "eager", settings)
     # a corner first; the products of one image are counted on the CPU
     assert places == {
         (device, False, (2, 3, 9, 64)),
@@ -181,7 +181,9 @@ def test_the_baseline_has_the_same_method(repository, name, baseline):
 
 @devices
 def test_train_compares_each_model_with_its_baseline(repository, monkeypatch, device):
-    monkeypatch.setattr(measure, "run_alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(
+        training, "measure_alone", lambda measure, *args, settings: measure(*args, settings)
+    )
     names = ["upernet_acmix_r26", "retinanet_acmix_r26"]
     configs = [repository / f"configs/{name}.py" for name in names]
     settings = Settings((64, 96), batch=2, threads=1, repeats=1, device=device)

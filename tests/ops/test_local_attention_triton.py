@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from helpers import compiled, output_and_gradients, places
-from local_attention_cases import assert_within_budget, attend, make_inputs
+from local_attention_cases import TOLERANCES, assert_within_budget, attend, make_inputs
 from triton_compile import MAX_SHARED_MEMORY, compile_launches
 
 from hybrid_backbones.benchmark.probes import run_alone
@@ -109,9 +109,11 @@ def test_the_gradient_of_the_output_may_lie_in_memory_in_any_order(device):
     )
     out, grad = attend(3, backend="triton")(*inputs), torch.randn_like(inputs[0])
     expected = torch.autograd.grad(out, inputs, grad, retain_graph=True)
+    # each layout is compiled anew on a GPU, where the order of the roundings may change
+    tolerance = TOLERANCES[torch.float32] if device == "cuda" else dict(rtol=0, atol=0)
     for laid_out in (grad.mT.contiguous().mT, grad.movedim(2, -1).contiguous().movedim(-1, 2)):
         actual = torch.autograd.grad(out, inputs, laid_out, retain_graph=True)
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+        torch.testing.assert_close(actual, expected, **tolerance)
 
 
 @places

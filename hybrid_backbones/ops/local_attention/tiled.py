@@ -78,9 +78,11 @@ def local_attention_tiled(
 def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
     """Attend from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key and value."""
     out = torch.zeros_like(query)
+    # in half precision PyTorch's fused kernels for GPUs are wrong at large logits
+    dtype = torch.promote_types(query.dtype, torch.float32) if query.is_cuda else query.dtype
     for tiles in _some_tiles(query, sizes):
-        queries = _take(query, tiles.query, sizes)
-        keys, values = (_take(x, tiles.key, sizes) for x in (key, value))
+        queries = _take(query, tiles.query, sizes).to(dtype)
+        keys, values = (_take(x, tiles.key, sizes).to(dtype) for x in (key, value))
         slots = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=tiles.visible
         )  # (tiles, h, N, d)

@@ -1,0 +1,100 @@
+"""Errors of the operators that have several implementations, beside their definition in float64."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import local_attention, pixel_shift_attention
+from ..ops.local_attention.api import BACKENDS as LOCAL_BACKENDS
+from ..ops.pixel_shift_attention.api import BACKENDS as PIXEL_SHIFT_BACKENDS
+from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
+from ..ops.routed_attention.api import routed_attention
+from .measure import follow, measure_alone
+from .settings import DTYPES, Settings
+from .subjects import can_run
+from .tables import compare
+
+HEADS, HEAD_DIM = 4, 16
+CHANNELS = HEADS * HEAD_DIM
+# of routed attention: each of the regions attends to some of them
+REGIONS, ROUTES = 9, 4
+
+
+class Operator(NamedTuple):
+    """Operator on a query, key and value of one shape."""
+
+    apply: Callable[..., Tensor]
+    backends: list[str]
+    shape: Callable[[int, int], tuple[int, ...]]  # of the map's height and width
+
+
+def _attend_to_regions(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
+    """Attend from each region to itself and to those that follow it."""
+    regions = torch.arange(REGIONS, device=query.device)
+    routes = (regions[:, None] + regions[:ROUTES]) % REGIONS
+    return routed_attention(query, key, value, routes[None], HEADS, backend=backend)
+
+
+OPERATORS = {
+    "local_attention": Operator(
+        partial(local_attention, kernel_size=7),
+        [*LOCAL_BACKENDS],
+        lambda height, width: (1, HEADS, HEAD_DIM, height, width),
+    ),
+    "routed_attention": Operator(
+        _attend_to_regions,
+        [*ROUTED_BACKENDS],
+        lambda height, width: (1, REGIONS, height * width // REGIONS, CHANNELS),
+    ),
+    "pixel_shift_attention": Operator(
+        partial(pixel_shift_attention, num_heads=HEADS),
+        [*PIXEL_SHIFT_BACKENDS],
+        lambda height, width: (1, CHANNELS, height, width),
+    ),
+}
+
+
+def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
+    """Measure the errors of output and gradients, relative to the norm of the exact values.
+
+    Exact is what the definition gives in float64, for the same inputs in the dtype of the settings.
+    """
+    apply, _, shape = OPERATORS[operator]
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, signal = (
+        torch.randn(shape(*settings.size), generator=generator).to(**settings.kind)
+        for _ in range(4)
+    )
+    results = []
+    for name, dtype in ((backend, query.dtype), ("reference", torch.float64)):
+        inputs = [x.to(dtype).requires_grad_() for x in (query, key, value)]
+        out = apply(*inputs, backend=name)
+        results.append([out, *torch.autograd.grad(out, inputs, signal.to(dtype))])
+    output_error, *gradient_errors = (
+        ((actual - exact).norm() / exact.norm()).item()
+        for actual, exact in zip(*results, strict=True)
+    )
+    return dict(output_error=output_error, gradient_error=max(gradient_errors))
+
+
+def benchmark_errors(settings: Settings) -> list[dict]:
+    """Measure the errors of all implementations in all dtypes, beside those of the definition."""
+    jobs = [
+        (operator, dtype, backend)
+        for operator, (_, backends, _) in OPERATORS.items()
+        for dtype in DTYPES
+        for backend in backends
+        if can_run(backend, settings.device)
+    ]
+    rows = {
+        job: dict(operator=job[0], dtype=job[1], implementation=job[2])
+        | measure_alone(measure_errors, job[0], job[2], settings=replace(settings, dtype=job[1]))
+        for job in follow(jobs)
+    }
+    for (operator, dtype, _), row in rows.items():
+        row["ratio"] = compare(rows[operator, dtype, "reference"], row)
+    return list(rows.values())

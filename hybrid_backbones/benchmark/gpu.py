@@ -1,0 +1,154 @@
+"""Proof on a GPU in one command: that the kernels are right, and what is fast."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+
+from .accuracy import benchmark_errors
+from .measure import benchmark_backbones, benchmark_operators
+from .settings import DTYPES, Settings, describe
+from .tables import report
+from .training import benchmark_training
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and subjects of a proof.
+
+    Args:
+        device: device of everything.
+        repeats: number of timed calls.
+        odd_size: map on which errors are measured.
+        size, scales: smallest map of the operators, and factors for both of its sides.
+        image_size: image of backbones and detectors.
+        backbones, compiled, configs: what is measured, graphed or compiled, or trained.
+    """
+
+    device: str = "cuda"
+    repeats: int = 10
+    odd_size: tuple[int, int] = (57, 83)
+    size: tuple[int, int] = (50, 84)  # of the third stage of an 800×1344 image
+    scales: tuple[int, ...] = (4, 2, 1)
+    image_size: tuple[int, int] = (800, 1344)
+    backbones: tuple[str, ...] = (
+        *("ResNet-50", "Swin-T", "ACmixResNet-50", "ACmixSwin-tiny", "XVolutionResNet-50"),
+        *("BiFormer-small", "MixFormer-b4", "SwiftFormer-l1", "UniFormer-small"),
+        "UniFormerLight-xxs",
+    )
+    compiled: tuple[str, ...] = ("ResNet-50", "ACmixResNet-50", "BiFormer-small")
+    configs: tuple[str, ...] = ("maskrcnn_acmix_r50", "maskrcnn_biformer_s")
+
+    def settings(self, size: tuple[int, int], **others) -> Settings:
+        """Return the settings of one step."""
+        return Settings(size, device=self.device, repeats=self.repeats, alone=False, **others)
+
+
+# what the rehearsal takes on a CPU, where kernels run in Triton's interpreter
+REHEARSAL = Plan(
+    device="cpu",
+    repeats=1,
+    odd_size=(5, 7),
+    size=(8, 9),
+    scales=(1,),
+    image_size=(64, 64),
+    backbones=("MixFormer-b0",),
+    compiled=(),
+    configs=("maskrcnn_uniformer_xxs",),
+)
+
+
+class _Outcomes:
+    """Plugin of pytest that counts the outcomes of tests by file."""
+
+    def __init__(self):
+        self.counts: dict[str, Counter] = {}
+
+    def pytest_runtest_logreport(self, report):
+        # passed setups and teardowns are no outcome
+        if report.when == "call" or report.outcome != "passed":
+            file = report.nodeid.partition("::")[0]
+            self.counts.setdefault(file, Counter())[report.outcome] += 1
+
+
+def _run_tests(plan: Plan) -> tuple[Settings, list[dict]]:
+    """Run the tests that need a GPU; one row for each file."""
+    tests = CHECKOUT / "tests"
+    if not tests.is_dir() or find_spec("pytest") is None:
+        rows = [dict(tests="all", error="it needs a checkout, with its tests, and pytest")]
+        return plan.settings(plan.odd_size), rows
+    import pytest
+
+    outcomes = _Outcomes()
+    parallel = ["-n", "auto"] if find_spec("xdist") else []
+    pytest.main(["-q", "-m", "cuda", "--tb=short", *parallel, str(tests)], plugins=[outcomes])
+    return plan.settings(plan.odd_size), [
+        dict(tests=file, **{name: count[name] for name in ("passed", "failed", "skipped")})
+        for file, count in sorted(outcomes.counts.items())
+    ]
+
+
+def _measure_errors(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.odd_size)
+    return settings, benchmark_errors(settings)
+
+
+def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.size)
+    return settings, [
+        dict(dtype=dtype) | row
+        for dtype in DTYPES
+        for row in benchmark_operators(replace(settings, dtype=dtype), scales=plan.scales)
+    ]
+
+
+def _measure_training(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.image_size, batch=2)
+    configs = [CHECKOUT / "configs" / f"{name}.py" for name in plan.configs]
+    return settings, [
+        dict(dtype=dtype) | row
+        for dtype in ("float32", "bfloat16")
+        for row in benchmark_training(replace(settings, dtype=dtype), configs)
+    ]
+
+
+def _measure_backbones(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.image_size)
+    modes = ("eager", "graphed") if plan.device == "cuda" else ("eager",)
+    return settings, benchmark_backbones(settings, plan.backbones, modes)
+
+
+def _measure_compiled(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.image_size)
+    if not plan.compiled:
+        return settings, []
+    return settings, benchmark_backbones(settings, plan.compiled, ("eager", "compiled"))
+
+
+STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
+    "tests": _run_tests,
+    "errors": _measure_errors,
+    "ops": _measure_operators,
+    "train": _measure_training,
+    "backbones": _measure_backbones,
+    "compiled": _measure_compiled,
+}
+
+
+def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
+    """Take the steps in order, and save the table of each in `out` as soon as it is measured.
+
+    Yields:
+        for each step its name, its duration in seconds, and the number of rows that failed.
+    """
+    for name in steps:
+        start = perf_counter()
+        settings, rows = STEPS[name](plan)
+        if rows:
+            report(rows, describe(settings), out / f"{plan.device}_{name}.json")
+        failed = sum("error" in row or row.get("failed", 0) > 0 for row in rows)
+        yield name, perf_counter() - start, failed
