@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from .accuracy import benchmark_errors
+from .kernels import benchmark_kernels
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DTYPES, Settings, describe
 from .tables import report
@@ -24,6 +25,7 @@ class Plan:
         device: device of everything.
         repeats: number of timed calls.
         odd_size: map on which errors are measured.
+        shrink: divisor of the maps of kernels.
         size, scales: smallest map of the operators, and factors for both of its sides.
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
@@ -32,6 +34,7 @@ class Plan:
     device: str = "cuda"
     repeats: int = 10
     odd_size: tuple[int, int] = (57, 83)
+    shrink: int = 1
     size: tuple[int, int] = (50, 84)  # of the third stage of an 800×1344 image
     scales: tuple[int, ...] = (4, 2, 1)
     image_size: tuple[int, int] = (800, 1344)
@@ -53,6 +56,7 @@ REHEARSAL = Plan(
     device="cpu",
     repeats=1,
     odd_size=(5, 7),
+    shrink=50,
     size=(8, 9),
     scales=(1,),
     image_size=(64, 64),
@@ -97,6 +101,11 @@ def _measure_errors(plan: Plan) -> tuple[Settings, list[dict]]:
     return settings, benchmark_errors(settings)
 
 
+def _measure_kernels(plan: Plan) -> tuple[Settings, list[dict]]:
+    settings = plan.settings(plan.size)
+    return settings, benchmark_kernels(settings, plan.shrink)
+
+
 def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.size)
     return settings, [
@@ -132,6 +141,7 @@ def _measure_compiled(plan: Plan) -> tuple[Settings, list[dict]]:
 STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
     "tests": _run_tests,
     "errors": _measure_errors,
+    "kernels": _measure_kernels,
     "ops": _measure_operators,
     "train": _measure_training,
     "backbones": _measure_backbones,

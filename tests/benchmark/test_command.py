@@ -43,7 +43,8 @@ def refuse(settings):
 def run_tool(repository, folder, *arguments):
     # one thread: more cost very much on a busy machine, and maps are small
     command = [sys.executable, repository / "tools/benchmark.py", *arguments]
-    environment = dict(os.environ, PYTHONPATH=str(repository))
+    # kernels are not measured in Triton's interpreter
+    environment = dict(os.environ, PYTHONPATH=str(repository), TRITON_INTERPRET="0")
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 

@@ -1,0 +1,110 @@
+"""Speed of the operators that have kernels, alone: without projections and in one process.
+
+Each has the heads and channels of its network at the first three stages of an 800×1344 image.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import local_attention, pixel_shift_attention
+from ..ops.routed_attention.api import routed_attention
+from .measure import follow
+from .probes import extra_memory, time_call
+from .settings import DTYPES, Settings
+from .subjects import can_run
+from .tables import compare
+
+# heads, channels of each, height and width of ACmix's maps
+MAPS = ((4, 16, 200, 336), (4, 32, 100, 168), (4, 64, 50, 84))
+# channels, heads, tokens of a region and routes of BiFormer, which has 16×16 regions
+REGIONS = ((64, 2, 272, 1), (128, 4, 77, 4), (256, 8, 25, 16))
+NUM_REGIONS = 256
+# channels, height and width of X-volution's maps
+PIXELS = ((64, 200, 336), (128, 100, 168), (256, 50, 84))
+
+
+class Case(NamedTuple):
+    """Operator at one stage: a function of query, key, value and backend, and their shape."""
+
+    operator: str
+    backends: tuple[str, ...]
+    size: str
+    shape: tuple[int, ...]
+    apply: Callable[..., Tensor]
+
+
+def _cases(device: str, shrink: int) -> Iterator[Case]:
+    """Yield the operators at each stage, with sizes divided for a rehearsal."""
+    for heads, channels, *size in MAPS:
+        shape = (1, heads, channels, *(-(-side // shrink) for side in size))
+        yield Case(
+            "local_attention",
+            ("triton", "tiled", "reference"),
+            f"{heads} heads of {channels}, {shape[3]}×{shape[4]}",
+            shape,
+            partial(local_attention, kernel_size=7),
+        )
+    for channels, heads, tokens, count in REGIONS:
+        regions, tokens = max(NUM_REGIONS // shrink, count), max(tokens // shrink, 2)
+        routes = [torch.randperm(regions)[:count] for _ in range(regions)]
+        yield Case(
+            "routed_attention",
+            ("triton", "chunked", "reference"),
+            f"{heads} heads of {channels // heads}, {regions} regions of {tokens}, k = {count}",
+            (1, regions, tokens, channels),
+            partial(routed_attention, routes=torch.stack(routes)[None].to(device), num_heads=heads),
+        )
+    for channels, *size in PIXELS:
+        shape = (1, channels, *(-(-side // shrink) for side in size))
+        yield Case(
+            "pixel_shift_attention",
+            ("triton", "shifted", "reference"),
+            f"{channels} channels, {shape[2]}×{shape[3]}",
+            shape,
+            pixel_shift_attention,
+        )
+
+
+def benchmark_kernels(settings: Settings, shrink: int = 1) -> list[dict]:
+    """Measure all implementations at all stages in all dtypes, beside the reference.
+
+    Args:
+        settings: device and number of timed calls; size and dtype are ignored.
+        shrink: divisor of sizes, for a rehearsal.
+    """
+    torch.manual_seed(0)
+    jobs = [
+        (case, dtype, [name for name in case.backends if can_run(name, settings.device)])
+        for case in _cases(settings.device, shrink)
+        for dtype in DTYPES
+    ]
+    rows = []
+    for case, dtype, backends in follow(jobs):
+        kind = dict(dtype=getattr(torch, dtype), device=settings.device)
+        inputs = [torch.randn(case.shape, **kind, requires_grad=True) for _ in range(3)]
+        figures = {
+            name: _measure(partial(case.apply, backend=name), inputs, settings) for name in backends
+        }
+        for name in backends:
+            names = dict(operator=case.operator, size=case.size, dtype=dtype, implementation=name)
+            ratio = compare(figures["reference"], figures[name])
+            rows.append(names | figures[name] | dict(ratio=ratio))
+    return rows
+
+
+def _measure(apply: Callable[..., Tensor], inputs: list[Tensor], settings: Settings) -> dict:
+    signal = torch.randn_like(apply(*inputs))
+
+    def differentiate():
+        torch.autograd.grad(apply(*inputs), inputs, signal)
+
+    infer = torch.no_grad()(partial(apply, *inputs))
+    return dict(
+        forward_ms=time_call(infer, **settings.clock)["median"],
+        forward_backward_ms=time_call(differentiate, **settings.clock)["median"],
+        extra_memory_mib=extra_memory(differentiate, device=settings.device),
+    )

@@ -1,0 +1,72 @@
+"""Laws of `tools/benchmark.py gpu`, rehearsed on the CPU with Triton's interpreter."""
+
+import json
+import os
+
+import pytest
+from helpers import interpreted
+
+from hybrid_backbones.benchmark import accuracy
+from hybrid_backbones.benchmark.accuracy import OPERATORS, measure_errors
+from hybrid_backbones.benchmark.gpu import REHEARSAL, prove
+from hybrid_backbones.benchmark.measure import measure_alone
+from hybrid_backbones.benchmark.settings import DTYPES, Settings
+
+KEPT = Settings((5, 7), threads=1, repeats=1, alone=False)
+PAIRS = [(operator, backend) for operator in OPERATORS for backend in OPERATORS[operator].backends]
+
+
+def process_id(settings):
+    return dict(id=os.getpid())
+
+
+def fail(settings):
+    raise ValueError("no such kernel")
+
+
+def test_a_process_is_kept_until_a_row_fails():
+    first, second = (measure_alone(process_id, settings=KEPT) for _ in range(2))
+    assert first == second != dict(id=os.getpid())
+    assert measure_alone(fail, settings=KEPT) == dict(error="no such kernel")
+    assert measure_alone(process_id, settings=KEPT) != first
+
+
+@interpreted
+@pytest.mark.parametrize(("operator", "backend"), PAIRS)
+def test_errors_in_float32_are_roundings(operator, backend):
+    errors = measure_errors(operator, backend, KEPT)
+    assert 0 < errors["output_error"] < 1e-6
+    assert 0 < errors["gradient_error"] < 1e-6
+
+
+def test_errors_are_relative_to_the_definition(monkeypatch):
+    apply, *others = OPERATORS["local_attention"]
+
+    def slightly_wrong(*inputs, backend):
+        return apply(*inputs, backend=backend) * (1 if backend == "reference" else 1.25)
+
+    wrong = accuracy.Operator(slightly_wrong, *others)
+    monkeypatch.setitem(OPERATORS, "local_attention", wrong)
+    errors = measure_errors("local_attention", "tiled", KEPT)
+    assert errors["output_error"] == pytest.approx(0.25, rel=1e-4)
+    assert errors["gradient_error"] == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.slow
+@interpreted
+def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
+    steps = ["errors", "kernels", "ops", "backbones", "compiled"]
+    done = list(prove(REHEARSAL, steps, tmp_path))
+    assert [(name, failed) for name, _, failed in done] == [(name, 0) for name in steps]
+    saved = {
+        name: json.loads((tmp_path / f"cpu_{name}.json").read_text())["rows"]
+        for name in steps
+        if name != "compiled"  # nothing is compiled in a rehearsal
+    }
+    for name in ("errors", "kernels", "ops"):
+        assert {row["dtype"] for row in saved[name]} == {*DTYPES}
+        assert {"triton", "reference"} <= {row["implementation"] for row in saved[name]}
+    measured = {(row["operator"], row["implementation"]) for row in saved["kernels"]}
+    assert measured == {*PAIRS}
+    assert all(row["forward_ms"] > 0 for row in saved["kernels"])
+    assert [row["backbone"] for row in saved["backbones"]] == [*REHEARSAL.backbones]
