@@ -25,7 +25,7 @@ class Plan:
         device: device of everything.
         repeats: number of timed calls.
         odd_size: map on which errors are measured.
-        shrink: divisor of the maps of kernels.
+        stages, shrink: number of stages that kernels are measured at, and divisor of their maps.
         size, scales: smallest map of the operators, and factors for both of its sides.
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
@@ -34,6 +34,7 @@ class Plan:
     device: str = "cuda"
     repeats: int = 10
     odd_size: tuple[int, int] = (57, 83)
+    stages: int = 3
     shrink: int = 1
     size: tuple[int, int] = (50, 84)  # of the third stage of an 800×1344 image
     scales: tuple[int, ...] = (4, 2, 1)
@@ -56,6 +57,7 @@ REHEARSAL = Plan(
     device="cpu",
     repeats=1,
     odd_size=(5, 7),
+    stages=1,
     shrink=50,
     size=(8, 9),
     scales=(1,),
@@ -103,7 +105,7 @@ def _measure_errors(plan: Plan) -> tuple[Settings, list[dict]]:
 
 def _measure_kernels(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.size)
-    return settings, benchmark_kernels(settings, plan.shrink)
+    return settings, benchmark_kernels(settings, plan.stages, plan.shrink)
 
 
 def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:

@@ -37,9 +37,9 @@ class Case(NamedTuple):
     apply: Callable[..., Tensor]
 
 
-def _cases(device: str, shrink: int) -> Iterator[Case]:
+def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
     """Yield the operators at each stage, with sizes divided for a rehearsal."""
-    for heads, channels, *size in MAPS:
+    for heads, channels, *size in MAPS[:stages]:
         shape = (1, heads, channels, *(-(-side // shrink) for side in size))
         yield Case(
             "local_attention",
@@ -48,7 +48,7 @@ def _cases(device: str, shrink: int) -> Iterator[Case]:
             shape,
             partial(local_attention, kernel_size=7),
         )
-    for channels, heads, tokens, count in REGIONS:
+    for channels, heads, tokens, count in REGIONS[:stages]:
         regions, tokens = max(NUM_REGIONS // shrink, count), max(tokens // shrink, 2)
         routes = [torch.randperm(regions)[:count] for _ in range(regions)]
         yield Case(
@@ -58,7 +58,7 @@ def _cases(device: str, shrink: int) -> Iterator[Case]:
             (1, regions, tokens, channels),
             partial(routed_attention, routes=torch.stack(routes)[None].to(device), num_heads=heads),
         )
-    for channels, *size in PIXELS:
+    for channels, *size in PIXELS[:stages]:
         shape = (1, channels, *(-(-side // shrink) for side in size))
         yield Case(
             "pixel_shift_attention",
@@ -69,17 +69,18 @@ def _cases(device: str, shrink: int) -> Iterator[Case]:
         )
 
 
-def benchmark_kernels(settings: Settings, shrink: int = 1) -> list[dict]:
+def benchmark_kernels(settings: Settings, stages: int = 3, shrink: int = 1) -> list[dict]:
     """Measure all implementations at all stages in all dtypes, beside the reference.
 
     Args:
         settings: device and number of timed calls; size and dtype are ignored.
+        stages: number of stages.
         shrink: divisor of sizes, for a rehearsal.
     """
     torch.manual_seed(0)
     jobs = [
         (case, dtype, [name for name in case.backends if can_run(name, settings.device)])
-        for case in _cases(settings.device, shrink)
+        for case in _cases(settings.device, stages, shrink)
         for dtype in DTYPES
     ]
     rows = []
