@@ -259,7 +259,7 @@ class UniFormerLight(HierarchicalBackbone):
     def out_channels(self) -> tuple[int, ...]:
         """Number of channels of each output, the class token included if it is one."""
         channels = super().out_channels
-        return (*channels, channels[-1]) if hasattr(self, "final_norm") else channels
+        return (*channels, channels[-1]) if self.out_norm == "final" else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``.
@@ -267,13 +267,13 @@ class UniFormerLight(HierarchicalBackbone):
         With ``out_norm='final'``, the class token follows as ``(B, C, 1, 1)``.
         """
         outs = super().forward(x)
-        return (*outs[:-1], *outs[-1]) if hasattr(self, "final_norm") else outs
+        return (*outs[:-1], *outs[-1]) if self.out_norm == "final" else outs
 
     def normalise(self, stage: int, x: Any) -> Any:
         """Return the feature map of a stage after its output norm, if it has one.
 
         With ``out_norm='final'``, that of the last stage comes with the normalised class token.
         """
-        if stage < 2 or (stage == 3 and hasattr(self, "final_norm")):
+        if stage < 2 or (stage == 3 and self.out_norm == "final"):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)
