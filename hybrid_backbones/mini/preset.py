@@ -60,7 +60,9 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 
 
 def _detection(cfg: Config, root: Path) -> dict:
-    with_mask = "segm" in cfg.val_evaluator.metric
+    evaluator = cfg.val_evaluator
+    metrics = [evaluator] if isinstance(evaluator, dict) else evaluator
+    with_mask = any("segm" in metric.get("metric", ()) for metric in metrics)
     # dense heads need more steps, which cost less
     epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
     for settings in dicts(cfg.model):
@@ -198,9 +200,19 @@ def coco_files(root: Path, split: str) -> dict:
     )
 
 
-def coco_evaluator(cfg: Config, root: Path) -> dict:
-    """Return a config's evaluator for the validation split in COCO's format."""
-    return dict(cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json"))
+def coco_evaluator(cfg: Config, root: Path) -> dict | list[dict]:
+    """Return a config's evaluator, one metric or a list, for the mini set's validation split."""
+
+    def on_mini_set(metric: dict) -> dict:
+        # others, which save predictions for example, read no annotation file
+        is_coco = "ann_file" in metric or str(metric["type"]).endswith("CocoMetric")
+        return dict(metric, ann_file=ann_file) if is_coco else metric
+
+    ann_file = str(root / "coco/annotations/instances_val2017.json")
+    evaluator = cfg.val_evaluator
+    if isinstance(evaluator, dict):
+        return on_mini_set(evaluator)
+    return [on_mini_set(metric) for metric in evaluator]
 
 
 def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
