@@ -12,11 +12,11 @@ from PIL import Image
 
 from hybrid_backbones.inference.sketch import predict, sketch_demo
 from hybrid_backbones.locformer.demo import (
+    attention_to_strokes,
     draw,
     read_drawing,
     read_picture,
     read_sketch,
-    where_sketch_attends,
 )
 from hybrid_backbones.locformer.quickdraw import DrawingFile, render_drawing
 from hybrid_backbones.mini.preset import apply_mini
@@ -94,7 +94,7 @@ def test_the_map_shows_where_strokes_are_seen_from():
     # one place of the image looks at the cell with ink, another at one without
     weights[0, 3, 4] = torch.tensor([[0.97, 0.01], [0.01, 0.01]])
     weights[0, 1, 1] = torch.tensor([[0.01, 0.97], [0.01, 0.01]])
-    found = where_sketch_attends(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]))
+    found = attention_to_strokes(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]))
     assert found.shape == (5, 6)
     assert found.argmax() == 3 * 6 + 4
     assert found[1, 1] == found.min() == 0

@@ -7,7 +7,7 @@ import torch
 from golden.fill import fill_, make_input
 from locformer_cases import SMALL_SWIN, SMALL_UNIFORMER, build
 
-from hybrid_backbones.locformer.guidance import SketchGuided, entry_widths
+from hybrid_backbones.locformer.guidance import SketchGuided, stage_in_channels
 
 BACKBONES = {
     "uniformer": dict(SMALL_UNIFORMER["backbone"]),
@@ -58,7 +58,7 @@ def test_fusions_that_leave_the_map_alone_leave_the_backbone_as_it_is():
 def test_finding_the_widths_leaves_no_trace():
     body = SketchGuided(BACKBONES["acmix_resnet"] | dict(out_indices=(1, 2, 3))).body.train()
     before = json.dumps({name: x.double().sum().item() for name, x in body.state_dict().items()})
-    assert entry_widths(body) == [64, 256, 512, 1024]
+    assert stage_in_channels(body) == [64, 256, 512, 1024]
     assert body.training
     after = json.dumps({name: x.double().sum().item() for name, x in body.state_dict().items()})
     assert before == after
