@@ -1,7 +1,8 @@
 """Base classes of the networks.
 
 `StagedNetwork` builds, freezes and runs a stem and four stages; `HierarchicalBackbone` adds the
-forward pass from images to feature maps. Indices of stages count from 0, texts from 1.
+forward pass from images to feature maps. Indices of stages start at 0; docstrings count stages
+from 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
+from ..backbones.acmix_swin import VARIANTS, PaddedPatchEmbed, gather_patches
 from ..backbones.base import Parts, StagedNetwork, read_arch
 from ..backbones.names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 from ..layers import (
@@ -257,7 +257,7 @@ class SwinRAM(StagedNetwork):
         parts = Parts(
             channels,
             sizes["depths"],
-            stem=lambda: WholePatchEmbed(3, channels[0], 4, LayerNorm2d),
+            stem=lambda: PaddedPatchEmbed(3, channels[0], 4, LayerNorm2d),
             block=make_block,
             downsample=lambda stage: TokenMerging(*channels[stage - 1 : stage + 1]),
             # convolutions and norms keep PyTorch's default initialisation

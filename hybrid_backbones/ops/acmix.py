@@ -241,7 +241,7 @@ class ACmix(nn.Module):
         qkv = self._project(x)
         query, key, value = qkv.chunk(3, 1)
         grid = position_map(*x.shape[2:], self.conv_p.weight.dtype, device=x.device)
-        placement: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
+        geometry: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
         attention = acmix_attention(
             query,
             key,
@@ -250,12 +250,12 @@ class ACmix(nn.Module):
             self.num_heads,
             self.attn_kernel_size,
             backend=self.attn_backend,
-            **placement,
+            **geometry,
         )
         # scale the kernels because they are smaller than the feature map
         kernels = self.rate2[:, None, None, None] * self.dep_conv.weight
         mixing = self.fc.weight.flatten(1)  # (Kc², 3h)
-        convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **placement)
+        convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **geometry)
         # under autocast the branches are in half precision, the rate is in float32
         return torch.addcmul(convolution, self.rate1.to(attention.dtype), attention)
 
