@@ -145,7 +145,7 @@ def train(args: Namespace) -> None:
 
 
 def _train(args: Namespace, cfg: Config) -> None:
-    """Train, with the work dir locked for other trainings."""
+    """Train in a work dir that the caller has locked."""
     require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
