@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
-from ..triton_support import divide_up, power_of_two
+from ..triton_support import count_tiles, divide_up, launch, power_of_two, register_gradient
 
 MAX_HEAD_DIM = 128
 MAX_KERNEL_SIZE = 63
@@ -144,19 +144,7 @@ def _backward_like(grad, query, key, value, out, tops, totals, kernel_size, stri
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _keep(ctx, inputs, output):
-    *tensors, kernel_size, stride, dilation = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.settings = kernel_size, stride, dilation
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad, *_):
-    return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_keep)
+register_gradient(_forward, _backward)
 
 
 def _launch(
@@ -172,30 +160,28 @@ def _launch(
     """Run one program per tile of `owned`; the cells of a tile are `spacing` apart."""
     query, key = maps[:2]
     batch, num_heads, head_dim, height, width = owned.shape
-    tiles_y = min(spacing, height) * divide_up(height, spacing * plan.TILE_Y)
-    tiles_x = min(spacing, width) * divide_up(width, spacing * plan.TILE_X)
-    if batch == 0:
-        return
-    # Triton launches on the current device, wherever the tensors are
-    with torch.cuda.device_of(query):
-        kernel[(batch * num_heads * tiles_y * tiles_x,)](
-            *maps,
-            *statistics,
-            tuple(x.stride() for x in maps),
-            num_heads,
-            *query.shape[3:],
-            *key.shape[3:],
-            tiles_y,
-            tiles_x,
-            *numbers,
-            HEAD_DIM=head_dim,
-            BLOCK_D=power_of_two(head_dim, least=16),
-            **constants,
-            **plan._asdict(),
-            num_warps=4,
-            # many small programs already hide load latency; pipelining costs more than it saves
-            num_stages=1,
-        )
+    tiles_y = count_tiles(height, spacing, plan.TILE_Y)
+    tiles_x = count_tiles(width, spacing, plan.TILE_X)
+    launch(
+        kernel,
+        batch * num_heads * tiles_y * tiles_x,
+        *maps,
+        *statistics,
+        tuple(x.stride() for x in maps),
+        num_heads,
+        *query.shape[3:],
+        *key.shape[3:],
+        tiles_y,
+        tiles_x,
+        *numbers,
+        HEAD_DIM=head_dim,
+        BLOCK_D=power_of_two(head_dim, least=16),
+        **constants,
+        **plan._asdict(),
+        num_warps=4,
+        # many small programs already hide load latency; pipelining costs more than it saves
+        num_stages=1,
+    )
 
 
 def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
