@@ -60,9 +60,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 
 
 def _detection(cfg: Config, root: Path) -> dict:
-    evaluator = cfg.val_evaluator
-    metrics = [evaluator] if isinstance(evaluator, dict) else evaluator
-    with_mask = any("segm" in metric.get("metric", ()) for metric in metrics)
+    with_mask = any("segm" in metric.get("metric", ()) for metric in dicts(cfg.val_evaluator))
     # dense heads need more steps, which cost less
     epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
     for settings in dicts(cfg.model):
@@ -201,18 +199,12 @@ def coco_files(root: Path, split: str) -> dict:
 
 
 def coco_evaluator(cfg: Config, root: Path) -> dict | list[dict]:
-    """Return a config's evaluator, one metric or a list, for the mini set's validation split."""
-
-    def on_mini_set(metric: dict) -> dict:
-        # others, which save predictions for example, read no annotation file
-        is_coco = "ann_file" in metric or str(metric["type"]).endswith("CocoMetric")
-        return dict(metric, ann_file=ann_file) if is_coco else metric
-
-    ann_file = str(root / "coco/annotations/instances_val2017.json")
-    evaluator = cfg.val_evaluator
-    if isinstance(evaluator, dict):
-        return on_mini_set(evaluator)
-    return [on_mini_set(metric) for metric in evaluator]
+    """Return a config's evaluator, of one metric or several, for the validation split of COCO."""
+    for metric in dicts(cfg.val_evaluator):
+        # others, such as one that saves predictions, read no annotation file
+        if "ann_file" in metric or str(metric.get("type")).endswith("CocoMetric"):
+            metric.ann_file = str(root / "coco/annotations/instances_val2017.json")
+    return cfg.val_evaluator
 
 
 def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:
