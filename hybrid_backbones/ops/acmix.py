@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..layers import join_groups, require_divides, require_odd, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
+from .validation import require_same_padding
 
 
 @cached_by_size
@@ -214,11 +215,7 @@ class ACmix(nn.Module):
         require_divides(num_heads=num_heads, out_channels=out_channels)
         require_odd(kernel_size=kernel_size, attn_kernel_size=attn_kernel_size)
         validate_settings(attn_kernel_size, stride, dilation, attn_backend)
-        if padding != dilation * (kernel_size // 2):
-            raise ValueError(
-                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
-                f"got {padding=}"
-            )
+        require_same_padding(padding, kernel_size, dilation)
         self.num_heads = num_heads
         self.stride = stride
         self.dilation = dilation

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..layers import join_groups, require_divides, to_maps, to_tokens
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
 from .softmax_attention import full_attention
+from .validation import require_same_padding
 
 ATTENTIONS = ("shift", "global")
 
@@ -57,11 +58,7 @@ class _XVolutionBase(nn.Module):
         super().__init__()
         require_divides(num_heads=num_heads, out_channels=out_channels)
         validate_settings(kernel_size, stride, dilation, attn_backend)
-        if padding != dilation * (kernel_size // 2):
-            raise ValueError(
-                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
-                f"got {padding=}"
-            )
+        require_same_padding(padding, kernel_size, dilation)
         self.num_heads = num_heads
         self.attn_backend = attn_backend
         self.padding = padding

@@ -65,9 +65,9 @@ def local_attention_triton(
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, kernel_size, stride, dilation):
-    """Return the output and, for each softmax, the maximum and the sum, both (B, h, H', W').
+    """Return the output and, for each softmax, maximum and sum of its terms, both (B, h, H', W').
 
-    The maximum is that of the unscaled products. A single log-sum-exp would round large logits.
+    The maximum is that of the unscaled products. Their log-sum-exp would round large logits.
     """
     from .triton_forward import forward_kernel
 
@@ -185,7 +185,13 @@ def _launch(
 
 
 def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
-    """Choose the tile that loads the fewest cells: along an axis, `walk` of those it owns."""
+    """Choose the sides of the tile that loads the fewest cells.
+
+    Args:
+        owned: map whose cells the programs own, query or key.
+        walk: function from the number of cells that a tile owns along an axis to the number of
+            cells that it loads along this axis.
+    """
     num_owned, num_walked = _sizes(owned)
 
     def cost(tile_x: int) -> int:
@@ -197,7 +203,7 @@ def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:
-    """Return the number of cells that a program owns, and the number it loads at a time.
+    """Return the number of cells that a program owns, and of those that it loads at a time.
 
     Chosen to limit register spilling when compiled for an H100 with K = 7: at most 48 bytes per
     thread with 128 channels.
@@ -217,7 +223,7 @@ def _reduce(stride: int, dilation: int) -> _Steps:
 
 
 def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
-    """Return the number of folds per axis that bring the farthest neighbour into the map."""
+    """Return, per axis, how often the farthest neighbour is reflected until it is in the map."""
     radius = dilation * (kernel_size // 2)
     spans = (max(length - 1, 1) for length in key.shape[3:])
     folds = (divide_up(span + radius, 2 * span) for span in spans)
@@ -225,7 +231,7 @@ def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
 
 
 def _panels(key: Tensor, kernel_size: int, dilation: int) -> list[int]:
-    """Return per axis how many mirror images of the map neighbours reach on each side."""
+    """Return, per axis, how many mirror images of the map on each side have neighbours in them."""
     radius = dilation * (kernel_size // 2)
     return [divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
 

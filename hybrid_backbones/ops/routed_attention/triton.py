@@ -95,7 +95,7 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
 def _forward(query, key, value, routes, num_heads):
     """Return the output and, for each softmax, the largest logit and the sum, ``(B, R', h, T')``.
 
-    A single log-sum-exp would round large logits.
+    Their log-sum-exp, a single number, would round large logits.
     """
     from .triton_forward import forward_kernel
 
