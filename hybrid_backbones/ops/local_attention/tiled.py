@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
 from .borders import reflect

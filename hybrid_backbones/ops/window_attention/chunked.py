@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..size_cache import cached_by_size
 from ..softmax_attention import attention_gradients, attention_weights
 from .shifted_windows import cross_region_pairs, partition_shifted_windows, window_regions
