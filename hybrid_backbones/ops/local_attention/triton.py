@@ -184,22 +184,22 @@ def _launch(
     )
 
 
-def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
+def _plan(owned: Tensor, loaded: Callable[[int], int]) -> _Plan:
     """Choose the sides of the tile that loads the fewest cells.
 
     Args:
         owned: map whose cells the programs own, query or key.
-        walk: function from the number of cells that a tile owns along an axis to the number of
+        loaded: function from the number of cells that a tile owns along an axis to the number of
             cells that it loads along this axis.
     """
-    num_owned, num_walked = _sizes(owned)
+    num_owned, num_loaded = _sizes(owned)
 
     def cost(tile_x: int) -> int:
-        return walk(num_owned // tile_x) * power_of_two(walk(tile_x), least=16)
+        return loaded(num_owned // tile_x) * power_of_two(loaded(tile_x), least=16)
 
     tile_x = min((8, 16, 4, 2, 1), key=cost)
-    cols = power_of_two(walk(tile_x), least=16)
-    return _Plan(num_owned // tile_x, tile_x, max(1, num_walked // cols), cols)
+    cols = power_of_two(loaded(tile_x), least=16)
+    return _Plan(num_owned // tile_x, tile_x, max(1, num_loaded // cols), cols)
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:

@@ -34,17 +34,17 @@ def _with_dense_channels(x: Tensor) -> Tensor:
 
 def _plan_queries(query: Tensor, head_dim: int) -> _Plan:
     """Choose the blocks of a kernel whose programs own queries and iterate over keys."""
-    own, walked, *options = _sizes(query, head_dim)
+    owned, loaded, *options = _sizes(query, head_dim)
     dims = head_dim, power_of_two(head_dim, least=16)
-    return _Plan(*dims, _block(query.shape[2], own), walked, *options)
+    return _Plan(*dims, _block(query.shape[2], owned), loaded, *options)
 
 
 def _plan_keys(key: Tensor, head_dim: int) -> _Plan:
     """Choose the blocks of a kernel whose programs own keys and iterate over queries."""
-    own, walked, *options = _sizes(key, head_dim)
+    owned, loaded, *options = _sizes(key, head_dim)
     dims = head_dim, power_of_two(head_dim, least=16)
     # two accumulators occupy the registers, so halve the block of queries
-    return _Plan(*dims, max(16, walked // 2), _block(key.shape[2], own), *options)
+    return _Plan(*dims, max(16, loaded // 2), _block(key.shape[2], owned), *options)
 
 
 def _sizes(x: Tensor, head_dim: int) -> tuple[int, int, int, int]:
