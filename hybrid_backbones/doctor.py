@@ -296,7 +296,3 @@ def main() -> int:
     fatal = any(f.fatal for f in findings)
     print("Training cannot start." if fatal else "Training can start.")
     return int(fatal)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -171,14 +171,14 @@ class PatchEmbed(nn.Module):
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """Return the row of the bias table for each pair of positions of a square window.
+    """Return the row of the bias table for each pair of positions in a square window.
 
     Returns:
         Indices ``(T, T)``: at ``[i, j]``, with dy rows and dx columns from j to i, it is
         ``(dy + window_size - 1) * (2 * window_size - 1) + dx + window_size - 1``.
     """
-    places = torch.arange(window_size)
-    rows, columns = places.repeat_interleave(window_size), places.repeat(window_size)
+    steps = torch.arange(window_size)
+    rows, columns = steps.repeat_interleave(window_size), steps.repeat(window_size)
     down = rows[:, None] - rows + window_size - 1
     right = columns[:, None] - columns + window_size - 1
     return down * (2 * window_size - 1) + right

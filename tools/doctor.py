@@ -5,11 +5,10 @@ Usage: python tools/doctor.py
 
 import argparse
 import runpy
+import sys
 from pathlib import Path
 
 argparse.ArgumentParser(description="Diagnose the installation.").parse_args()
 # run by path, since `import hybrid_backbones` may fail
-runpy.run_path(
-    str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"),
-    run_name="__main__",
-)
+doctor = runpy.run_path(str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"))
+sys.exit(doctor["main"]())

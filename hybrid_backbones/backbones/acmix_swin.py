@@ -22,7 +22,7 @@ from .blocks import TransformerBlock
 from .names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 
 
-class WholePatchEmbed(PatchEmbed):
+class PaddedPatchEmbed(PatchEmbed):
     """Patch embedding that zero-pads incomplete patches at the right and the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class ACmixSwin(HierarchicalBackbone):
         parts = Parts(
             channels,
             sizes["depths"],
-            stem=lambda: WholePatchEmbed(3, channels[0], 4, LayerNorm2d),
+            stem=lambda: PaddedPatchEmbed(3, channels[0], 4, LayerNorm2d),
             block=make_block,
             downsample=lambda stage: PatchMerging(channels[stage - 1]),
             norm=LayerNorm2d,

@@ -1,7 +1,8 @@
 """Base classes of the networks.
 
 `StagedNetwork` builds, freezes and runs a stem and four stages; `HierarchicalBackbone` adds the
-forward pass from images to feature maps. Indices of stages count from 0, texts from 1.
+forward pass from images to feature maps. Indices of stages start at 0; docstrings count stages
+from 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ class StagedNetwork(BaseModule):
             raise ValueError(f"out_norm='final' needs 3 among out_indices, got {out_indices}")
         self.channels = tuple(parts.channels)
         self.out_indices = out_indices
+        self.out_norm = out_norm
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -188,11 +190,16 @@ class StagedNetwork(BaseModule):
             outs.append(x)
         return outs
 
+    def output_norm(self, stage: int) -> nn.Module | None:
+        """Return the norm of a stage's output, if it has one."""
+        if str(stage) in self.norms:
+            return self.norms[str(stage)]
+        return self.final_norm if self.out_norm == "final" and stage == 3 else None
+
     def normalise(self, stage: int, x: Any) -> Any:
         """Apply the output norm of a stage, if it has one."""
-        if str(stage) in self.norms:
-            return self.norms[str(stage)](x)
-        return self.final_norm(x) if stage == 3 and hasattr(self, "final_norm") else x
+        norm = self.output_norm(stage)
+        return x if norm is None else norm(x)
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a renamed published entry may be dropped if this model lacks it.
@@ -221,11 +228,9 @@ class StagedNetwork(BaseModule):
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        frozen = range(self.frozen_stages)
-        norms = [self.norms[str(i)] for i in frozen if str(i) in self.norms]
-        if self.frozen_stages == 4 and hasattr(self, "final_norm"):
-            norms.append(self.final_norm)
-        return [*self._stem_modules(), *self.stages[: self.frozen_stages], *norms]
+        norms = [self.output_norm(i) for i in range(self.frozen_stages)]
+        stages = self.stages[: self.frozen_stages]
+        return [*self._stem_modules(), *stages, *(norm for norm in norms if norm is not None)]
 
     def _stem_modules(self) -> list[nn.Module]:
         return [self.get_submodule("stem")]

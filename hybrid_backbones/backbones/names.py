@@ -17,7 +17,7 @@ SWIN_COMPUTED = (r"\.relative_position_index$", r"\.attn_mask$")
 
 
 class PublishedNames(NamedTuple):
-    """What loading needs to know about the entry names of a published network.
+    """Rules that relate the entry names of a published network to ours, for loading.
 
     All fields but `rename` hold patterns of renamed entries, for `re.search`.
     """

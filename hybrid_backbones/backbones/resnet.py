@@ -68,7 +68,7 @@ class HybridResNet(HierarchicalBackbone):
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             block = resnet.get_submodule(f"layer{stage + 1}.{index}")
             if index in hybrid_blocks[stage]:
-                _fill_slots(block, make_operator)
+                _replace_convs(block, make_operator)
             return block
 
         def initialise(network: nn.Module) -> None:
@@ -128,7 +128,7 @@ def _read_hybrid_stages(
     return hybrid_blocks
 
 
-def _fill_slots(block: nn.Module, make_operator: Callable[..., nn.Module]) -> None:
+def _replace_convs(block: nn.Module, make_operator: Callable[..., nn.Module]) -> None:
     for name, conv in list(block.named_children()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
             operator = make_operator(conv.in_channels, conv.out_channels, stride=conv.stride[0])

@@ -50,8 +50,8 @@ KEEP_RATIO = 0.5
 TRADE_OFF = 0.5
 
 
-class Evolving(NamedTuple):
-    """Features that the blocks of stages 3 and 4 pass on.
+class ScoredTokens(NamedTuple):
+    """Feature map, class token and scores, the input and output of the blocks of stages 3 and 4.
 
     The published code keeps the scores in a global variable.
     """
@@ -62,7 +62,7 @@ class Evolving(NamedTuple):
 
 
 class ClassTokenEmbed(PatchEmbed):
-    """Patch embedding before stage 3, which adds a class token and scores of zero.
+    """Patch embedding before stage 3, with a learned class token and scores of zero.
 
     Args:
         in_channels: number of input channels.
@@ -73,15 +73,15 @@ class ClassTokenEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
 
-    def forward(self, x: Tensor) -> Evolving:  # type: ignore[override]  # not only a map
+    def forward(self, x: Tensor) -> ScoredTokens:  # type: ignore[override]  # not only a map
         """Embed a feature map ``(B, in_channels, H, W)`` at half its size, rounded down."""
         maps = super().forward(x)
         dtype = torch.promote_types(maps.dtype, torch.float32)
         score = maps.new_zeros(len(maps), maps.shape[2] * maps.shape[3], dtype=dtype)
-        return Evolving(maps, self.cls_token.expand(len(maps), -1, -1), score)
+        return ScoredTokens(maps, self.cls_token.expand(len(maps), -1, -1), score)
 
 
-class EvolvingPatchEmbed(PatchEmbed):
+class ScoredPatchEmbed(PatchEmbed):
     """Patch embedding before stage 4, which also projects the class token and pools the scores.
 
     Args:
@@ -93,11 +93,11 @@ class EvolvingPatchEmbed(PatchEmbed):
         super().__init__(in_channels, embed_dims, 2, LayerNorm2d)
         self.cls_upsample = nn.Linear(in_channels, embed_dims)
 
-    def forward(self, x: Evolving) -> Evolving:  # type: ignore[override]  # not only a map
+    def forward(self, x: ScoredTokens) -> ScoredTokens:  # type: ignore[override]  # not only a map
         """Embed the feature map, class token and scores at half the size, rounded down."""
         height, width = x.map.shape[2:]
         score = pool_score(x.score, (height, width))
-        return Evolving(super().forward(x.map), self.cls_upsample(x.cls), score)
+        return ScoredTokens(super().forward(x.map), self.cls_upsample(x.cls), score)
 
 
 class ScoringAttention(nn.Module):
@@ -122,11 +122,11 @@ class ScoringAttention(nn.Module):
         return self.proj(join_heads(out)), class_token_score(query, key)
 
 
-class EvolvingBlock(nn.Module):
+class TokenPruningBlock(nn.Module):
     """Transformer block with position encoding and token pruning.
 
     Attention and MLP process the class token, the tokens with the highest scores and one
-    representative of the others; its update is added to all of these others.
+    representative of the others, whose update is added to all of these others.
 
     Args:
         embed_dims: number of channels of the tokens.
@@ -155,7 +155,7 @@ class EvolvingBlock(nn.Module):
         self.mlp = Mlp(embed_dims, embed_dims * MLP_RATIO)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Evolving) -> Evolving:
+    def forward(self, x: ScoredTokens) -> ScoredTokens:
         """Update the map, the class token and the scores; all keep their shapes."""
         tokens = to_tokens(x.map + self.pos_embed(x.map))  # (B, N, C)
         num_kept = num_kept_tokens(tokens.shape[1], self.keep_ratio)
@@ -165,16 +165,17 @@ class EvolvingBlock(nn.Module):
         parts = [x.cls, kept]
         if dropped.shape[1]:
             parts.append(representative_token(dropped, score[:, num_kept:]))
-        related, received, new_score = self._relate(torch.cat(parts, 1))
-        # as published, without stochastic depth
-        dropped = dropped + received[:, -1:]
-        cls, kept = related[:, :1], related[:, 1 : num_kept + 1]
+        updated, branches, new_score = self._update(torch.cat(parts, 1))
+        # the branches of the representative token, as published without stochastic depth
+        dropped = dropped + branches[:, -1:]
+        cls, kept = updated[:, :1], updated[:, 1 : num_kept + 1]
         score = update_score(score, new_score[:, :num_kept], self.trade_off)
         order = invert_order(order)
         tokens = apply_order(torch.cat([kept, dropped], 1), order)
-        return Evolving(to_maps(tokens, x.map.shape[2:]), cls, apply_order(score, order))
+        return ScoredTokens(to_maps(tokens, x.map.shape[2:]), cls, apply_order(score, order))
 
-    def _relate(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _update(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the updated tokens, the sum of both residual branches, and the scores."""
         attended, score = self.attn(self.norm1(tokens))
         tokens = tokens + self.drop_path(attended)
         mixed = self.mlp(self.norm2(tokens))
@@ -193,7 +194,7 @@ class PairedNorm(nn.Module):
         self.map_norm = nn.BatchNorm2d(embed_dims)
         self.cls_norm = nn.LayerNorm(embed_dims)
 
-    def forward(self, x: Evolving) -> tuple[Tensor, Tensor]:
+    def forward(self, x: ScoredTokens) -> tuple[Tensor, Tensor]:
         """Return the feature map ``(B, C, H, W)`` and the class token as ``(B, C, 1, 1)``."""
         return self.map_norm(x.map), self.cls_norm(x.cls)[:, 0, :, None, None]
 
@@ -233,14 +234,14 @@ class UniFormerLight(HierarchicalBackbone):
     def __init__(self, arch: str | Mapping[str, Any] = "xxs", **kwargs: Any):
         sizes = read_arch(arch, VARIANTS)
         channels = sizes["embed_dims"]
-        downsamples = (patch_embed, ClassTokenEmbed, EvolvingPatchEmbed)
+        downsamples = (patch_embed, ClassTokenEmbed, ScoredPatchEmbed)
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             if stage < 2:
                 return LocalBlock(channels[stage], MLP_RATIO, rate)
             # there are no scores yet: the first block keeps all tokens, and only its scores count
             first = dict(keep_ratio=1, trade_off=1) if (stage, index) == (2, 0) else {}
-            return EvolvingBlock(channels[stage], sizes["head_dims"], rate, **first)
+            return TokenPruningBlock(channels[stage], sizes["head_dims"], rate, **first)
 
         parts = Parts(
             channels,
@@ -259,7 +260,7 @@ class UniFormerLight(HierarchicalBackbone):
     def out_channels(self) -> tuple[int, ...]:
         """Number of channels of each output, the class token included if it is one."""
         channels = super().out_channels
-        return (*channels, channels[-1]) if hasattr(self, "final_norm") else channels
+        return (*channels, channels[-1]) if self.out_norm == "final" else channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``.
@@ -267,13 +268,13 @@ class UniFormerLight(HierarchicalBackbone):
         With ``out_norm='final'``, the class token follows as ``(B, C, 1, 1)``.
         """
         outs = super().forward(x)
-        return (*outs[:-1], *outs[-1]) if hasattr(self, "final_norm") else outs
+        return (*outs[:-1], *outs[-1]) if self.out_norm == "final" else outs
 
     def normalise(self, stage: int, x: Any) -> Any:
         """Return the feature map of a stage after its output norm, if it has one.
 
         With ``out_norm='final'``, that of the last stage comes with the normalised class token.
         """
-        if stage < 2 or (stage == 3 and hasattr(self, "final_norm")):
+        if stage < 2 or (stage == 3 and self.out_norm == "final"):
             return super().normalise(stage, x)
         return super().normalise(stage, x.map)

@@ -10,7 +10,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
-from ..locformer.demo import draw, mean_map, read_sketch
+from ..locformer.demo import draw, mean_attention, read_sketch
 from ..locformer.fusion import StageFusion
 from ..training.requirements import require_device, require_keys, require_score
 from .demo import build_pipeline, build_trained
@@ -24,24 +24,24 @@ def predict(
     """Build the model of a config, load a checkpoint and run it on images with a sketch.
 
     Yields:
-        image file, RGB image, (H, W, 3), prediction, and attention map, averaged over all stages,
-        at the size of the resized image.
+        image file, RGB image, (H, W, 3), prediction, and the heat map of :func:`mean_attention`,
+        of the size of the resized image.
     """
     model = build_trained(cfg, checkpoint, device)
-    attended = []
+    weights = []
     for module in model.modules():
         if isinstance(module, StageFusion):
             module.register_forward_hook(
-                lambda fusion, inputs, _: attended.append(fusion.attention(*inputs)[0])
+                lambda fusion, inputs, _: weights.append(fusion.attention(*inputs)[0])
             )
     load, pipeline = build_pipeline(cfg, "RenderSketch")
-    ink = torch.tensor(sketches, dtype=torch.float32, device=device)
+    strokes = torch.tensor(sketches, dtype=torch.float32, device=device)
     for image, item in load_each(load, images):
         pixels = pixels_of(item)
         prediction = model.test_step(pseudo_collate([pipeline(item | dict(sketches=sketches))]))[0]
-        found = mean_map(attended, ink, prediction.img_shape)
-        attended.clear()
-        yield image, pixels, prediction.cpu(), found
+        attention = mean_attention(weights, strokes, prediction.img_shape)
+        weights.clear()
+        yield image, pixels, prediction.cpu(), attention
 
 
 def sketch_demo(
@@ -75,7 +75,7 @@ def sketch_demo(
     outs = plan(image, out, sketch, checkpoint)
     init_default_scope(cfg.default_scope)
     sketches, written = read_sketch(cfg, sketch), []
-    for path, pixels, prediction, attended in predict(cfg, outs, sketches, checkpoint, device):
-        write(draw(pixels, sketches[0], prediction, attended, score_thr), outs[path])
+    for path, pixels, prediction, attention in predict(cfg, outs, sketches, checkpoint, device):
+        write(draw(pixels, sketches[0], prediction, attention, score_thr), outs[path])
         written.append(outs[path])
     return written

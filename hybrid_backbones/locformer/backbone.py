@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..backbones.acmix_swin import VARIANTS, WholePatchEmbed, gather_patches
+from ..backbones.acmix_swin import VARIANTS, PaddedPatchEmbed, gather_patches
 from ..backbones.base import Parts, StagedNetwork, read_arch
 from ..backbones.names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 from ..layers import (
@@ -34,11 +34,11 @@ from ..layers import (
 )
 from ..ops.window_attention import shifted_window_attention
 from .fusion import StageFusion, sine_positions
-from .guidance import GuidedFeatures, fusions_with
+from .guidance import GuidedFeatures, bind_sketch
 
 
-class Detecting(NamedTuple):
-    """Features that a block passes to the next one."""
+class RAMFeatures(NamedTuple):
+    """Feature map and detection tokens, the input and output of each block."""
 
     map: Tensor  # (B, C, H, W), feature map of the patches
     tokens: Tensor  # (B, N, C), detection tokens
@@ -86,8 +86,8 @@ class ReconfiguredAttention(RelativePositionBias):
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def relate_patches(self, x: Tensor) -> Tensor:
-        """Compute the window attention of a map ``(B, C, H, W)`` as tokens ``(B, H·W, C)``."""
+    def patch_attention(self, x: Tensor) -> Tensor:
+        """Compute window attention over a map ``(B, C, H, W)``, returned as ``(B, H·W, C)``."""
         height, width = x.shape[2:]
         x = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
         query, key, value = self.qkv(x).permute(0, 3, 1, 2).chunk(3, 1)
@@ -95,48 +95,55 @@ class ReconfiguredAttention(RelativePositionBias):
         out = shifted_window_attention(query, key, value, bias, self.window_size, self.shift)
         return self.proj(to_tokens(out[:, :, :height, :width]))
 
-    def relate_tokens(self, tokens: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def token_attention(
+        self, tokens: Tensor, patches: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Compute the attention of detection tokens to each other and, optionally, to patches.
 
         Args:
             tokens: detection tokens with their positions added, ``(B, N, C)``.
-            seen: patches with their positions added, ``(B, M, C)``, as further keys and values, and
-                their padding mask, ``(B, M)``.
+            patches: further tokens to attend to: all patches with their positions added,
+                ``(B, M, C)``, and their padding mask, ``(B, M)``, True for padding.
 
         Returns:
-            attended tokens, ``(B, N, C)``.
+            output of the attention, ``(B, N, C)``.
         """
         query, key, value = self.qkv(tokens).chunk(3, 2)
         mask = None
-        if seen is not None:
-            patches, padding = seen
-            # patches are keys and values only
-            weight, bias = (x[tokens.shape[2] :] for x in (self.qkv.weight, self.qkv.bias))
-            pair = F.linear(patches, weight, bias).chunk(2, 2)
-            key, value = (torch.cat(x, 1) for x in zip((key, value), pair, strict=True))
-            # all tokens are visible
+        if patches is not None:
+            x, padding = patches
+            # no queries, since patches do not attend to detection tokens
+            weight, bias = (p[tokens.shape[2] :] for p in (self.qkv.weight, self.qkv.bias))
+            patch_key, patch_value = F.linear(x, weight, bias).chunk(2, 2)
+            key, value = torch.cat([key, patch_key], 1), torch.cat([value, patch_value], 1)
+            # detection tokens, which come first, have no padding
             mask = F.pad(~padding, (tokens.shape[1], 0), value=True)[:, None, None]
         query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(join_heads(out))
 
 
-class DetectingBlock(nn.Module):
+class RAMBlock(nn.Module):
     """Transformer block over patches and detection tokens: attention, then MLP, both residual.
 
     Args:
         embed_dims: number of channels of patches and tokens.
         pos_dims: number of channels of the position embedding of the tokens.
         drop_path_rate: stochastic depth rate of both branches.
-        looks: whether the tokens also attend to the patches.
+        cross_attention: whether the tokens attend to the patches, too, not only to each other.
         **kwargs: settings of :class:`ReconfiguredAttention`.
     """
 
     def __init__(
-        self, embed_dims: int, pos_dims: int, drop_path_rate: float, looks: bool, **kwargs
+        self,
+        embed_dims: int,
+        pos_dims: int,
+        drop_path_rate: float,
+        cross_attention: bool,
+        **kwargs,
     ):
         super().__init__()
-        self.looks = looks
+        self.cross_attention = cross_attention
         self.norm1 = nn.LayerNorm(embed_dims)
         self.attn = ReconfiguredAttention(embed_dims, **kwargs)
         self.norm2 = nn.LayerNorm(embed_dims)
@@ -144,30 +151,32 @@ class DetectingBlock(nn.Module):
         self.det_pos_linear = nn.Linear(pos_dims, embed_dims)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Detecting) -> Detecting:
+    def forward(self, x: RAMFeatures) -> RAMFeatures:
         """Update the map and the tokens, keeping their shapes."""
         size, num_patches = x.map.shape[2:], x.map[0, 0].numel()
-        both = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
-        patches, tokens = self.norm1(both).tensor_split([num_patches], 1)
+        features = torch.cat([to_tokens(x.map), x.tokens], 1)  # (B, H·W + N, C)
+        patches, tokens = self.norm1(features).tensor_split([num_patches], 1)
         tokens = tokens + self.det_pos_linear(x.positions)
-        seen = self._place(patches, size, x.padding) if self.looks else None
-        windows = to_maps(patches, size)
-        related = [self.attn.relate_patches(windows), self.attn.relate_tokens(tokens, seen)]
-        both = both + self.drop_path(torch.cat(related, 1))
-        both = both + self.drop_path(self.mlp(self.norm2(both)))
-        patches, tokens = both.tensor_split([num_patches], 1)
+        keys = _add_positions(patches, size, x.padding) if self.cross_attention else None
+        patches = self.attn.patch_attention(to_maps(patches, size))
+        tokens = self.attn.token_attention(tokens, keys)
+        features = features + self.drop_path(torch.cat([patches, tokens], 1))
+        features = features + self.drop_path(self.mlp(self.norm2(features)))
+        patches, tokens = features.tensor_split([num_patches], 1)
         return x._replace(map=to_maps(patches, size), tokens=tokens)
 
-    def _place(self, patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
-        padding = resize_padding(padding, size)
-        return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
+
+def _add_positions(patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
+    """Return patches ``(B, H·W, C)`` with positions added, and their padding mask ``(B, H·W)``."""
+    padding = resize_padding(padding, size)
+    return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
 
 
 class TokenMerging(nn.Module):
     """Patch merging as in Swin, for the map and the detection tokens.
 
-    The tokens pass the same layers, their channels repeated four times in place of those of four
-    patches.
+    A detection token goes through the same layers, with its channels repeated four times, where a
+    patch has the channels of four.
 
     Args:
         embed_dims: number of input channels of patches and tokens.
@@ -179,7 +188,7 @@ class TokenMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * embed_dims)
         self.reduction = nn.Linear(4 * embed_dims, out_channels, bias=False)
 
-    def forward(self, x: Detecting) -> Detecting:
+    def forward(self, x: RAMFeatures) -> RAMFeatures:
         """Halve the sides of the map, rounding up, and project both to `out_channels`."""
         tokens = self.reduction(self.norm(x.tokens.repeat(1, 1, 4)))
         patches = self.reduction(self.norm(gather_patches(x.map)))  # (B, H', W', C')
@@ -211,7 +220,7 @@ class SwinRAM(StagedNetwork):
             (r"^attention_proj\.(\d)\.1\.", r"fusions.\1.sketch_norm."),
         ),
         computed=SWIN_COMPUTED,
-        # what a classifier lacks
+        # parts that a Swin classifier does not have
         fresh=(r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m"),
         unused=(
             r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
@@ -235,11 +244,11 @@ class SwinRAM(StagedNetwork):
         channels = [sizes["embed_dims"] * 2**i for i in range(4)]
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
-            return DetectingBlock(
+            return RAMBlock(
                 channels[stage],
                 sketch_dims,
                 rate,
-                looks=stage == 3,
+                cross_attention=stage == 3,
                 num_heads=sizes["num_heads"][stage],
                 window_size=window_size,
                 shift=window_size // 2 if index % 2 else 0,
@@ -248,7 +257,7 @@ class SwinRAM(StagedNetwork):
         parts = Parts(
             channels,
             sizes["depths"],
-            stem=lambda: WholePatchEmbed(3, channels[0], 4, LayerNorm2d),
+            stem=lambda: PaddedPatchEmbed(3, channels[0], 4, LayerNorm2d),
             block=make_block,
             downsample=lambda stage: TokenMerging(*channels[stage - 1 : stage + 1]),
             # convolutions and norms keep PyTorch's default initialisation
@@ -282,7 +291,7 @@ class SwinRAM(StagedNetwork):
             sketch: sketch features, ``(B, Q, sketch_dims, H', W')``.
         """
         tokens = self.det_token.expand(len(images), -1, -1)
-        x = Detecting(self.stem(images), tokens, self.det_pos_embed, padding)
-        outs = self.run_stages(x, fusions_with(self.fusions, sketch))
+        x = RAMFeatures(self.stem(images), tokens, self.det_pos_embed, padding)
+        outs = self.run_stages(x, bind_sketch(self.fusions, sketch))
         maps = [out.map for out in (*outs[1:], self.last_merging(outs[3]))]
         return GuidedFeatures(tuple(maps), outs[3].tokens, self.det_pos_embed)

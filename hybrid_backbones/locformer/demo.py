@@ -82,40 +82,42 @@ def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
     return read_picture(sketch, render.get("size", CANVAS))[None]
 
 
-def where_sketch_attends(weights: Tensor, ink: Tensor) -> Tensor:
-    """Compute which image positions attend to the strokes of sketches.
+def attention_to_strokes(weights: Tensor, strokes: Tensor) -> Tensor:
+    """Compute how much each image position attends to the strokes of the sketches.
 
-    The attention to each sketch position is normalised over the image, weighted by ink and summed.
+    The attention to each sketch position is normalised over the image; the sum over all sketch
+    positions is weighted by the strokes there.
 
     Args:
         weights: attention weights of :meth:`StageFusion.attention`, ``(Q, H, W, H', W')``.
-        ink: fraction of strokes at each sketch position, ``(Q, H', W')``.
+        strokes: strokes at each sketch position, from 0 for none, ``(Q, H', W')``.
 
     Returns:
         heat map, ``(H, W)``, from 0 to 1.
     """
     shares = weights / weights.sum((1, 2), keepdim=True)
-    found = (shares * ink[:, None, None]).sum((0, 3, 4))
-    return (found - found.min()) / (found.max() - found.min()).clamp(min=1e-12)
+    heat = (shares * strokes[:, None, None]).sum((0, 3, 4))
+    return (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)
 
 
-def mean_map(attended: list[Tensor], ink: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Average the maps of :func:`where_sketch_attends` over all stages.
+def mean_attention(weights: list[Tensor], sketches: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Average the maps of :func:`attention_to_strokes` over all stages.
 
     Args:
-        attended: weights of :meth:`StageFusion.attention` of each stage; the first has stride 4.
-        ink: rendered sketches, whose pixel values measure strokes, ``(Q, H', W')``.
+        weights: attention weights of :meth:`StageFusion.attention` of each stage; the first stage
+            has stride 4.
+        sketches: rendered sketches, white strokes on black, ``(Q, H', W')``.
         size: height and width (H, W) of the image without padding, in pixels.
 
     Returns:
         heat map of the image, (H, W).
     """
-    padded = [4 * side for side in attended[0].shape[1:3]]
+    padded = [4 * side for side in weights[0].shape[1:3]]
     maps = []
-    for weights in attended:
-        height, width = weights.shape[3:]
-        found = where_sketch_attends(weights, F.adaptive_avg_pool2d(ink, (height, width)))
-        maps.append(F.interpolate(found[None, None], padded, mode="bilinear")[0, 0])
+    for stage in weights:
+        height, width = stage.shape[3:]
+        heat = attention_to_strokes(stage, F.adaptive_avg_pool2d(sketches, (height, width)))
+        maps.append(F.interpolate(heat[None, None], padded, mode="bilinear")[0, 0])
     height, width = size
     return torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
 
@@ -124,7 +126,7 @@ def draw(
     pixels: np.ndarray,
     sketch: np.ndarray,
     prediction: BaseDataElement,
-    attended: np.ndarray,
+    attention: np.ndarray,
     score_thr: float,
 ) -> np.ndarray:
     """Draw the sketch, the image with boxes and scores, and the attention map, side by side.
@@ -133,7 +135,7 @@ def draw(
         pixels: RGB image, (H, W, 3).
         sketch: rendered sketch, the input of the model, (size, size).
         prediction: data sample with boxes and scores.
-        attended: attention map of :func:`mean_map`, stretched over the image.
+        attention: heat map of :func:`mean_attention`, scaled to the size of the image.
         score_thr: lowest score of the boxes to draw.
 
     Returns:
@@ -149,7 +151,7 @@ def draw(
     extent = (0, width, height, 0)  # box coordinates start at the corner of the first pixel
     panels[1].imshow(pixels, extent=extent)
     panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
-    panels[2].imshow(attended, cmap="inferno", alpha=0.6, extent=extent)
+    panels[2].imshow(attention, cmap="inferno", alpha=0.6, extent=extent)
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
     for (x1, y1, x2, y2), score in zip(
@@ -167,7 +169,7 @@ def draw(
             bbox=dict(facecolor="red", edgecolor="none", pad=1),
         )
     found = f"{len(objects)} found, scores from {score_thr:g}"
-    for panel, title in zip(panels, ("sketch", found, "where it attends"), strict=True):
+    for panel, title in zip(panels, ("sketch", found, "attention to the sketch"), strict=True):
         panel.set_title(title, fontsize=10)
         panel.axis("off")
     # a frame, as the paper is as white as the figure

@@ -1,8 +1,9 @@
 """LocFormer: detect all instances of a sketched object category in an image.
 
 Tripathi et al., "Query-guided Attention in Vision Transformers for Localizing Objects Using a
-Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. A sketch guides the backbone, whose
-maps and tokens enter the decoder of Deformable DETR without an encoder; the head scores objects.
+Single Sketch", WACV 2024, https://arxiv.org/abs/2303.08784. The backbone fuses the sketch into its
+features. Its maps and object queries go straight to the decoder of Deformable DETR, without that
+network's encoder, and the head scores how well each object matches the sketch.
 """
 
 import torch
@@ -40,8 +41,8 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
     return below[:, :, None] | right[:, None]
 
 
-def pyramid(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
-    """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to arguments of the decoder."""
+def flatten_levels(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
+    """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to the decoder's arguments."""
     sizes = [x.shape[2:] for x in maps]
     masks = [resize_padding(padding, size) for size in sizes]
     shapes = torch.tensor(sizes, device=padding.device)
@@ -75,9 +76,9 @@ def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> 
 class TokenProjection(nn.Sequential):
     """Linear projection of tokens, followed by a GroupNorm over all tokens of an image.
 
-    The initialisation is that of the neck. Learned tokens differ so little at first that a random
-    bias would dominate them even after the normalisation: all queries would start near the same
-    reference point.
+    It is initialised like the neck, with a bias of zero: before training, learned tokens differ so
+    little that a random bias would dominate them even after the normalisation, and all queries
+    would start near the same reference point.
 
     Args:
         in_channels: number of input channels.
@@ -149,7 +150,7 @@ class LocFormer(BaseDetector):
         computed=SwinRAM.published.computed,
         fresh=(),
         classifier=(),
-        # what the published network never uses, and a second copy of its box branches
+        # entries that the published network never uses, and a second copy of its box branches
         unused=(
             r"^transformer\.(level_embed$|decoder\.bbox_embed\.)",
             r"^(sketch_proj_query|pos_proj)\.",
@@ -248,20 +249,20 @@ class LocFormer(BaseDetector):
         self, features: GuidedFeatures, padding: Tensor, sketch: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """Run the decoder and return the arguments of the head."""
-        query, places = self.token_proj(features.tokens), self.position_proj(features.positions)
-        places = places.expand_as(query)
-        centres = at_least_float32(self.reference_points(places)).sigmoid()
+        query = self.token_proj(features.tokens)
+        query_pos = self.position_proj(features.positions).expand_as(query)
+        centres = at_least_float32(self.reference_points(query_pos)).sigmoid()
         # boxes predicted from the tokens, for the first layer
         reference = self.bbox_head.boxes(0, query, centres).detach()
         states, references = self.decoder(
             query=query,
-            query_pos=places,
+            query_pos=query_pos,
             reference_points=reference,
             reg_branches=self.bbox_head.reg_branches[1:],
-            **pyramid(features.maps, padding),
+            **flatten_levels(features.maps, padding),
         )
         mix = self.sketch_mixer or (lambda sketches: sketches.mean(1))
-        return [query, *states], [centres, reference, *references[:-1]], places, mix(sketch)
+        return [query, *states], [centres, reference, *references[:-1]], query_pos, mix(sketch)
 
     def is_droppable(self, entry: str) -> bool:
         """Return whether a published entry, after renaming, belongs to an unused part."""

@@ -238,8 +238,8 @@ class StageFusion(nn.Module):
         Returns:
             weights, ``(B, Q, H, W, H', W')``, which sum to 1 over each sketch.
         """
-        tokens, places, others, their_places = self._tokens_and_positions(x, self.project(sketch))
-        weights = self.fusion.self_attn.weights(tokens + places, others + their_places)
+        x_tokens, x_pos, y, y_pos = self._tokens_and_positions(x, self.project(sketch))
+        weights = self.fusion.self_attn.weights(x_tokens + x_pos, y + y_pos)
         return weights.unflatten(3, sketch.shape[3:]).unflatten(2, x.shape[2:])
 
     def _tokens_and_positions(self, *maps: Tensor) -> list[Tensor]:
@@ -249,7 +249,7 @@ class StageFusion(nn.Module):
 class SketchMixer(nn.Module):
     """Fusion of several sketches into one: their mean attends to their differences from it.
 
-    The authors published it only as byte code, under the name `multi_sketch_fusion`.
+    The authors published it only as compiled Python, under the name `multi_sketch_fusion`.
 
     Args:
         embed_dims: number of channels C of the sketch features; must be a multiple of 4.
@@ -263,7 +263,7 @@ class SketchMixer(nn.Module):
     def forward(self, sketches: Tensor) -> Tensor:
         """Fuse sketch features ``(B, Q, C, H, W)`` into ``(B, C, H, W)``."""
         mean = sketches.mean(1)
-        others = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, Q·H·W, C)
-        places = map_positions(mean)
-        mixed = self.fusion(to_tokens(mean), places, others, places.repeat(sketches.shape[1], 1))
+        differences = to_tokens(sketches - mean[:, None]).flatten(1, 2)  # (B, Q·H·W, C)
+        pos = map_positions(mean)
+        mixed = self.fusion(to_tokens(mean), pos, differences, pos.repeat(sketches.shape[1], 1))
         return to_maps(mixed, mean.shape[2:])

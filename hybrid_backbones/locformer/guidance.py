@@ -26,12 +26,16 @@ class GuidedFeatures(NamedTuple):
     positions: Tensor  # (1, N, C'), position embedding of the object queries
 
 
-def fusions_with(fusions: Iterable[nn.Module], sketch: Tensor) -> list[Callable[[Any], Any]]:
-    """Bind sketch features ``(B, Q, C', H', W')`` to one :class:`StageFusion` per stage.
+def bind_sketch(fusions: Iterable[nn.Module], sketch: Tensor) -> list[Callable[[Any], Any]]:
+    """Bind sketch features to the :class:`StageFusion` of each stage.
+
+    Args:
+        fusions: one `StageFusion` for each stage.
+        sketch: sketch features, ``(B, Q, C', H', W')``.
 
     Returns:
-        functions for `StagedNetwork.run_stages`, which take a map ``(B, C, H, W)`` or a named tuple
-        with the field `map`.
+        functions for `StagedNetwork.run_stages` that fuse the sketch into a map ``(B, C, H, W)``,
+        or into the field `map` of a named tuple.
     """
     return [partial(_fuse, fusion, sketch) for fusion in fusions]
 
@@ -43,14 +47,16 @@ def _fuse(fusion: nn.Module, sketch: Tensor, x: Any) -> Any:
 
 
 @torch.no_grad()
-def entry_widths(backbone: HierarchicalBackbone) -> list[int]:
-    """Return the number of input channels of the first block of each stage, by a forward pass."""
+def stage_in_channels(backbone: HierarchicalBackbone) -> list[int]:
+    """Return the number of channels that enter the first block of each stage, by a forward pass."""
     widths = []
 
-    def note(block: nn.Module, args: tuple) -> None:
+    def record(block: nn.Module, args: tuple) -> None:
         widths.append(getattr(args[0], "map", args[0]).shape[1])
 
-    hooks = [stage.get_submodule("0").register_forward_pre_hook(note) for stage in backbone.stages]
+    hooks = [
+        stage.get_submodule("0").register_forward_pre_hook(record) for stage in backbone.stages
+    ]
     training = backbone.training
     backbone.eval()(next(backbone.parameters()).new_zeros(1, 3, 64, 64))
     backbone.train(training)
@@ -63,8 +69,8 @@ def entry_widths(backbone: HierarchicalBackbone) -> list[int]:
 class SketchGuided(BaseModule):
     """Backbone with sketch features fused into each stage, and learned object queries.
 
-    Before the blocks of each stage, positions of the image attend to the sketch. A strided 3×3
-    convolution of the last of the three maps adds a map of stride 64.
+    Before the blocks of each stage, the positions of its map attend to the sketch. A 3×3
+    convolution of stride 2 computes a fourth output, of stride 64, from the last map.
 
     Args:
         backbone: config of a `HierarchicalBackbone`; its `out_indices` must be (1, 2, 3).
@@ -95,7 +101,7 @@ class SketchGuided(BaseModule):
         if self.body.out_indices != (1, 2, 3):
             raise ValueError(f"out_indices must be (1, 2, 3), got {self.body.out_indices}")
         self.fusions = nn.ModuleList(
-            # the paper's 8 heads and 32 groups do not divide the widths of every backbone
+            # the paper's 8 heads and 32 groups do not divide the channels of every backbone
             StageFusion(
                 width,
                 embed_dims,
@@ -104,7 +110,7 @@ class SketchGuided(BaseModule):
                 num_heads=gcd(8, width),
                 dropout=dropout,
             )
-            for width in entry_widths(self.body)
+            for width in stage_in_channels(self.body)
         )
         self.last_downsample = nn.Conv2d(self.body.channels[3], embed_dims, 3, 2, 1)
         self.token_dims = self.position_dims = embed_dims
@@ -121,7 +127,7 @@ class SketchGuided(BaseModule):
             padding: unused here, as in other detectors; the decoder masks the padding.
             sketch: sketch features, ``(B, Q, embed_dims, H', W')``.
         """
-        fusions = fusions_with(self.fusions, sketch)
+        fusions = bind_sketch(self.fusions, sketch)
         outs = self.body.run_stages(self.body.stem(images), fusions)
         maps = [self.body.normalise(i, outs[i]) for i in (1, 2, 3)]
         maps.append(self.last_downsample(maps[-1]))

@@ -24,9 +24,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 class SketchDETRHead(DeformableDETRHead):
     """Head that predicts boxes and scores from the backbone's tokens and from each decoder layer.
 
-    At level l, ``score = cls_branches[l]([sketch_branches[l](pooled sketch), objects])``. From
-    level `first_refined` on, objects attend to the sketch tokens and these to the objects; the
-    refined sketch tokens enter the next level. Boxes are predicted from the unrefined objects.
+    At level l, ``score = cls_branches[l]([sketch_branches[l](pooled sketch), objects])``, where the
+    objects are the features of the object queries. From level `first_refined` on, cross-attention
+    in both directions refines the objects and the tokens of the sketch first; the refined sketch
+    tokens are passed to the next level. Boxes are predicted from the unrefined objects.
 
     Args:
         num_levels: number of prediction levels, one more than the decoder has layers.
@@ -67,7 +68,11 @@ class SketchDETRHead(DeformableDETRHead):
             setattr(self, name, nn.ModuleDict(fusions))
 
     def forward(
-        self, hidden_states: list[Tensor], references: list[Tensor], places: Tensor, sketch: Tensor
+        self,
+        hidden_states: list[Tensor],
+        references: list[Tensor],
+        query_pos: Tensor,
+        sketch: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Predict logits and boxes at all L levels.
 
@@ -75,7 +80,7 @@ class SketchDETRHead(DeformableDETRHead):
             hidden_states: object features of each level, ``(B, N, C)``.
             references: reference boxes ``(B, N, 4)`` or centres ``(B, N, 2)`` of each level, to
                 which predictions are relative; from 0 to 1.
-            places: position embedding of the objects; must broadcast to these.
+            query_pos: position embedding of the objects; must broadcast to these.
             sketch: sketch features, ``(B, C, H, W)``.
 
         Returns:
@@ -83,14 +88,14 @@ class SketchDETRHead(DeformableDETRHead):
             the sketched category, and boxes ``(L, B, N, 4)`` as centre and size, from 0 to 1.
         """
         tokens = to_tokens(sketch)
-        cells = map_positions(sketch)
+        sketch_pos = map_positions(sketch)
         pooled = tokens.amax(1)
         logits, boxes = [], []
         for level, (objects, reference) in enumerate(zip(hidden_states, references, strict=True)):
             boxes.append(self.boxes(level, objects, reference))
             if level >= self.first_refined:
-                objects = self.object_fusions[str(level)](objects, places, tokens, cells)
-                tokens = self.sketch_fusions[str(level)](tokens, cells, objects, places)
+                objects = self.object_fusions[str(level)](objects, query_pos, tokens, sketch_pos)
+                tokens = self.sketch_fusions[str(level)](tokens, sketch_pos, objects, query_pos)
                 pooled = pooled if self.released else tokens.amax(1)
             logits.append(self._logits(level, objects, pooled))
         return torch.stack(logits), torch.stack(boxes)
@@ -103,8 +108,8 @@ class SketchDETRHead(DeformableDETRHead):
         return (offsets + nn.functional.pad(centres, padding)).sigmoid()
 
     def _logits(self, level: int, objects: Tensor, pooled: Tensor) -> Tensor:
-        shown = self.sketch_branches[level](pooled)[:, None].expand_as(objects)
-        logits = at_least_float32(self.cls_branches[level](torch.cat([shown, objects], 2)))
+        sketch = self.sketch_branches[level](pooled)[:, None].expand_as(objects)
+        logits = at_least_float32(self.cls_branches[level](torch.cat([sketch, objects], 2)))
         # the target has index 1 in the released code, and label 0 in our datasets
         return logits.flip(-1)
 

@@ -33,32 +33,32 @@ class SketchCocoMetric(CocoMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Collect the predictions and the category of each image."""
         super().process(data_batch, data_samples)
-        asked = self.results[len(self.results) - len(data_samples) :]
-        for (truth, _), sample in zip(asked, data_samples, strict=True):
-            truth["category_id"] = sample["category_id"]
+        new = self.results[len(self.results) - len(data_samples) :]
+        for (ground_truth, _), sample in zip(new, data_samples, strict=True):
+            ground_truth["category_id"] = sample["category_id"]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute AP, AP50, AP75 and AP of small, medium and large objects, under mmdet's names."""
-        asked = {truth["img_id"]: truth["category_id"] for truth, _ in results}
-        self._coco_api = self._select(asked)
-        self.cat_ids, self.img_ids = [CATEGORY["id"]], sorted(asked)
+        categories = {gt["img_id"]: gt["category_id"] for gt, _ in results}
+        self._coco_api = self._select(categories)
+        self.cat_ids, self.img_ids = [CATEGORY["id"]], sorted(categories)
         return super().compute_metrics(results)
 
-    def _select(self, asked: dict[int, int]) -> COCO:
-        """Return the annotations of one category per image, relabelled as one class."""
+    def _select(self, categories: dict[int, int]) -> COCO:
+        """Return the annotations of the category given for each image, relabelled as one class."""
         source = self._annotated
-        if unknown := sorted(asked.keys() - source.imgs.keys()):
+        if unknown := sorted(categories.keys() - source.imgs.keys()):
             raise ValueError(
                 f"images {unknown[:5]} are not in the annotation file of the metric: set ann_file "
                 "of dataset and metric to the same file"
             )
         selected = COCO()
         selected.dataset = dict(
-            images=[source.imgs[image] for image in asked],
+            images=[source.imgs[image] for image in categories],
             categories=[CATEGORY],
             annotations=[
                 dict(annotation, category_id=CATEGORY["id"])
-                for image, category in asked.items()
+                for image, category in categories.items()
                 for annotation in source.imgToAnns[image]
                 if annotation["category_id"] == category
             ],

@@ -15,8 +15,8 @@ from .shape_sketches import draw_shape_sketches
 
 BATCH_SIZE, LEARNING_RATE = 8, 4e-4
 NUM_EPOCHS, NUM_WARMUP = 24, 2
-# learning-rate multipliers of Deformable DETR; box branches, applied in every layer, would
-# oscillate at the full learning rate
+# learning-rate multipliers by parameter name, as in Deformable DETR; box branches are added, whose
+# predictions would oscillate at the full learning rate, since every layer applies them
 SLOW = dict(sampling_offsets=0.1, reference_points=0.1, reg_branches=0.3)
 # side of a sketch in pixels
 SKETCH_SIZE = 64
@@ -60,13 +60,13 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
     ]
 
     def dataset(split: str) -> dict:
-        asked = cfg[f"{split}_dataloader"].dataset
+        given = cfg[f"{split}_dataloader"].dataset
         return dict(
             type="SketchCocoDataset",
             sketch_root=str(sketch_root),
             metainfo=dict(classes=CLASSES),
             **coco_files(root, split),
-            **{key: asked[key] for key in ("subset", "drawings", "num_sketches")},
+            **{key: given[key] for key in ("subset", "drawings", "num_sketches")},
         )
 
     set_interval(cfg, "checkpoint", NUM_EPOCHS // 4)

@@ -61,33 +61,33 @@ class DrawingFile:
         if part != "all":
             kept = kept[_split(len(kept), self.path)[part]]
         # line number, counted from 1, and byte offset of each drawing
-        self.places = kept
+        self.lines = kept
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.lines)
 
     def __getitem__(self, index: int) -> Strokes:
-        number, offset = self.places[index].tolist()
+        number, offset = self.lines[index].tolist()
         with self.path.open("rb") as file:
             file.seek(offset)
             return parse_drawing(file.readline(), f"{self.path}:{number}")
 
     def _index(self, recognized_only: bool) -> np.ndarray:
-        places, offset = [], 0
+        lines, offset = [], 0
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if self._keeps(line.strip(), number, recognized_only):
-                        places.append((number, offset))
+                        lines.append((number, offset))
                     offset += len(line)
         except OSError as error:
             raise ValueError(
                 f"cannot read drawings from {self.path} ({error}): download QuickDraw's simplified "
                 "drawings of this word"
             ) from error
-        if not places:
+        if not lines:
             raise ValueError(f"{self.path} has no drawing that can be used: download it again")
-        return np.array(places)
+        return np.array(lines)
 
     def _keeps(self, line: bytes, number: int, recognized_only: bool) -> bool:
         if not line:

@@ -1,6 +1,6 @@
-"""Drafts, which are drawn beside their final place and then renamed to it.
+"""Drafts: temporary files and folders, renamed to their final path when they are complete.
 
-A process that is killed leaves its draft behind; the next one to draw removes it.
+A killed process leaves its draft behind; the next process that draws into the folder removes it.
 """
 
 import fcntl
@@ -20,15 +20,15 @@ def draft_of(path: Path) -> Path:
 
 @contextmanager
 def drawing(folder: Path, *names: str) -> Iterator[None]:
-    """Remove drafts that nobody draws any more, and keep others from removing those made meanwhile.
+    """Remove abandoned drafts, and protect those of this process while the context is open.
 
-    The operating system holds a lock on the folder, which ends with the process: one that draws
-    shares it, and one that finds it free is the only one. Without locks in the file system, nothing
-    is removed.
+    All processes that draw hold a shared lock on the folder, which the operating system releases
+    when they end. Drafts are removed only under an exclusive lock, when no process is drawing. If
+    the file system does not support locks, nothing is removed.
 
     Args:
         folder: folder of the drafts, which must exist.
-        names: names of the files or folders that are drawn into it.
+        names: final names of the files or folders that are drawn into it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:

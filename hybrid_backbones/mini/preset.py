@@ -60,7 +60,7 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
 
 
 def _detection(cfg: Config, root: Path) -> dict:
-    with_mask = "segm" in cfg.val_evaluator.metric
+    with_mask = any("segm" in metric.get("metric", ()) for metric in dicts(cfg.val_evaluator))
     # dense heads need more steps, which cost less
     epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
     for settings in dicts(cfg.model):
@@ -198,9 +198,13 @@ def coco_files(root: Path, split: str) -> dict:
     )
 
 
-def coco_evaluator(cfg: Config, root: Path) -> dict:
-    """Return a config's evaluator for the validation split in COCO's format."""
-    return dict(cfg.val_evaluator, ann_file=str(root / "coco/annotations/instances_val2017.json"))
+def coco_evaluator(cfg: Config, root: Path) -> dict | list[dict]:
+    """Return a config's evaluator, of one metric or several, for the validation split of COCO."""
+    for metric in dicts(cfg.val_evaluator):
+        # others, such as one that saves predictions, read no annotation file
+        if "ann_file" in metric or str(metric.get("type")).endswith("CocoMetric"):
+            metric.ann_file = str(root / "coco/annotations/instances_val2017.json")
+    return cfg.val_evaluator
 
 
 def _train_loader(dataset: dict, pipeline: list, batch_size: int, sampler: str) -> dict:

@@ -168,8 +168,8 @@ def draw_scene(
         labels: labels of these N shapes.
     """
     image = _paint(rng, height, width, _muted_colours(rng))
-    owner = np.zeros((height, width), dtype=np.int64)  # the topmost shape, counted from 1
-    areas, placed = [0], []  # the background, which may be hidden completely, counts as area 0
+    owner = np.zeros((height, width), dtype=np.int64)  # number of the topmost shape, from 1
+    areas, placed = [0], []  # area 0 for the background, which may be hidden completely
     for label in labels:
         size = rng.integers(shapes[0], shapes[1] + 1, size=2).min()
         fill = _paint(rng, size, size, _vivid_colours(rng, label))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..layers import join_groups, require_divides, require_odd, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
+from .validation import require_same_padding
 
 
 @cached_by_size
@@ -214,11 +215,7 @@ class ACmix(nn.Module):
         require_divides(num_heads=num_heads, out_channels=out_channels)
         require_odd(kernel_size=kernel_size, attn_kernel_size=attn_kernel_size)
         validate_settings(attn_kernel_size, stride, dilation, attn_backend)
-        if padding != dilation * (kernel_size // 2):
-            raise ValueError(
-                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
-                f"got {padding=}"
-            )
+        require_same_padding(padding, kernel_size, dilation)
         self.num_heads = num_heads
         self.stride = stride
         self.dilation = dilation
@@ -241,7 +238,7 @@ class ACmix(nn.Module):
         qkv = self._project(x)
         query, key, value = qkv.chunk(3, 1)
         grid = position_map(*x.shape[2:], self.conv_p.weight.dtype, device=x.device)
-        placement: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
+        geometry: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
         attention = acmix_attention(
             query,
             key,
@@ -250,12 +247,12 @@ class ACmix(nn.Module):
             self.num_heads,
             self.attn_kernel_size,
             backend=self.attn_backend,
-            **placement,
+            **geometry,
         )
         # scale the kernels because they are smaller than the feature map
         kernels = self.rate2[:, None, None, None] * self.dep_conv.weight
         mixing = self.fc.weight.flatten(1)  # (Kc², 3h)
-        convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **placement)
+        convolution = acmix_convolution(qkv, mixing, kernels, self.num_heads, **geometry)
         # under autocast the branches are in half precision, the rate is in float32
         return torch.addcmul(convolution, self.rate1.to(attention.dtype), attention)
 

@@ -16,7 +16,7 @@ def choose_backend(
     backend: str | None,
     portable: str,
     device: torch.device,
-    find_obstacle: Callable[[], str | None],
+    unsupported_reason: Callable[[], str | None],
 ) -> str:
     """Choose the implementation of an operator that also has Triton kernels.
 
@@ -25,21 +25,21 @@ def choose_backend(
         backend: name that the caller gave, or None for the fastest implementation.
         portable: name of the fastest implementation without Triton.
         device: device of the tensors.
-        find_obstacle: function that returns why the kernels cannot run, or None if they can.
+        unsupported_reason: function that returns why the kernels cannot run, or None if they can.
 
     Raises:
         ValueError: if the kernels are named and cannot run.
     """
-    if backend == "triton" and (obstacle := find_obstacle()) is not None:
-        raise ValueError(f"{backend=} cannot run: {obstacle}")
+    if backend == "triton" and (reason := unsupported_reason()) is not None:
+        raise ValueError(f"{backend=} cannot run: {reason}")
     if backend is not None:
         return backend
-    if not triton_support.is_fast(device):
-        backend, reason = portable, f"Triton kernels are not the default on {device.type}"
-    elif (obstacle := find_obstacle()) is not None:
-        backend, reason = portable, obstacle
+    if triton_support.is_fast(device):
+        reason = unsupported_reason()
     else:
-        backend, reason = "triton", f"compiled kernels run on {device.type}"
+        reason = f"Triton kernels are not the default on {device.type}"
+    backend = "triton" if reason is None else portable
+    reason = reason or f"compiled kernels run on {device.type}"
     log_choice(operator, backend, reason)
     return backend
 

@@ -1,14 +1,18 @@
-"""Availability of Triton kernels.
+"""Availability of Triton kernels, their launch, and their gradients in autograd.
 
 Triton is optional: only the kernel files import it, and they are imported when a kernel runs.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.library import CustomOpDef
 
 # the first version whose kernels take tuples
 MIN_VERSION = (3, 3)
@@ -79,3 +83,37 @@ def divide_up(number: int, by: int) -> int:
 def power_of_two(number: int, *, least: int = 1) -> int:
     """Return the smallest power of two that is at least `number` and `least`."""
     return max(least, 1 << (number - 1).bit_length())
+
+
+def count_tiles(length: int, spacing: int, tile: int) -> int:
+    """Return the number of tiles along an axis; the cells of a tile are `spacing` apart."""
+    return min(spacing, length) * divide_up(length, spacing * tile)
+
+
+def launch(kernel: Any, num_programs: int, *args: Any, **constants: Any) -> None:
+    """Run the programs of a kernel on the device of its first argument, a tensor."""
+    # Triton launches on the current device, wherever the tensors are
+    with torch.cuda.device_of(args[0]):
+        if num_programs:
+            kernel[(num_programs,)](*args, **constants)
+
+
+def register_gradient(operator: CustomOpDef, backward: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Register `backward` as the gradient of the first output of a custom operator.
+
+    Its arguments are the gradient of that output, the tensors, outputs and settings of `operator`;
+    it returns the gradients of the first tensors.
+    """
+
+    def save(ctx, inputs, output) -> None:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        ctx.settings = inputs[len(tensors) :]
+        ctx.save_for_backward(*tensors, *output)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx, grad, *_) -> tuple[Tensor | None, ...]:
+        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
+        return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+
+    operator.register_autograd(differentiate, setup_context=save)

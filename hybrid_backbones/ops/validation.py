@@ -14,6 +14,15 @@ def require_kernel(kernel_size: int, stride: int, dilation: int) -> None:
         raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
 
 
+def require_same_padding(padding: int, kernel_size: int, dilation: int) -> None:
+    """Validate that the padding of a convolution keeps the size of a map at stride 1."""
+    expected = dilation * (kernel_size // 2)
+    if padding != expected:
+        raise ValueError(
+            f"padding must be dilation * (kernel_size // 2) = {expected}, got {padding=}"
+        )
+
+
 def require_backend(backend: str | None, names: Iterable[str]) -> None:
     """Validate that `backend` is None or one of `names`."""
     if backend not in (None, *names):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..layers import join_groups, require_divides, to_maps, to_tokens
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
 from .softmax_attention import full_attention
+from .validation import require_same_padding
 
 ATTENTIONS = ("shift", "global")
 
@@ -38,7 +39,7 @@ def global_attention(query: Tensor, key: Tensor, value: Tensor, *, num_heads: in
     return to_maps(out, query.shape[2:])
 
 
-class _ShiftSlot(nn.Module):
+class _XVolutionBase(nn.Module):
     """Settings and static kernel common to an X-volution before and after merging."""
 
     def __init__(
@@ -57,19 +58,15 @@ class _ShiftSlot(nn.Module):
         super().__init__()
         require_divides(num_heads=num_heads, out_channels=out_channels)
         validate_settings(kernel_size, stride, dilation, attn_backend)
-        if padding != dilation * (kernel_size // 2):
-            raise ValueError(
-                f"padding must be dilation * (kernel_size // 2) = {dilation * (kernel_size // 2)}, "
-                f"got {padding=}"
-            )
+        require_same_padding(padding, kernel_size, dilation)
         self.num_heads = num_heads
         self.attn_backend = attn_backend
         self.padding = padding
-        self.placement: dict[str, Any] = dict(
+        self.geometry: dict[str, Any] = dict(
             kernel_size=kernel_size, stride=stride, dilation=dilation
         )
         self.conv = nn.Conv2d(
-            in_channels, out_channels, **self.placement, padding=padding, groups=groups, bias=bias
+            in_channels, out_channels, **self.geometry, padding=padding, groups=groups, bias=bias
         )
 
     def attend(
@@ -82,12 +79,12 @@ class _ShiftSlot(nn.Module):
             num_heads=self.num_heads,
             backend=self.attn_backend,
             dtype=dtype,
-            **self.placement,
+            **self.geometry,
         )
 
 
 @MODELS.register_module()
-class XVolution(_ShiftSlot):
+class XVolution(_XVolutionBase):
     """Sum of a convolution and a self-attention branch, each with batch normalisation::
 
         out = conv_bn(conv(x)) + attention_bn(attention(query(x), key(x), value(x)))
@@ -137,8 +134,8 @@ class XVolution(_ShiftSlot):
         attention: str = "shift",
         attn_backend: str | None = None,
     ):
-        slot = (in_channels, out_channels, kernel_size, stride, padding, dilation)
-        super().__init__(*slot, bias, groups, num_heads, attn_backend)
+        settings = (in_channels, out_channels, kernel_size, stride, padding, dilation)
+        super().__init__(*settings, bias, groups, num_heads, attn_backend)
         if attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
         if attention == "global" and attn_backend is not None:
@@ -191,7 +188,7 @@ class XVolution(_ShiftSlot):
             groups=conv.groups,
             num_heads=self.num_heads,
             attn_backend=self.attn_backend,
-            **self.placement,
+            **self.geometry,
         ).to(conv.weight)
         conv_scale, conv_shift = _scale_and_shift(self.conv_bn)
         attention_scale, attention_shift = _scale_and_shift(self.attention_bn)
@@ -209,7 +206,7 @@ class XVolution(_ShiftSlot):
 
 
 @MODELS.register_module()
-class MergedXVolution(_ShiftSlot):
+class MergedXVolution(_XVolutionBase):
     """Convolution with an input-dependent kernel, the result of :meth:`XVolution.merge`::
 
         K_δ(p) = conv_δ + a_δ(p) value,   a_δ(p) = query x(p) · key x(p + δ) / √d
@@ -236,15 +233,15 @@ class MergedXVolution(_ShiftSlot):
         num_heads: int = 1,
         attn_backend: str | None = None,
     ):
-        slot = (in_channels, out_channels, kernel_size, stride, padding, dilation)
-        super().__init__(*slot, True, groups, num_heads, attn_backend)
+        settings = (in_channels, out_channels, kernel_size, stride, padding, dilation)
+        super().__init__(*settings, True, groups, num_heads, attn_backend)
         self.qkv = nn.Conv2d(in_channels, 3 * out_channels, 1, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
         by_group = self.qkv(x).unflatten(1, (self.qkv.groups, 3, -1))
         query, key, value = map(join_groups, by_group.unbind(2))
-        stride = self.placement["stride"]
+        stride = self.geometry["stride"]
         return self.conv(x) + self.attend(query[..., ::stride, ::stride], key, value)
 
 

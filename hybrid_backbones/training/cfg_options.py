@@ -19,14 +19,15 @@ RUNNER_KEYS: tuple[str, ...] = ("activation_checkpointing", "compile", "custom_i
 RUNNER_KEYS += ("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "sync_bn")
 RUNNER_KEYS += ("tta_model", "tta_pipeline", *inspect.signature(Runner).parameters)
 
-# numbers of the configs that the libraries also accept as None, as a sequence, or as something else
+# settings that are numbers in the configs, and that the libraries also accept as None, as a
+# sequence, or as any other value
 OR_NONE: tuple[str, ...] = ("T_max", "end", "eta_min", "eta_min_ratio", "indices")
 OR_NONE += ("prefetch_factor", "seed", "size_divisor")
 OR_SEQUENCE: tuple[str, ...] = ("brightness", "contrast", "crop_size", "in_channels", "in_index")
 OR_SEQUENCE += ("kernel_size", "mask_size", "output_size", "pad_val", "prob", "roi_feat_size")
 OR_SEQUENCE += ("saturation", "scale")
 OR_ANYTHING = ("loss_scale",)
-# dicts of the configs that the libraries also accept as a single value
+# settings that are dicts in the configs, and that the libraries also accept as a single value
 OR_SINGLE = ("compile", "data_prefix", *OR_ANYTHING)
 
 
@@ -49,15 +50,15 @@ def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:
     """Merge the options of the command line into a config, in place.
 
     Raises:
-        ValueError: if a key does not match the config, or a value the kind of what it replaces.
+        ValueError: if a key is not in the config, or a value is of another kind than the old one.
     """
     for key, value in options.items():
-        _require_place(cfg, key, value, options)
+        _require_match(cfg, key, value, options)
     cfg.merge_from_dict(options)
 
 
-def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
-    """Check that a dotted key matches the config, and its value the kind of what it replaces."""
+def _require_match(cfg: Config, key: str, value: Any, options: dict[str, Any]) -> None:
+    """Check that a dotted key is in the config, and that the new value is of the same kind."""
     settings, names = cfg, key.split(".")
     for i, name in enumerate(names):
         path = ".".join(names[:i])
@@ -83,25 +84,25 @@ def _require_place(cfg: Config, key: str, value: Any, options: dict[str, Any]) -
 
 
 def _expected_instead(name: str, setting: Any, value: Any) -> str | None:
-    """Return what a setting must be, if a value may not replace it, and None if it may."""
+    """Return a description of the values that a setting accepts, or None if it accepts `value`."""
     if _is_number(setting):
-        is_fit = _is_number(value) or name in OR_ANYTHING
-        is_fit |= value is None and name in OR_NONE
-        is_fit |= isinstance(value, list | tuple) and name in OR_SEQUENCE
-        return None if is_fit else f"a number, as {setting!r} in the config"
+        fits = _is_number(value) or name in OR_ANYTHING
+        fits |= value is None and name in OR_NONE
+        fits |= isinstance(value, list | tuple) and name in OR_SEQUENCE
+        return None if fits else f"a number, as {setting!r} in the config"
     is_dict, is_list = isinstance(setting, dict), isinstance(setting, list | tuple)
     if is_dict or (is_list and setting and all(isinstance(item, dict) for item in setting)):
         items = value if isinstance(value, list | tuple) else [value]
-        is_fit = value is None or name in OR_SINGLE or all(isinstance(x, dict) for x in items)
+        fits = value is None or name in OR_SINGLE or all(isinstance(x, dict) for x in items)
         kind, place = ("a dict", "NAME") if is_dict else ("a list of dicts", "NUMBER.NAME")
-        return None if is_fit else f"{kind}, as in the config, of which KEY.{place}=VALUE sets one"
+        return None if fits else f"{kind}, as in the config, of which KEY.{place}=VALUE sets one"
     return None
 
 
 def _require_new_name(settings, names: list[str], i: int, options: dict[str, Any]) -> None:
     """Check that the `i`-th name of a dotted key may be added to `settings`."""
     if "type" in settings:
-        # an argument of that class, which rejects unknown ones when it is built
+        # an argument of a class, which rejects unknown arguments when it is built
         return
     name, path = names[i], ".".join(names[:i])
     if i == 0:

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 # environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
 
-# data sets whose `split` is the name of a folder; that of others names a part of their files
+# datasets whose `split` is the name of a folder; in other datasets it selects annotations
 FOLDER_SPLITS = ("ImageNet", "ImageNet21k")
 
 
@@ -52,19 +52,19 @@ def require_length(train_cfg: dict) -> None:
 class IterationsHook(Hook):
     """Hook that stops the training after an epoch without an iteration.
 
-    :func:`require_batches` cannot know what other batch samplers than PyTorch's yield: mmdet's
-    AspectRatioBatchSampler needs a batch of one aspect ratio, and counts both together.
+    :func:`require_batches` knows only PyTorch's batch sampler. mmdet's AspectRatioBatchSampler, for
+    example, fills a batch with images of one kind, wide or high, but its length counts all images.
     """
 
     # runs before the hook that saves a checkpoint
     priority = "VERY_HIGH"
 
     def before_train_epoch(self, runner) -> None:
-        """Note the number of iterations so far."""
+        """Store the number of iterations so far."""
         self.num_done = runner.iter
 
     def after_train_epoch(self, runner) -> None:
-        """Raise a ValueError if it is still the same."""
+        """Raise a ValueError if this number has not changed."""
         if runner.iter == self.num_done:
             raise ValueError(
                 f"epoch {runner.epoch + 1} had no iteration, since the training set has no "

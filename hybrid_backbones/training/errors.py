@@ -1,8 +1,8 @@
 """Error reports of the commands: one line for a mistake of the user, a traceback for a bug.
 
-A mistake is an error that this package raises itself, or one of a library that `KNOWN` explains.
-Any other error counts as a bug, and its traceback is printed. The log file gets the traceback in
-both cases.
+An error is a mistake of the user if this package raises it, or if a library raises it and `KNOWN`
+explains it. Any other error counts as a bug, and its traceback is printed. The traceback is written
+to the log file in both cases.
 """
 
 import difflib
@@ -127,8 +127,8 @@ def _variables(error: Exception, name: str) -> dict:
 
 
 def _built(error: Exception) -> tuple[Callable | None, dict]:
-    """Return what mmengine was building from the config, and its arguments there."""
-    # the first is the name for schedules with `convert_to_iter_based`
+    """Return the class that mmengine was building, and its arguments in the config."""
+    # mmengine's names of the variable: for schedules with `convert_to_iter_based`, and for others
     for name in ("scheduler_cls", "obj_cls"):
         if build := _variables(error, name):
             return build[name], build.get("args", {})
@@ -150,7 +150,7 @@ def _missing_argument(error: Exception, match: re.Match) -> str | None:
     """Explain a required argument that the config does not set."""
     built, args = _built(error)
     kinds = inspect.getmro(built) if inspect.isclass(built) else ()
-    # an argument that is set, but not passed on to the base class, is a bug
+    # if the config sets the argument, a class fails to pass it to its base class, which is a bug
     is_unset = args.keys().isdisjoint(re.findall(r"'(\w+)'", match[2]))
     if built is None or match[1] not in {kind.__name__ for kind in kinds} or not is_unset:
         return None
@@ -193,13 +193,13 @@ def _empty_set(error: Exception, match: re.Match) -> str | None:
 
 
 def _system_error(error: OSError, match: re.Match) -> str | None:
-    """Return the operating system's message about a file that the user can mend."""
+    """Return the operating system's message about a file, if the user can fix the problem."""
     is_users = isinstance(error, USERS_ERRORS) or error.errno == errno.EROFS
     return match[0] if is_users and error.filename is not None else None
 
 
-# mistakes that libraries report: class of the error, pattern of its message, and the line for the
-# user, in which \1 is the first group, or a function that returns it, or None for a bug
+# errors of libraries that mistakes of a user cause: class of the error, pattern of its message, and
+# line for the user, a template of `re.Match.expand` or a function that returns None for a bug
 KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] = (
     (
         TypeError,

@@ -145,7 +145,7 @@ def train(args: Namespace) -> None:
 
 
 def _train(args: Namespace, cfg: Config) -> None:
-    """Train in a work dir that no other training uses."""
+    """Train in a work dir that the caller has locked."""
     require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
@@ -243,7 +243,7 @@ def _where(error: Exception) -> str:
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Train distributed on CPUs, for which mmengine would require a GPU for each process.
+    """Set up distributed training on CPUs; mmengine itself requires a GPU for each process.
 
     Joins a gloo process group, and replaces synchronised batch normalisation, which needs GPUs.
 

@@ -1,7 +1,8 @@
-"""Resuming of an interrupted training: which checkpoint, and whose settings are used.
+"""Resume an interrupted training: find its checkpoint, and compare its settings with the config.
 
 mmengine restores the optimizer and the schedulers with all their settings, and takes the rest from
-the config. A setting that was changed in between may thus have no effect, so each is reported.
+the config. A setting that was changed after the interruption may thus have no effect, so every
+difference is reported.
 """
 
 import ast
@@ -27,17 +28,17 @@ RESTORED = {
     "auto_scale_lr": None,
     "randomness.seed": None,
 }
-# settings whose differences are listed
+# settings whose differences are reported
 COMPARED = (*RESTORED, "model", "data_preprocessor", "optim_wrapper", "train_dataloader")
 COMPARED += ("train_cfg", "default_hooks", "custom_hooks")
-# exceptions among them, which affect only the speed
+# exceptions, which only affect the speed
 SPEED = tuple(
     f"train_dataloader.{name}"
     for name in ("num_workers", "persistent_workers", "pin_memory", "prefetch_factor")
 )
-# parts of what mmengine logs, which it reads on resuming
+# parts of mmengine's message hub that it restores
 HUB = ("log_scalars", "runtime_info", "resumed_keys")
-# what `read_settings` raises for a text that is not one of a config
+# errors that `read_settings` raises for a text that is no config
 UNREADABLE = (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
@@ -61,7 +62,7 @@ def checkpoint_to_resume(resume: str, work_dir: str) -> Path:
 
 
 def progress(cfg: Config, checkpoint: Mapping) -> tuple[str, int, int]:
-    """Return the unit of the schedule, the units that the checkpoint has done, and their total.
+    """Return the unit of the schedule, 'epoch' or 'iter', and how many are completed and planned.
 
     Raises:
         ValueError: if the checkpoint was not saved by a training, or is damaged.
@@ -135,10 +136,10 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
 
 
 def require_averaging(hooks: Iterable[Hook], checkpoint: Mapping) -> None:
-    """Check that a training whose checkpoint averages the weights goes on with averaging.
+    """Check that a training whose checkpoint has averaged weights continues to average them.
 
     The `state_dict` of such a checkpoint has the averages, and `ema_state_dict` the weights that
-    the optimizer knows.
+    the optimizer updates.
 
     Raises:
         ValueError: if the checkpoint has averages, and no hook exchanges them for the weights.
@@ -199,7 +200,7 @@ def _require_registered(key: str, registry: Registry | None, old: dict, new: dic
 
 
 def _kinds(settings: Any, scope: str | None) -> Iterator[tuple[Any, str | None]]:
-    """Yield what the settings name as type or constructor, with the scope in which it is found."""
+    """Yield each type or constructor that the settings name, with the scope of its registry."""
     if isinstance(settings, dict):
         scope = settings.get("_scope_", scope)
         for name, value in settings.items():
@@ -213,7 +214,7 @@ def _kinds(settings: Any, scope: str | None) -> Iterator[tuple[Any, str | None]]
 
 
 def _is_registered(registry: Registry | None, kind: Any, scope: Any) -> bool:
-    """Return whether a registry, or the one of a host, has a name; dotted paths are in none."""
+    """Return whether a registry, or that of its host library, has a name; no dotted path is one."""
     if registry is None or not isinstance(kind, str):
         return False
     prefix, name = registry.split_scope_key(kind)

@@ -183,7 +183,7 @@ def number_of(checkpoint: Path) -> int | None:
 
 
 def find_earlier(work_dir: str | Path, resumed: Path | None = None, done: int = 0) -> list[Path]:
-    """Find the checkpoints of earlier trainings in a work dir, which a training may overwrite.
+    """Find checkpoints of earlier trainings in a work dir that a new training could overwrite.
 
     Args:
         work_dir: folder of the training.

@@ -42,8 +42,8 @@ def require_writable(work_dir: Path) -> None:
 def locked(work_dir: Path) -> Iterator[None]:
     """Lock a work dir, so that no other training overwrites its checkpoints.
 
-    The operating system holds the lock: it ends with the process, however that ends, and works
-    across hosts if the locks of the file system do (as on NFS). The file names the owner.
+    The operating system releases the lock when the process ends, even if it is killed. It works
+    across hosts if the file system supports locks (as NFS does). The lock file names the owner.
 
     Raises:
         ValueError: if another process owns the lock.
@@ -53,8 +53,8 @@ def locked(work_dir: Path) -> Iterator[None]:
         file.seek(0)
         holder = file.read()
         try:
-            # unlike flock's, this lock is not inherited by workers, which outlive a kill, but
-            # opening and closing the file again would release it
+            # unlike flock, not inherited by dataloader workers, which can outlive a killed
+            # training; but this process must not open and close the file again, which releases it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(

@@ -12,8 +12,8 @@ from torchvision.ops import StochasticDepth
 from hybrid_backbones.backbones.acmix_swin import (
     ACmixSwin,
     ACmixSwinBlock,
+    PaddedPatchEmbed,
     PatchMerging,
-    WholePatchEmbed,
 )
 from hybrid_backbones.layers import LayerNorm2d
 
@@ -80,7 +80,7 @@ def test_weights_begin_as_published():
 
 
 def test_the_stem_completes_the_last_patches_by_zeros():
-    stem = WholePatchEmbed(3, 8, 4, LayerNorm2d)
+    stem = PaddedPatchEmbed(3, 8, 4, LayerNorm2d)
     images = torch.randn(1, 3, 9, 7)
     completed = torch.zeros(1, 3, 12, 8)
     completed[:, :, :9, :7] = images

@@ -8,7 +8,11 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 
 import hybrid_backbones.heads  # noqa: F401, registers the head
-from hybrid_backbones.backbones.uniformer_light import Evolving, EvolvingBlock, UniFormerLight
+from hybrid_backbones.backbones.uniformer_light import (
+    ScoredTokens,
+    TokenPruningBlock,
+    UniFormerLight,
+)
 
 # float64 over sums of some hundred terms of order one
 EXACT = dict(rtol=0, atol=1e-10)
@@ -57,7 +61,7 @@ def make_evolving(size, channels=8):
     maps = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
     cls = torch.randn(2, 1, channels, dtype=torch.float64, requires_grad=True)
     score = torch.rand(2, size[0] * size[1], dtype=torch.float64).requires_grad_()
-    return Evolving(maps, cls, score)
+    return ScoredTokens(maps, cls, score)
 
 
 @pytest.mark.parametrize("size", [(3, 4), (5, 3), (1, 1), (1, 2), (3, 1)], ids=str)
@@ -65,7 +69,7 @@ def make_evolving(size, channels=8):
     "settings", [dict(), dict(keep_ratio=1, trade_off=1), dict(keep_ratio=0.3)], ids=str
 )
 def test_an_evolving_block_computes_its_formula(size, settings):
-    block = fill_(EvolvingBlock(8, 4, 0.0, **settings)).double()
+    block = fill_(TokenPruningBlock(8, 4, 0.0, **settings)).double()
     inputs = [*make_evolving(size), *block.parameters()]
 
     def run(function):
@@ -74,12 +78,12 @@ def test_an_evolving_block_computes_its_formula(size, settings):
 
         return output_and_gradients(flat, inputs)
 
-    actual = run(lambda *state: block(Evolving(*state)))
+    actual = run(lambda *state: block(ScoredTokens(*state)))
     torch.testing.assert_close(actual, run(lambda *s: evolve_by_formula(block, *s)), **EXACT)
 
 
 def test_dropped_tokens_have_no_stochastic_depth():
-    block = fill_(EvolvingBlock(8, 4, 1.0)).double().train()
+    block = fill_(TokenPruningBlock(8, 4, 1.0)).double().train()
     state = make_evolving((4, 4))
     before = state.map + block.pos_embed(state.map)
     after = block(state)
@@ -91,7 +95,7 @@ def test_dropped_tokens_have_no_stochastic_depth():
 
 def test_stage_3_begins_without_scores_and_keeps_all_tokens():
     model = build()
-    blocks = [m for m in model.modules() if isinstance(m, EvolvingBlock)]
+    blocks = [m for m in model.modules() if isinstance(m, TokenPruningBlock)]
     assert [(b.keep_ratio, b.trade_off) for b in blocks] == [(1, 1)] + [(0.5, 0.5)] * 4
 
 

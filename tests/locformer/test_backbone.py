@@ -12,8 +12,8 @@ from hybrid_backbones.backbones import ACmixSwin
 from hybrid_backbones.checkpoints import load_published
 from hybrid_backbones.locformer import SwinRAM
 from hybrid_backbones.locformer.backbone import (
-    Detecting,
-    DetectingBlock,
+    RAMBlock,
+    RAMFeatures,
     TokenMerging,
     padded_positions,
 )
@@ -106,9 +106,9 @@ def test_without_its_tokens_and_sketch_it_is_a_swin():
 
 @pytest.mark.parametrize("looks", [True, False])
 def test_tokens_attend_to_each_other_and_in_the_last_stage_to_real_patches(looks):
-    block = DetectingBlock(16, 8, 0.0, looks, num_heads=2, window_size=3, shift=1)
+    block = RAMBlock(16, 8, 0.0, looks, num_heads=2, window_size=3, shift=1)
     block = fill_(block).double().eval()
-    x = Detecting(
+    x = RAMFeatures(
         torch.randn(2, 16, 4, 5).double(),
         torch.randn(2, 3, 16).double(),
         torch.randn(1, 3, 8).double(),
@@ -149,7 +149,7 @@ def test_merging_treats_a_token_as_four_equal_patches():
     merging = fill_(TokenMerging(8, 12)).eval()
     token = make_input((1, 1, 8))
     patches = token[0, 0][None, :, None, None].expand(1, 8, 2, 2)
-    out = merging(Detecting(patches, token, None, None))
+    out = merging(RAMFeatures(patches, token, None, None))
     torch.testing.assert_close(out.map[:, :, 0, 0], out.tokens[:, 0])
 
 

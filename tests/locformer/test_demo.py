@@ -12,11 +12,12 @@ from PIL import Image
 
 from hybrid_backbones.inference.sketch import predict, sketch_demo
 from hybrid_backbones.locformer.demo import (
+    attention_to_strokes,
     draw,
+    mean_attention,
     read_drawing,
     read_picture,
     read_sketch,
-    where_sketch_attends,
 )
 from hybrid_backbones.locformer.quickdraw import DrawingFile, render_drawing
 from hybrid_backbones.mini.preset import apply_mini
@@ -94,11 +95,24 @@ def test_the_map_shows_where_strokes_are_seen_from():
     # one place of the image looks at the cell with ink, another at one without
     weights[0, 3, 4] = torch.tensor([[0.97, 0.01], [0.01, 0.01]])
     weights[0, 1, 1] = torch.tensor([[0.01, 0.97], [0.01, 0.01]])
-    found = where_sketch_attends(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]))
+    found = attention_to_strokes(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]))
     assert found.shape == (5, 6)
     assert found.argmax() == 3 * 6 + 4
     assert found[1, 1] == found.min() == 0
     assert found.max() == 1
+
+
+def test_the_mean_over_stages_lies_on_the_image():
+    weights = []
+    for stride in (4, 8):
+        stage = torch.full((1, 32 // stride, 48 // stride, 2, 2), 0.25)
+        stage[0, 20 // stride, 40 // stride] = torch.tensor([[0.97, 0.01], [0.01, 0.01]])
+        weights.append(stage)
+    heat = mean_attention(weights, torch.tensor([[[9.0, 0.0], [0.0, 0.0]]]), (30, 46))
+    assert heat.shape == (30, 46)
+    highest = np.unravel_index(heat.argmax(), heat.shape)
+    # between the centres of these cells in both stages
+    assert np.all(np.abs(np.subtract(highest, (21, 43))) <= 2)
 
 
 @pytest.mark.parametrize("kind", ["drawing", "picture"])

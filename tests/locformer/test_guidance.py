@@ -7,7 +7,7 @@ import torch
 from golden.fill import fill_, make_input
 from locformer_cases import SMALL_SWIN, SMALL_UNIFORMER, build
 
-from hybrid_backbones.locformer.guidance import SketchGuided, entry_widths
+from hybrid_backbones.locformer.guidance import SketchGuided, stage_in_channels
 
 BACKBONES = {
     "uniformer": dict(SMALL_UNIFORMER["backbone"]),
@@ -45,6 +45,14 @@ def test_fusions_have_the_width_that_is_asked_for(config):
     assert {fusion.fusion.linear1.out_features for fusion in network.fusions} == {24}
 
 
+def test_fusions_have_the_heads_and_groups_of_the_paper_that_divide_the_channels():
+    backbone = dict(BACKBONES["swiftformer"], out_indices=(1, 2, 3))
+    fusions = SketchGuided(backbone, embed_dims=64).fusions
+    assert [x.fusion.norm3.normalized_shape for x in fusions] == [(48,), (56,), (112,), (220,)]
+    assert [x.fusion.self_attn.num_heads for x in fusions] == [8, 8, 8, 4]
+    assert [x.sketch_norm.num_groups for x in fusions] == [16, 8, 16, 4]
+
+
 def test_fusions_that_leave_the_map_alone_leave_the_backbone_as_it_is():
     network = fill_(SketchGuided(SMALL_UNIFORMER["backbone"], embed_dims=64)).eval()
     for fusion in network.fusions:
@@ -58,7 +66,7 @@ def test_fusions_that_leave_the_map_alone_leave_the_backbone_as_it_is():
 def test_finding_the_widths_leaves_no_trace():
     body = SketchGuided(BACKBONES["acmix_resnet"] | dict(out_indices=(1, 2, 3))).body.train()
     before = json.dumps({name: x.double().sum().item() for name, x in body.state_dict().items()})
-    assert entry_widths(body) == [64, 256, 512, 1024]
+    assert stage_in_channels(body) == [64, 256, 512, 1024]
     assert body.training
     after = json.dumps({name: x.double().sum().item() for name, x in body.state_dict().items()})
     assert before == after

@@ -7,7 +7,7 @@ from locformer_cases import SMALL_SWIN, SMALL_UNIFORMER, build_small, make_batch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 
-from hybrid_backbones.locformer.detector import find_padding, pyramid
+from hybrid_backbones.locformer.detector import find_padding, flatten_levels
 
 
 def test_what_is_padding_does_not_reach_the_decoder():
@@ -38,7 +38,7 @@ def test_padding_is_told_by_the_samples():
 def test_the_decoder_sees_the_levels_in_a_row():
     maps = tuple(make_input((1, 4, side, side + 1)) for side in (4, 2, 1))
     padding = find_padding(torch.zeros(1, 3, 32, 40), make_samples((16, 40)))
-    given = pyramid(maps, padding)
+    given = flatten_levels(maps, padding)
     assert given["value"].shape == (1, 4 * 5 + 2 * 3 + 1 * 2, 4)
     torch.testing.assert_close(given["value"][0, 20 + 4], maps[1][0, :, 1, 1])
     assert given["level_start_index"].tolist() == [0, 20, 26]

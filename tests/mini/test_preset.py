@@ -45,3 +45,16 @@ def test_a_key_that_a_preset_changes_is_named_where_it_is_missing(read, tmp_path
     cfg[key] = None
     with pytest.raises(ValueError, match=f"--mini needs the config to set {key}"):
         apply_mini(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_r50", "locformer_swin_t"])
+@pytest.mark.parametrize("wrap", [list, lambda x: dict(metrics=x)], ids=["list", "evaluator"])
+def test_each_metric_of_several_reads_the_annotations_of_the_mini_set(read, tmp_path, name, wrap):
+    cfg, one = read(name), read(name)
+    apply_mini(one, tmp_path)
+    assert one.val_evaluator.ann_file.startswith(str(tmp_path))
+    save = dict(type="DumpDetResults", out_file_path="out.pkl")
+    cfg.val_evaluator = wrap([save, cfg.val_evaluator])
+    apply_mini(cfg, tmp_path)
+    assert cfg.test_evaluator == cfg.val_evaluator == wrap([save, one.val_evaluator])
+    assert cfg.train_dataloader == one.train_dataloader

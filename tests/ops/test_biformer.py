@@ -10,10 +10,8 @@ from helpers import devices, golden_files, output_and_gradients
 
 from hybrid_backbones.ops.biformer import (
     AttentionLePE,
-    AttentionLePE2d,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
-    route_regions,
 )
 from hybrid_backbones.ops.routed_attention import api, chunked
 
@@ -162,25 +160,6 @@ def test_entries_outputs_and_gradients_are_the_published_ones(stem, case):
     compare([grads[name] for name in case["grads"]], case["grads"].values())
 
 
-def test_the_convolution_beside_full_attention_is_of_the_values_in_the_refactored_form():
-    module = build_exact(AttentionLePE2d, 16, 2)
-    inputs = [make_map(2, 16, 3, 5), *module.parameters()]
-
-    def formula(x, *_):
-        weights = {name: p.flatten(1) for name, p in module.named_parameters() if p.ndim == 4}
-        q, k, v = torch.einsum("oc,bcyx->boyx", weights["qkv.weight"], x).chunk(3, 1)
-        heads = [y.flatten(2).unflatten(1, (2, 8)) for y in (q, k, v)]
-        attention = torch.einsum("bhds,bhdt->bhst", *heads[:2]).div(8**0.5).softmax(-1)
-        out = (
-            torch.einsum("bhst,bhdt->bhds", attention, heads[2]).flatten(1, 2).unflatten(2, (3, 5))
-        )
-        out = torch.einsum("oc,bcyx->boyx", weights["proj.weight"], out + module.lepe(v))
-        return out + module.proj.bias[:, None, None]
-
-    actual = output_and_gradients(lambda x, *_: module(x), inputs)
-    torch.testing.assert_close(actual, output_and_gradients(formula, inputs), **EXACT)
-
-
 @both_forms
 @pytest.mark.parametrize("size", [(6, 9), (3, 3)], ids=str)
 def test_routing_to_all_regions_is_full_attention(form, size):
@@ -213,11 +192,6 @@ def test_both_forms_are_equal_where_regions_tile_the_map():
     pointwise.load_state_dict({name: entry.view(shape) for name, entry, shape in entries})
     x = make_map(2, 8, 6, 9)
     torch.testing.assert_close(pointwise(x), linear(x), **EXACT)
-
-
-def test_no_gradient_passes_the_choice_of_routes():
-    query, key = make_map(1, 4, 2, 3), make_map(1, 4, 2, 3)
-    assert not route_regions(query, key, 2).requires_grad
 
 
 @devices
@@ -290,18 +264,3 @@ def test_an_empty_batch_stays_empty(form):
 def test_a_bad_setting_is_named_at_construction(form, settings, message):
     with pytest.raises(ValueError, match=message):
         form(**{**dict(embed_dims=8, num_heads=2, num_windows=2, topk=2), **settings})
-
-
-@pytest.mark.parametrize("form", [AttentionLePE, AttentionLePE2d])
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (dict(num_heads=3), "num_heads=3, embed_dims=8"),
-        (dict(num_heads=0), "num_heads=0"),
-        (dict(lepe_kernel_size=4), "lepe_kernel_size=4"),
-    ],
-    ids=str,
-)
-def test_a_bad_setting_of_full_attention_is_named_at_construction(form, settings, message):
-    with pytest.raises(ValueError, match=message):
-        form(8, **settings)

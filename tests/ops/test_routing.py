@@ -27,3 +27,8 @@ def test_routes_are_those_of_the_real_tokens():
     key = torch.tensor([[0.0, 2.0], [-5.0, 1.0], [3.0, -9.0], [4.0, -4.0]])[None, :, :, None]
     assert region_means(key, valid_mask).flatten().tolist() == [1, 1, 3, 0]
     assert route_regions(key + 1, key, 1, valid_mask).flatten().tolist() == [2] * 4
+
+
+def test_no_gradient_passes_the_choice_of_routes():
+    query, key = torch.randn(2, 1, 4, 2, 3, requires_grad=True)
+    assert not route_regions(query, key, 2).requires_grad

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hybrid_backbones.ops.window_attention.shifted_windows import (
-    cut_shifted_windows,
     join_shifted_windows,
+    partition_shifted_windows,
     window_regions,
 )
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("shift", [0, 1, 2])
 def test_windows_put_together_are_the_map(size, shift):
     x = torch.randn(2, 5, *size, dtype=torch.float64)
-    windows = cut_shifted_windows(x, 3, shift)
+    windows = partition_shifted_windows(x, 3, shift)
     num_windows = -(-size[0] // 3) * -(-size[1] // 3)
     assert windows.shape == (2, num_windows, 9, 5)
     assert torch.equal(join_shifted_windows(windows, 3, shift, size), x)

@@ -1,12 +1,14 @@
 """Local attention in tiles: adjacent queries share one halo of keys and values.
 
-A tile of 8×8 queries attends to 14×14 keys (for K = 7). Copying these halos costs three times the
-memory of the map instead of K² times, and one small mask, the same for every tile, restricts
-attention to the neighbourhoods. Maps are flattened to rows of channels, one per pixel; index
-tables that depend only on sizes list the rows of each tile and halo, so one gather builds them.
+The queries are divided into tiles of at most 8×8. Together, the neighbourhoods of 8×8 queries cover
+a halo of 14×14 keys (for K = 7), so copying the halos of all tiles takes three times the memory of
+the map, and unfolding all neighbourhoods K² times. Attention from a tile to its halo is dense; a
+mask, the same for all tiles, restricts each query to its own neighbourhood.
 
-A few tiles are computed at a time, so that their copies and weights stay in cache. The backward
-pass gathers them again and recomputes the weights: only the input maps are saved.
+Maps are flattened to matrices ``(B·H·W, C)`` with one row per pixel. Index tables, which depend on
+sizes only, list the rows of each tile and each halo. A few tiles are computed at a time, so that
+their copies and weights stay in the cache. The backward pass gathers the rows again and recomputes
+the weights: only the input maps are saved.
 """
 
 from collections.abc import Iterator
@@ -17,36 +19,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
 from .borders import reflect
 
-# side of a tile in queries: smaller tiles copy more halo, larger ones compute more masked logits
+# side of a tile, in queries: smaller tiles copy larger halos, larger tiles mask more logits
 MAX_TILE = 8
 
-# number of values that the tiles computed at a time may hold: a CPU is fastest if those of each
-# thread fit into its cache, and on a GPU few tiles at a time mean many kernel launches
+# number of values held by the tiles that are computed at a time: a CPU is fastest if those of each
+# thread fit into its cache, while on a GPU fewer tiles at a time need more kernel launches
 WORKSPACE = 2**23
 WORKSPACE_ON_CPU = 2**20
 
 
-class _Axis(NamedTuple):
-    """Tiling of one axis of the map."""
+class _AxisTiles(NamedTuple):
+    """Tiles of one axis of the map; the last one is padded with copies of the last query."""
 
-    queries: Tensor  # (tiles, tile) query of each slot, the last query in empty slots
-    empty: Tensor  # (tiles, tile) True where a slot has no query
-    keys: Tensor  # (tiles, halo) key of each slot, reflected at the borders
-    visible: Tensor  # (tile, halo) True where a key is a neighbour of a query
+    queries: Tensor  # (tiles, tile) coordinate of each query
+    padding: Tensor  # (tiles, tile) True for padding
+    keys: Tensor  # (tiles, halo) coordinate of each key, reflected at the borders
+    neighbours: Tensor  # (tile, halo) True where a key is a neighbour of a query
 
 
-class _Tiling(NamedTuple):
-    """Tiling of a map, with N query slots and M key slots per tile."""
+class _Tiles(NamedTuple):
+    """Tiles of N queries, padding included, with halos of M keys."""
 
-    query: Tensor  # (tiles, N) row of query in each slot
-    empty: Tensor  # (tiles, N) True where a slot has no query
-    key: Tensor  # (tiles, M) row of key and value in each slot
-    visible: Tensor  # (N, M) True where a key is a neighbour of a query
+    queries: Tensor  # (tiles, N) row of each query
+    padding: Tensor  # (tiles, N) True for padding
+    keys: Tensor  # (tiles, M) row of each key and its value
+    neighbours: Tensor  # (N, M) True where a key is a neighbour of a query
 
 
 class _Sizes(NamedTuple):
@@ -76,81 +78,82 @@ def local_attention_tiled(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes) -> Tensor:
-    """Attend from rows ``(B·H'·W', C)`` of query to rows ``(B·H·W, C)`` of key and value."""
+    """Attend from query ``(B·H'·W', C)`` to key and value ``(B·H·W, C)``."""
     out = torch.zeros_like(query)
     # in half precision PyTorch's fused kernels for GPUs are wrong at large logits
     dtype = torch.promote_types(query.dtype, torch.float32) if query.is_cuda else query.dtype
-    for tiles in _some_tiles(query, sizes):
-        queries = _take(query, tiles.query, sizes).to(dtype)
-        keys, values = (_take(x, tiles.key, sizes).to(dtype) for x in (key, value))
-        slots = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=tiles.visible
+    for tiles in _tiles_at_a_time(query, sizes):
+        queries = _gather(query, tiles.queries, sizes).to(dtype)
+        keys, values = (_gather(x, tiles.keys, sizes).to(dtype) for x in (key, value))
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=tiles.neighbours
         )  # (tiles, h, N, d)
-        _add(out, tiles.query, slots.masked_fill(tiles.empty[:, None, :, None], 0))
+        _scatter_add(out, tiles.queries, attended.masked_fill(tiles.padding[:, None, :, None], 0))
     return out
 
 
 def _differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, sizes: _Sizes
 ) -> tuple[Tensor, ...]:
-    # many tiles add to one key: a sum in half precision would lose small terms
+    """Return the gradients of query, key and value."""
+    # the halos of several tiles overlap, and a sum in half precision would lose small terms
     dtype = torch.promote_types(query.dtype, torch.float32)
     scale = (query.shape[1] // sizes.num_heads) ** -0.5
     grads = [torch.zeros_like(x, dtype=dtype) for x in (query, key, value)]
-    visible = _cut_map(*sizes[2:], device=query.device).visible
-    bias = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, float("-inf"))
-    for tiles in _some_tiles(query, sizes):
-        rows = tiles.query, tiles.key, tiles.key
-        *maps, grad_slots = (
-            _take(x, index, sizes).to(dtype).contiguous()
-            for x, index in zip((query, key, value, grad), (*rows, tiles.query), strict=True)
+    neighbours = _tile_map(*sizes[2:], device=query.device).neighbours
+    bias = torch.zeros_like(neighbours, dtype=dtype).masked_fill(~neighbours, float("-inf"))
+    for tiles in _tiles_at_a_time(query, sizes):
+        rows = tiles.queries, tiles.keys, tiles.keys
+        *maps, grad_out = (
+            _gather(x, index, sizes).to(dtype).contiguous()
+            for x, index in zip((query, key, value, grad), (*rows, tiles.queries), strict=True)
         )
-        grad_slots = grad_slots.masked_fill(tiles.empty[:, None, :, None], 0)
-        *slots, _ = attention_gradients(grad_slots, *maps, bias=bias[None, None], scale=scale)
-        for total, index, x in zip(grads, rows, slots, strict=True):
-            _add(total, index, x)
+        grad_out = grad_out.masked_fill(tiles.padding[:, None, :, None], 0)
+        *parts, _ = attention_gradients(grad_out, *maps, bias=bias[None, None], scale=scale)
+        for total, index, x in zip(grads, rows, parts, strict=True):
+            _scatter_add(total, index, x)
     return tuple(x.to(query.dtype) for x in grads)
 
 
-def _some_tiles(query: Tensor, sizes: _Sizes) -> Iterator[_Tiling]:
-    """Yield groups of tiles, with row indices that run through the whole batch."""
+def _tiles_at_a_time(query: Tensor, sizes: _Sizes) -> Iterator[_Tiles]:
+    """Yield the tiles of the whole batch, as many at a time as the workspace holds."""
     batch, num_heads, *settings = sizes
-    tiling = _cut_map(*settings, device=query.device)
+    tiles = _tile_map(*settings, device=query.device)
     num_rows = sizes.height * sizes.width, sizes.key_height * sizes.key_width
     maps = torch.arange(batch, device=query.device)[:, None, None]
-    rows, keys = (
+    queries, keys = (
         (index + maps * length).flatten(0, 1)
-        for index, length in zip((tiling.query, tiling.key), num_rows, strict=True)
+        for index, length in zip((tiles.queries, tiles.keys), num_rows, strict=True)
     )  # (B·tiles, N) and (B·tiles, M)
-    empty = tiling.empty.repeat(batch, 1)
-    num_tiles = len(rows)
+    padding = tiles.padding.repeat(batch, 1)
+    num_tiles = len(queries)
     # all tiles at once in a trace, which would unroll the loop
     if not is_traced(query.device):
-        num_queries, num_keys = tiling.visible.shape
+        num_queries, num_keys = tiles.neighbours.shape
         # query, key, value, their gradients and that of the output; weights and two gradients
         values = (3 * num_queries + 4 * num_keys) * query.shape[1]
         values += 3 * num_heads * num_queries * num_keys
         on_cpu = query.device.type == "cpu"
         workspace = WORKSPACE_ON_CPU * torch.get_num_threads() if on_cpu else WORKSPACE
         num_tiles = max(1, workspace // values)
-    for start in range(0, len(rows), max(1, num_tiles)):
+    for start in range(0, len(queries), max(1, num_tiles)):
         part = slice(start, start + num_tiles)
-        yield _Tiling(rows[part], empty[part], keys[part], tiling.visible)
+        yield _Tiles(queries[part], padding[part], keys[part], tiles.neighbours)
 
 
-def _take(rows: Tensor, index: Tensor, sizes: _Sizes) -> Tensor:
-    """Gather rows ``(N, C)`` into the slots of tiles, ``(tiles, h, slots, d)``."""
-    slots = rows.index_select(0, index.flatten()).unflatten(0, index.shape)
-    return split_heads(slots, sizes.num_heads)
+def _gather(rows: Tensor, index: Tensor, sizes: _Sizes) -> Tensor:
+    """Gather the rows ``(B·H·W, C)`` at indices ``(tiles, N)``: ``(tiles, h, N, d)``."""
+    gathered = rows.index_select(0, index.flatten()).unflatten(0, index.shape)
+    return split_heads(gathered, sizes.num_heads)
 
 
-def _add(rows: Tensor, index: Tensor, slots: Tensor) -> None:
-    """Add the slots of tiles, ``(tiles, h, slots, d)``, to the rows they were gathered from."""
-    rows.index_add_(0, index.flatten(), join_heads(slots).flatten(0, 1).to(rows.dtype))
+def _scatter_add(rows: Tensor, index: Tensor, x: Tensor) -> None:
+    """Add ``(tiles, h, N, d)`` to the rows from which :func:`_gather` read them."""
+    rows.index_add_(0, index.flatten(), join_heads(x).flatten(0, 1).to(rows.dtype))
 
 
 @cached_by_size
-def _cut_map(
+def _tile_map(
     height: int,
     width: int,
     key_height: int,
@@ -160,19 +163,21 @@ def _cut_map(
     dilation: int,
     *,
     device: torch.device,
-) -> _Tiling:
-    rows = _cut_axis(height, key_height, kernel_size, stride, dilation, device)
-    cols = _cut_axis(width, key_width, kernel_size, stride, dilation, device)
-    query = _outer_sum(rows.queries * width, cols.queries)
-    empty = _outer_sum(rows.empty, cols.empty)
-    key = _outer_sum(rows.keys * key_width, cols.keys)
-    visible = rows.visible[:, None, :, None] & cols.visible[None, :, None, :]
-    return _Tiling(query, empty, key, visible.flatten(2).flatten(0, 1))
+) -> _Tiles:
+    """Divide the queries of one map into tiles."""
+    rows = _tile_axis(height, key_height, kernel_size, stride, dilation, device)
+    cols = _tile_axis(width, key_width, kernel_size, stride, dilation, device)
+    queries = _outer_sum(rows.queries * width, cols.queries)
+    padding = _outer_sum(rows.padding, cols.padding)
+    keys = _outer_sum(rows.keys * key_width, cols.keys)
+    neighbours = rows.neighbours[:, None, :, None] & cols.neighbours[None, :, None, :]
+    return _Tiles(queries, padding, keys, neighbours.flatten(2).flatten(0, 1))
 
 
-def _cut_axis(
+def _tile_axis(
     num_queries: int, num_keys: int, kernel_size: int, stride: int, dilation: int, device
-) -> _Axis:
+) -> _AxisTiles:
+    """Divide the queries of one axis into the fewest tiles, of equal size."""
     num_tiles = -(-num_queries // MAX_TILE)
     tile = -(-num_queries // num_tiles)
     halo = (tile - 1) * stride + (kernel_size - 1) * dilation + 1
@@ -181,11 +186,12 @@ def _cut_axis(
     first = query[:, :1] * stride - kernel_size // 2 * dilation
     # offset of each key from the first neighbour of each query, in pixels
     offset = key - query[0, :, None] * stride
-    visible = (offset >= 0) & (offset < kernel_size * dilation) & (offset % dilation == 0)
+    neighbours = (offset >= 0) & (offset < kernel_size * dilation) & (offset % dilation == 0)
     last = num_queries - 1
-    return _Axis(query.clamp(max=last), query > last, reflect(first + key, num_keys), visible)
+    keys = reflect(first + key, num_keys)
+    return _AxisTiles(query.clamp(max=last), query > last, keys, neighbours)
 
 
 def _outer_sum(rows: Tensor, cols: Tensor) -> Tensor:
-    """Add ``(tile rows, y)`` and ``(tile columns, x)``, booleans by or: ``(tiles, y·x)``."""
+    """Combine the tables of both axes, ``(tiles, N)`` each, to one of all pairs, by sum or 'or'."""
     return (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1)

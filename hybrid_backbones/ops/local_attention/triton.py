@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
-from ..triton_support import divide_up, power_of_two
+from ..triton_support import count_tiles, divide_up, launch, power_of_two, register_gradient
 
 MAX_HEAD_DIM = 128
 MAX_KERNEL_SIZE = 63
@@ -65,9 +65,9 @@ def local_attention_triton(
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, kernel_size, stride, dilation):
-    """Return the output and, for each softmax, the maximum and the sum, both (B, h, H', W').
+    """Return the output and, for each softmax, maximum and sum of its terms, both (B, h, H', W').
 
-    The maximum is that of the unscaled products. A single log-sum-exp would round large logits.
+    The maximum is that of the unscaled products. Their log-sum-exp would round large logits.
     """
     from .triton_forward import forward_kernel
 
@@ -144,19 +144,7 @@ def _backward_like(grad, query, key, value, out, tops, totals, kernel_size, stri
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _keep(ctx, inputs, output):
-    *tensors, kernel_size, stride, dilation = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.settings = kernel_size, stride, dilation
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad, *_):
-    return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_keep)
+register_gradient(_forward, _backward)
 
 
 def _launch(
@@ -172,46 +160,50 @@ def _launch(
     """Run one program per tile of `owned`; the cells of a tile are `spacing` apart."""
     query, key = maps[:2]
     batch, num_heads, head_dim, height, width = owned.shape
-    tiles_y = min(spacing, height) * divide_up(height, spacing * plan.TILE_Y)
-    tiles_x = min(spacing, width) * divide_up(width, spacing * plan.TILE_X)
-    if batch == 0:
-        return
-    # Triton launches on the current device, wherever the tensors are
-    with torch.cuda.device_of(query):
-        kernel[(batch * num_heads * tiles_y * tiles_x,)](
-            *maps,
-            *statistics,
-            tuple(x.stride() for x in maps),
-            num_heads,
-            *query.shape[3:],
-            *key.shape[3:],
-            tiles_y,
-            tiles_x,
-            *numbers,
-            HEAD_DIM=head_dim,
-            BLOCK_D=power_of_two(head_dim, least=16),
-            **constants,
-            **plan._asdict(),
-            num_warps=4,
-            # many small programs already hide load latency; pipelining costs more than it saves
-            num_stages=1,
-        )
+    tiles_y = count_tiles(height, spacing, plan.TILE_Y)
+    tiles_x = count_tiles(width, spacing, plan.TILE_X)
+    launch(
+        kernel,
+        batch * num_heads * tiles_y * tiles_x,
+        *maps,
+        *statistics,
+        tuple(x.stride() for x in maps),
+        num_heads,
+        *query.shape[3:],
+        *key.shape[3:],
+        tiles_y,
+        tiles_x,
+        *numbers,
+        HEAD_DIM=head_dim,
+        BLOCK_D=power_of_two(head_dim, least=16),
+        **constants,
+        **plan._asdict(),
+        num_warps=4,
+        # many small programs already hide load latency; pipelining costs more than it saves
+        num_stages=1,
+    )
 
 
-def _plan(owned: Tensor, walk: Callable[[int], int]) -> _Plan:
-    """Choose the tile that loads the fewest cells: along an axis, `walk` of those it owns."""
-    num_owned, num_walked = _sizes(owned)
+def _plan(owned: Tensor, loaded: Callable[[int], int]) -> _Plan:
+    """Choose the sides of the tile that loads the fewest cells.
+
+    Args:
+        owned: map whose cells the programs own, query or key.
+        loaded: function from the number of cells that a tile owns along an axis to the number of
+            cells that it loads along this axis.
+    """
+    num_owned, num_loaded = _sizes(owned)
 
     def cost(tile_x: int) -> int:
-        return walk(num_owned // tile_x) * power_of_two(walk(tile_x), least=16)
+        return loaded(num_owned // tile_x) * power_of_two(loaded(tile_x), least=16)
 
     tile_x = min((8, 16, 4, 2, 1), key=cost)
-    cols = power_of_two(walk(tile_x), least=16)
-    return _Plan(num_owned // tile_x, tile_x, max(1, num_walked // cols), cols)
+    cols = power_of_two(loaded(tile_x), least=16)
+    return _Plan(num_owned // tile_x, tile_x, max(1, num_loaded // cols), cols)
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:
-    """Return the number of cells that a program owns, and the number it loads at a time.
+    """Return the number of cells that a program owns, and of those that it loads at a time.
 
     Chosen to limit register spilling when compiled for an H100 with K = 7: at most 48 bytes per
     thread with 128 channels.
@@ -231,7 +223,7 @@ def _reduce(stride: int, dilation: int) -> _Steps:
 
 
 def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
-    """Return the number of folds per axis that bring the farthest neighbour into the map."""
+    """Return, per axis, how often the farthest neighbour is reflected until it is in the map."""
     radius = dilation * (kernel_size // 2)
     spans = (max(length - 1, 1) for length in key.shape[3:])
     folds = (divide_up(span + radius, 2 * span) for span in spans)
@@ -239,7 +231,7 @@ def _folds(key: Tensor, kernel_size: int, dilation: int) -> dict[str, int]:
 
 
 def _panels(key: Tensor, kernel_size: int, dilation: int) -> list[int]:
-    """Return per axis how many mirror images of the map neighbours reach on each side."""
+    """Return, per axis, how many mirror images of the map on each side have neighbours in them."""
     radius = dilation * (kernel_size // 2)
     return [divide_up(radius, max(length - 1, 1)) for length in key.shape[3:]]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_groups, split_groups
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..size_cache import is_traced
 
 

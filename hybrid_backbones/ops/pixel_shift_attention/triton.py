@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
-from ..triton_support import divide_up, power_of_two
+from ..triton_support import count_tiles, divide_up, launch, power_of_two
 
 # limited so that the weights of a tile stay in registers
 MAX_KERNEL_SIZE = 7
@@ -74,38 +74,35 @@ def _attend(query, key, value, kernel_size, num_heads, dilation, query_step, key
 
     out = torch.empty_like(query, dtype=dtype)
     batch, channels, height, width = query.shape
-    if batch == 0:
-        return out
     head_dim = channels // num_heads
     plan = _plan(query, kernel_size, head_dim, key_step)
-    tiles_y = min(key_step, height) * divide_up(height, key_step * plan.TILE_Y)
-    tiles_x = min(key_step, width) * divide_up(width, key_step * plan.TILE_X)
-    kernel = attend_kernel if query.stride(1) == 1 else attend_columns_kernel
-    # Triton launches on the current device, wherever the tensors are
-    with torch.cuda.device_of(query):
-        kernel[(batch * num_heads * tiles_y * tiles_x,)](
-            query,
-            key,
-            value,
-            out,
-            *(stride for x in (query, key, value, out) for stride in x.stride()),
-            num_heads,
-            height,
-            width,
-            *key.shape[2:],
-            tiles_y,
-            tiles_x,
-            query_step,
-            key_step,
-            dilation,
-            head_dim**-0.5,
-            KERNEL=kernel_size,
-            HEAD_DIM=head_dim,
-            **plan._asdict(),
-            num_warps=4,
-            # many small programs already hide load latency; pipelining costs more than it saves
-            num_stages=1,
-        )
+    tiles_y = count_tiles(height, key_step, plan.TILE_Y)
+    tiles_x = count_tiles(width, key_step, plan.TILE_X)
+    launch(
+        attend_kernel if query.stride(1) == 1 else attend_columns_kernel,
+        batch * num_heads * tiles_y * tiles_x,
+        query,
+        key,
+        value,
+        out,
+        *(stride for x in (query, key, value, out) for stride in x.stride()),
+        num_heads,
+        height,
+        width,
+        *key.shape[2:],
+        tiles_y,
+        tiles_x,
+        query_step,
+        key_step,
+        dilation,
+        head_dim**-0.5,
+        KERNEL=kernel_size,
+        HEAD_DIM=head_dim,
+        **plan._asdict(),
+        num_warps=4,
+        # many small programs already hide load latency; pipelining costs more than it saves
+        num_stages=1,
+    )
     return out
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..softmax_attention import attention_gradients
 
 # a chunk may hold half as many values as query, or this many if query is small: a CPU is fastest

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import triton_support
-from ..triton_support import divide_up, power_of_two
+from ..triton_support import divide_up, launch, power_of_two, register_gradient
 
 MAX_HEAD_DIM = 128
 
@@ -20,6 +20,8 @@ MAX_HEAD_DIM = 128
 class _Plan(NamedTuple):
     """Block sizes and launch options of one kernel."""
 
+    HEAD_DIM: int
+    BLOCK_D: int
     BLOCK_QUERY: int
     BLOCK_KEY: int
     num_warps: int
@@ -30,25 +32,19 @@ def _with_dense_channels(x: Tensor) -> Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def _launch(kernel, plan: _Plan, num_programs: int, *args, head_dim: int) -> None:
-    # Triton launches on the current device, wherever the tensors are
-    with torch.cuda.device_of(args[0]):
-        kernel[(num_programs,)](
-            *args, HEAD_DIM=head_dim, BLOCK_D=power_of_two(head_dim, least=16), **plan._asdict()
-        )
-
-
 def _plan_queries(query: Tensor, head_dim: int) -> _Plan:
     """Choose the blocks of a kernel whose programs own queries and iterate over keys."""
-    own, walked, num_warps, num_stages = _sizes(query, head_dim)
-    return _Plan(_block(query.shape[2], own), walked, num_warps, num_stages)
+    owned, loaded, *options = _sizes(query, head_dim)
+    dims = head_dim, power_of_two(head_dim, least=16)
+    return _Plan(*dims, _block(query.shape[2], owned), loaded, *options)
 
 
 def _plan_keys(key: Tensor, head_dim: int) -> _Plan:
     """Choose the blocks of a kernel whose programs own keys and iterate over queries."""
-    own, walked, num_warps, num_stages = _sizes(key, head_dim)
+    owned, loaded, *options = _sizes(key, head_dim)
+    dims = head_dim, power_of_two(head_dim, least=16)
     # two accumulators occupy the registers, so halve the block of queries
-    return _Plan(max(16, walked // 2), _block(key.shape[2], own), num_warps, num_stages)
+    return _Plan(*dims, max(16, loaded // 2), _block(key.shape[2], owned), *options)
 
 
 def _sizes(x: Tensor, head_dim: int) -> tuple[int, int, int, int]:
@@ -84,10 +80,8 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
     batch, num_queries, topk = routes.shape
     sources = routes.new_empty((batch, num_queries * topk), dtype=torch.int32)
     bounds = routes.new_empty((batch, num_regions, 2), dtype=torch.int32)
-    with torch.cuda.device_of(routes):
-        invert_kernel[(batch * num_regions,)](
-            routes, sources, bounds, num_queries, num_regions, topk, BLOCK=1024
-        )
+    sizes = num_queries, num_regions, topk
+    launch(invert_kernel, batch * num_regions, routes, sources, bounds, *sizes, BLOCK=1024)
     return sources, bounds
 
 
@@ -101,7 +95,7 @@ def invert_routes(routes: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
 def _forward(query, key, value, routes, num_heads):
     """Return the output and, for each softmax, the largest logit and the sum, ``(B, R', h, T')``.
 
-    A single log-sum-exp would round large logits.
+    Their log-sum-exp, a single number, would round large logits.
     """
     from .triton_forward import forward_kernel
 
@@ -111,9 +105,8 @@ def _forward(query, key, value, routes, num_heads):
     num_queries, query_tokens = query.shape[1:3]
     head_dim = query.shape[3] // num_heads
     plan = _plan_queries(query, head_dim)
-    _launch(
+    launch(
         forward_kernel,
-        plan,
         query.shape[0] * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
@@ -129,7 +122,7 @@ def _forward(query, key, value, routes, num_heads):
         key.shape[2],
         routes.shape[2],
         math.log2(math.e) * query.shape[3] ** -0.5,
-        head_dim=head_dim,
+        **plan._asdict(),
     )
     return out, tops, totals
 
@@ -163,9 +156,8 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
     scale = math.log2(math.e) * grad_scale
     strides = tuple(x.stride()[:3] for x in (query, key, value, grad))
     plan = _plan_queries(query, head_dim)
-    _launch(
+    launch(
         query_gradient_kernel,
-        plan,
         batch * num_queries * num_heads * divide_up(query_tokens, plan.BLOCK_QUERY),
         query,
         key,
@@ -185,12 +177,11 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
         routes.shape[2],
         scale,
         grad_scale,
-        head_dim=head_dim,
+        **plan._asdict(),
     )
     plan = _plan_keys(key, head_dim)
-    _launch(
+    launch(
         key_value_gradient_kernel,
-        plan,
         batch * num_keys * num_heads * divide_up(key_tokens, plan.BLOCK_KEY),
         query,
         key,
@@ -210,7 +201,7 @@ def _backward(grad, query, key, value, routes, out, tops, totals, num_heads):
         routes.shape[2],
         scale,
         grad_scale,
-        head_dim=head_dim,
+        **plan._asdict(),
     )
     return grads
 
@@ -220,19 +211,7 @@ def _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
-def _keep(ctx, inputs, output):
-    *tensors, ctx.num_heads = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, grad, *_):
-    grads = _backward(grad, *ctx.saved_tensors, ctx.num_heads)
-    return *grads, None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_keep)
+register_gradient(_forward, _backward)
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> str | None:

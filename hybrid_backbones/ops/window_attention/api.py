@@ -54,11 +54,11 @@ def _validate(
         raise ValueError(
             f"shift must satisfy 0 <= shift < window_size, got {window_size=}, {shift=}"
         )
-    places = window_size**2
-    if bias.ndim != 3 or bias.shape[1:] != (places, places):
+    num_positions = window_size**2
+    if bias.ndim != 3 or bias.shape[1:] != (num_positions, num_positions):
         raise ValueError(
-            f"bias must have shape (h, {places}, {places}) for {window_size=}, "
-            f"got {tuple(bias.shape)}"
+            f"bias must have shape (h, {num_positions}, {num_positions}) for "
+            f"{window_size=}, got {tuple(bias.shape)}"
         )
     if len(bias) < 1 or query.shape[1] % len(bias):
         raise ValueError(f"the {len(bias)} heads of bias must divide {query.shape[1]} channels")

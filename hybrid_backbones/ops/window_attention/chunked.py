@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..own_gradient import with_gradient
+from ..custom_gradient import with_gradient
 from ..size_cache import cached_by_size
 from ..softmax_attention import attention_gradients, attention_weights
-from .shifted_windows import cut_shifted_windows, separate, window_regions
+from .shifted_windows import cross_region_pairs, partition_shifted_windows, window_regions
 
 # number of values that a chunk may hold: fits a CPU's caches and amortises a dozen calls
 WORKSPACE = 2**20
@@ -58,12 +58,14 @@ def _attend(
 ) -> Tensor:
     """Compute attention within windows, on the rows ``(B·H·W, C)`` of all maps."""
     num_heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
-    bias, out = bias.to(exact), _make_rows(query)
-    for chunk in _cut_chunks(query, bias, batch, settings):
-        queries, keys, values = (_take(x, chunk, num_heads).to(exact) for x in (query, key, value))
+    bias, out = bias.to(exact), _empty_rows(query)
+    for chunk in _chunks(query, bias, batch, settings):
+        queries, keys, values = (
+            _gather(x, chunk, num_heads).to(exact) for x in (query, key, value)
+        )
         scale = queries.shape[3] ** -0.5
-        weights = attention_weights(queries, keys, bias=_hide(bias, chunk), scale=scale)
-        _put(out, chunk, weights @ values)
+        weights = attention_weights(queries, keys, bias=_mask_bias(bias, chunk), scale=scale)
+        _scatter(out, chunk, weights @ values)
     # drop the last row without slicing, because a view could not be modified in place
     return out.resize_(query.shape)
 
@@ -77,32 +79,31 @@ def _differentiate(
     batch: int,
     settings: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
+    """Return the gradients of query, key, value and bias."""
     maps, num_heads = (grad, query, key, value), len(bias)
     exact = torch.promote_types(query.dtype, torch.float32)
-    wide_bias, grads = bias.to(exact), [_make_rows(x) for x in (query, key, value)]
+    wide_bias, grads = bias.to(exact), [_empty_rows(x) for x in (query, key, value)]
     grad_bias = torch.zeros_like(wide_bias)
-    for chunk in _cut_chunks(query, wide_bias, batch, settings):
-        heads = [_take(x, chunk, num_heads).to(exact) for x in maps]
+    for chunk in _chunks(query, wide_bias, batch, settings):
+        heads = [_gather(x, chunk, num_heads).to(exact) for x in maps]
         *parts, grad_logits = attention_gradients(
-            *heads, bias=_hide(wide_bias, chunk), scale=heads[0].shape[3] ** -0.5
+            *heads, bias=_mask_bias(wide_bias, chunk), scale=heads[0].shape[3] ** -0.5
         )
         grad_bias += grad_logits.sum(0)
         for rows, x in zip(grads, parts, strict=True):
-            _put(rows, chunk, x)
+            _scatter(rows, chunk, x)
     return *(x[:-1] for x in grads), grad_bias.to(bias.dtype)
 
 
-def _hide(bias: Tensor, chunk: _Chunk) -> Tensor:
+def _mask_bias(bias: Tensor, chunk: _Chunk) -> Tensor:
     """Set the bias to -inf between positions of different regions: ``(R or 1, h, T, T)``."""
-    return (
-        bias[None]
-        if chunk.cross_region_mask is None
-        else bias.masked_fill(chunk.cross_region_mask, float("-inf"))
-    )
+    if chunk.cross_region_mask is None:
+        return bias[None]
+    return bias.masked_fill(chunk.cross_region_mask, float("-inf"))
 
 
-def _cut_chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
-    """Yield the windows of all maps in chunks."""
+def _chunks(x: Tensor, bias: Tensor, batch: int, settings: tuple[int, ...]) -> Iterator[_Chunk]:
+    """Yield the windows of all maps, as many at a time as the workspace holds."""
     height, width, *_ = settings
     first = torch.arange(batch, device=x.device)[:, None, None] * (height * width)
     # three maps and three results; weights and two gradients of these
@@ -125,7 +126,8 @@ def _find_windows(
 ) -> tuple[_Windows, ...]:
     """Return the windows within one region, then those at the far borders that may span more."""
     numbers = torch.arange(1, height * width + 1, device=device).view(1, 1, height, width)
-    rows = cut_shifted_windows(numbers, window_size, shift)[0, :, :, 0] - 1  # -1 outside the map
+    # -1 outside the map
+    rows = partition_shifted_windows(numbers, window_size, shift)[0, :, :, 0] - 1
     rows = torch.where(rows < 0, rows.amax(1, keepdim=True), rows)
     regions = window_regions((height, width), window_size, shift, device)
     if regions is None:
@@ -138,22 +140,22 @@ def _find_windows(
     regions = regions[others]
     return (
         _Windows(rows[whole], None, None),
-        _Windows(rows[others], regions == 0, separate(regions)),
+        _Windows(rows[others], regions == 0, cross_region_pairs(regions)),
     )
 
 
-def _make_rows(x: Tensor) -> Tensor:
+def _empty_rows(x: Tensor) -> Tensor:
     """Allocate the rows of a result, and one more for positions outside the map."""
     return x.new_empty(len(x) + 1, x.shape[1])
 
 
-def _take(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
+def _gather(x: Tensor, chunk: _Chunk, num_heads: int) -> Tensor:
     """Gather the rows of a chunk, ``(B·H·W, C)`` to ``(B·R, h, T, d)``."""
     rows = x.index_select(0, chunk.sources).unflatten(0, chunk.lengths)
     return split_heads(rows, num_heads).contiguous()
 
 
-def _put(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
+def _scatter(out: Tensor, chunk: _Chunk, x: Tensor) -> None:
     """Write ``(B·R, h, T, d)`` to the rows of `out`, positions outside the map to the last."""
     rows = join_heads(x).flatten(0, 1)  # (B·R·T, C)
     out.index_copy_(0, chunk.targets, rows.to(out.dtype))

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from .shifted_windows import cut_shifted_windows, join_shifted_windows, separated_positions
+from .shifted_windows import cross_region_masks, join_shifted_windows, partition_shifted_windows
 
 
 def shifted_window_attention_reference(
@@ -13,10 +13,10 @@ def shifted_window_attention_reference(
     """Compute :func:`hybrid_backbones.ops.shifted_window_attention` in one call."""
     size, num_heads = query.shape[2:], bias.shape[0]
     query, key, value = (
-        split_heads(cut_shifted_windows(x, window_size, shift), num_heads)
+        split_heads(partition_shifted_windows(x, window_size, shift), num_heads)
         for x in (query, key, value)
     )  # (B, R, h, T, d)
-    cross_region_mask = separated_positions(*size, window_size, shift, device=query.device)
+    cross_region_mask = cross_region_masks(*size, window_size, shift, device=query.device)
     if cross_region_mask is None:
         batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
     else:

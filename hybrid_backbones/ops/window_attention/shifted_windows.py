@@ -18,7 +18,7 @@ def roll(x: Tensor, shift: int) -> Tensor:
     return x.roll((shift, shift), (2, 3)) if shift else x
 
 
-def cut_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
+def partition_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
     """Partition maps ``(B, C, H, W)`` into windows ``(B, R, T, C)``, shifted by `shift`.
 
     The map is zero-padded to whole windows, then rolled: positions above and left of the first
@@ -31,7 +31,7 @@ def cut_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
 def join_shifted_windows(
     windows: Tensor, window_size: int, shift: int, size: Sequence[int]
 ) -> Tensor:
-    """Join the windows of :func:`cut_shifted_windows` into maps ``(B, C, H, W)``.
+    """Join the windows of :func:`partition_shifted_windows` into maps ``(B, C, H, W)``.
 
     Args:
         windows: shifted windows, ``(B, R, T, C)``.
@@ -57,16 +57,16 @@ def window_regions(
     # positions rolled to the opposite border share a window with those already there
     rows, columns = (torch.arange(side, device=device) < shift for side in size)
     parts = 1 + 2 * rows[:, None] + columns  # (H, W)
-    return cut_shifted_windows(parts[None, None], window_size, shift)[0, :, :, 0]
+    return partition_shifted_windows(parts[None, None], window_size, shift)[0, :, :, 0]
 
 
-def separate(regions: Tensor) -> Tensor:
+def cross_region_pairs(regions: Tensor) -> Tensor:
     """Return which pairs of positions differ in region: ``(R, T)`` to ``(R, 1, T, T)``."""
     return regions[:, None, :, None] != regions[:, None, None, :]
 
 
 @cached_by_size
-def separated_positions(
+def cross_region_masks(
     height: int, width: int, window_size: int, shift: int, *, device: torch.device
 ) -> Tensor | None:
     """Return which pairs of positions of a window are in different regions of the map.
@@ -76,4 +76,4 @@ def separated_positions(
         one region, so no row is entirely True.
     """
     regions = window_regions((height, width), window_size, shift, device)
-    return None if regions is None else separate(regions)
+    return None if regions is None else cross_region_pairs(regions)

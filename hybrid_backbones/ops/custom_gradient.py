@@ -37,7 +37,7 @@ def with_gradient(function: Callable, gradient: Callable, *inputs: Any) -> Tenso
 
 def _call(function: Callable, *inputs: Any) -> Any:
     device = next(x.device.type for x in inputs if isinstance(x, Tensor))
-    # autocast does not know the meta device, and `torch.compile` cannot ask which devices it knows
+    # autocast rejects the meta device, and `torch.compile` cannot trace its list of devices
     if device == "meta":
         return function(*inputs)
     with torch.autocast(device, enabled=False):
