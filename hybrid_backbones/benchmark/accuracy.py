@@ -1,6 +1,6 @@
 """Errors of the operators that have several implementations, beside their definition in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -81,12 +81,12 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
     return dict(output_error=output_error, gradient_error=max(gradient_errors))
 
 
-def benchmark_errors(settings: Settings) -> list[dict]:
-    """Measure the errors of all implementations in all dtypes, beside those of the definition."""
+def benchmark_errors(settings: Settings, dtypes: Iterable[str] = DTYPES) -> list[dict]:
+    """Measure the errors of all implementations in these dtypes, beside those of the definition."""
     jobs = [
         (operator, dtype, backend)
         for operator, (_, backends, _) in OPERATORS.items()
-        for dtype in DTYPES
+        for dtype in dtypes
         for backend in backends
         if can_run(backend, settings.device)
     ]

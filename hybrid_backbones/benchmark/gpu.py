@@ -24,6 +24,7 @@ class Plan:
     Args:
         device: device of everything.
         repeats: number of timed calls.
+        dtypes: dtypes of kernels and operators.
         odd_size: map on which errors are measured.
         stages, shrink: number of stages that kernels are measured at, and divisor of their maps.
         size, scales: smallest map of the operators, and factors for both of its sides.
@@ -33,6 +34,7 @@ class Plan:
 
     device: str = "cuda"
     repeats: int = 10
+    dtypes: tuple[str, ...] = DTYPES
     odd_size: tuple[int, int] = (57, 83)
     stages: int = 3
     shrink: int = 1
@@ -56,6 +58,7 @@ class Plan:
 REHEARSAL = Plan(
     device="cpu",
     repeats=1,
+    dtypes=("float32",),
     odd_size=(5, 7),
     stages=1,
     shrink=50,
@@ -100,19 +103,19 @@ def _run_tests(plan: Plan) -> tuple[Settings, list[dict]]:
 
 def _measure_errors(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.odd_size)
-    return settings, benchmark_errors(settings)
+    return settings, benchmark_errors(settings, plan.dtypes)
 
 
 def _measure_kernels(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.size)
-    return settings, benchmark_kernels(settings, plan.stages, plan.shrink)
+    return settings, benchmark_kernels(settings, plan.dtypes, plan.stages, plan.shrink)
 
 
 def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.size)
     return settings, [
         dict(dtype=dtype) | row
-        for dtype in DTYPES
+        for dtype in plan.dtypes
         for row in benchmark_operators(replace(settings, dtype=dtype), scales=plan.scales)
     ]
 

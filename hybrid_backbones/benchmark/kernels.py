@@ -3,7 +3,7 @@
 Each has the heads and channels of its network at the first three stages of an 800×1344 image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -69,11 +69,14 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
         )
 
 
-def benchmark_kernels(settings: Settings, stages: int = 3, shrink: int = 1) -> list[dict]:
-    """Measure all implementations at all stages in all dtypes, beside the reference.
+def benchmark_kernels(
+    settings: Settings, dtypes: Iterable[str] = DTYPES, stages: int = 3, shrink: int = 1
+) -> list[dict]:
+    """Measure all implementations at all stages, beside the reference.
 
     Args:
         settings: device and number of timed calls; size and dtype are ignored.
+        dtypes: dtypes of the maps.
         stages: number of stages.
         shrink: divisor of sizes, for a rehearsal.
     """
@@ -81,7 +84,7 @@ def benchmark_kernels(settings: Settings, stages: int = 3, shrink: int = 1) -> l
     jobs = [
         (case, dtype, [name for name in case.backends if can_run(name, settings.device)])
         for case in _cases(settings.device, stages, shrink)
-        for dtype in DTYPES
+        for dtype in dtypes
     ]
     rows = []
     for case, dtype, backends in follow(jobs):

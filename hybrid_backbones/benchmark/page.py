@@ -10,9 +10,9 @@ from .tables import to_markdown
 SECTIONS = {
     "tests": (
         "Tests on a GPU",
-        "Those marked `cuda`. What failed on 2026-11-26 was mended after it: 17 expectations that hold "
-        "on CPUs only, and `tiled` at large logits in half precision (2 tests). Open is the training "
-        "step of whole models, whose failure in the test was not shown.",
+        "Those marked `cuda`. What failed on 2026-11-26 was mended after it: 17 expectations that "
+        "hold on CPUs only, and `tiled` at large logits in half precision (2 tests). Open is the "
+        "training step of whole models, whose failure in the test was not shown.",
     ),
     "errors": (
         "Errors of the kernels on a GPU",

@@ -10,7 +10,7 @@ from hybrid_backbones.benchmark import accuracy
 from hybrid_backbones.benchmark.accuracy import OPERATORS, measure_errors
 from hybrid_backbones.benchmark.gpu import REHEARSAL, prove
 from hybrid_backbones.benchmark.measure import measure_alone
-from hybrid_backbones.benchmark.settings import DTYPES, Settings
+from hybrid_backbones.benchmark.settings import Settings
 
 KEPT = Settings((5, 7), threads=1, repeats=1, alone=False)
 PAIRS = [(operator, backend) for operator in OPERATORS for backend in OPERATORS[operator].backends]
@@ -64,7 +64,7 @@ def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
         if name != "compiled"  # nothing is compiled in a rehearsal
     }
     for name in ("errors", "kernels", "ops"):
-        assert {row["dtype"] for row in saved[name]} == {*DTYPES}
+        assert {row["dtype"] for row in saved[name]} == {*REHEARSAL.dtypes}
         assert {"triton", "reference"} <= {row["implementation"] for row in saved[name]}
     measured = {(row["operator"], row["implementation"]) for row in saved["kernels"]}
     assert measured == {*PAIRS}

@@ -9,7 +9,7 @@ from helpers import devices
 from mmseg.models.backbones import ResNetV1c
 from torch import nn
 
-from hybrid_backbones.benchmark import measure, training
+from hybrid_backbones.benchmark import training
 from hybrid_backbones.benchmark.measure import measure_backbone, measure_operator
 from hybrid_backbones.benchmark.probes import count_macs, extra_memory, run_alone, time_call
 from hybrid_backbones.benchmark.settings import Settings
