@@ -57,7 +57,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
 
 
 class Parts(NamedTuple):
-    """Sizes and parts from which :class:`HierarchicalBackbone` builds a network."""
+    """Sizes and parts from which :class:`StagedNetwork` builds a network."""
 
     # number of channels and of blocks of each of the four stages
     channels: Sequence[int]
@@ -68,8 +68,8 @@ class Parts(NamedTuple):
     block: Callable[[int, int, float], nn.Module]
     # function from the index of a stage, 1 to 3, to the downsampling before its blocks, or None
     downsample: Callable[[int], nn.Module | None] = lambda stage: None
-    # functions from the number of channels to the norm of one output (``out_norm='each'``), and to
-    # the classifier's norm of the last one (``out_norm='final'``)
+    # functions from a number of channels to a norm: of each output (``out_norm='each'``), and of
+    # the last output, as before the published classifier (``out_norm='final'``)
     norm: Callable[[int], nn.Module] = nn.Identity
     final_norm: Callable[[int], nn.Module] = nn.Identity
     # function that initialises the parameters of the whole network
@@ -95,9 +95,9 @@ class StagedNetwork(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages with their
             output norms; frozen parts get no gradients and stay in evaluation mode.
         norm_eval: whether all batch normalisation stays in evaluation mode during training.
-        with_cp: whether all blocks and downsamplings use gradient checkpointing, which recomputes
-            their activations in the backward pass; or, for each of the four stages, how many
-            leading blocks use it.
+        with_cp: gradient checkpointing, which recomputes activations in the backward pass: True for
+            all blocks and downsamplings, or for each of the four stages its number of leading
+            blocks, without downsamplings.
         init_cfg: initialisation, as in :class:`mmengine.model.BaseModule`;
             ``dict(type='Published', checkpoint=...)`` loads a published checkpoint.
         pretrained: must be None, which base configs of mmdet and mmseg pass to every backbone.
@@ -131,6 +131,8 @@ class StagedNetwork(BaseModule):
                 f"expected pretrained=None, got {pretrained!r}: to load weights, set "
                 "init_cfg=dict(type='Published', checkpoint=...)"
             )
+        if not isinstance(out_indices, Sequence):
+            raise ValueError(f"out_indices must be a sequence such as (3,), got {out_indices!r}")
         out_indices = tuple(out_indices)
         if not out_indices or not set(out_indices) <= set(range(4)):
             raise ValueError(f"out_indices must be some of 0, 1, 2, 3, got {out_indices}")
@@ -138,8 +140,9 @@ class StagedNetwork(BaseModule):
             raise ValueError(f"out_indices must ascend without repetition, got {out_indices}")
         if frozen_stages not in range(-1, 5):
             raise ValueError(f"frozen_stages must be from -1 to 4, got {frozen_stages}")
-        if not isinstance(with_cp, bool) and (len(with_cp) != 4 or min(with_cp) < 0):
-            raise ValueError(f"with_cp must be a bool or four numbers of blocks, got {with_cp}")
+        is_per_stage = isinstance(with_cp, Sequence) and len(with_cp) == 4 and min(with_cp) >= 0
+        if not isinstance(with_cp, bool) and not is_per_stage:
+            raise ValueError(f"with_cp must be a bool or four numbers of blocks, got {with_cp!r}")
         if out_norm not in OUT_NORMS:
             raise ValueError(f"out_norm must be one of {OUT_NORMS}, got {out_norm!r}")
         if out_norm == "final" and 3 not in out_indices:
@@ -213,7 +216,7 @@ class StagedNetwork(BaseModule):
         return entry.startswith("norms.") and entry.split(".")[1] not in self.norms
 
     def train(self, mode: bool = True) -> "StagedNetwork":
-        """Set the training mode; frozen parts stay in evaluation mode."""
+        """Set the training mode; frozen parts stay in evaluation mode and get no gradients."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()

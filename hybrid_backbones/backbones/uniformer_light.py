@@ -1,10 +1,10 @@
-"""UniFormerLight: a small UniFormer that prunes uninformative tokens from its attention.
+"""UniFormerLight: a small UniFormer that updates its uninformative tokens jointly.
 
 Li et al., "UniFormer: Unifying Convolution and Self-Attention for Visual Recognition", TPAMI 2023,
-https://arxiv.org/abs/2201.09450. Tokens are pruned as in Evo-ViT (Xu et al., AAAI 2022,
-https://arxiv.org/abs/2108.01390): in stages 3 and 4, each block processes the class token, the half
-of the tokens that the class token attends to most, and one weighted mean of the others, whose
-update is added to all of these others.
+https://arxiv.org/abs/2201.09450, with the slow-fast token evolution of Evo-ViT (Xu et al., AAAI
+2022, https://arxiv.org/abs/2108.01390), here called token pruning: in stages 3 and 4 a block
+processes the class token, the half of the tokens that it attends to most (the first block all), and
+a weighted mean of the others, whose update is added to all of these others.
 """
 
 from collections.abc import Mapping
@@ -160,19 +160,19 @@ class TokenPruningBlock(nn.Module):
         tokens = to_tokens(x.map + self.pos_embed(x.map))  # (B, N, C)
         num_kept = num_kept_tokens(tokens.shape[1], self.keep_ratio)
         order = order_by_score(x.score)
+        inverse = invert_order(order)
         score = apply_order(x.score, order)
         kept, dropped = apply_order(tokens, order).tensor_split([num_kept], 1)
         parts = [x.cls, kept]
         if dropped.shape[1]:
             parts.append(representative_token(dropped, score[:, num_kept:]))
         updated, branches, new_score = self._update(torch.cat(parts, 1))
-        # the branches of the representative token, as published without stochastic depth
+        # without stochastic depth, as published; if nothing is dropped, this adds to no token
         dropped = dropped + branches[:, -1:]
         cls, kept = updated[:, :1], updated[:, 1 : num_kept + 1]
         score = update_score(score, new_score[:, :num_kept], self.trade_off)
-        order = invert_order(order)
-        tokens = apply_order(torch.cat([kept, dropped], 1), order)
-        return ScoredTokens(to_maps(tokens, x.map.shape[2:]), cls, apply_order(score, order))
+        tokens = apply_order(torch.cat([kept, dropped], 1), inverse)
+        return ScoredTokens(to_maps(tokens, x.map.shape[2:]), cls, apply_order(score, inverse))
 
     def _update(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the updated tokens, the sum of both residual branches, and the scores."""
@@ -258,7 +258,7 @@ class UniFormerLight(HierarchicalBackbone):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Number of channels of each output, the class token included if it is one."""
+        """Number of channels of each output, of which the class token is the last, if it is one."""
         channels = super().out_channels
         return (*channels, channels[-1]) if self.out_norm == "final" else channels
 

@@ -20,7 +20,7 @@ from .tables import compare
 
 HEADS, HEAD_DIM = 4, 16
 CHANNELS = HEADS * HEAD_DIM
-# of routed attention: each of the regions attends to some of them
+# of routed attention: number of regions, and of regions that each of them attends to
 REGIONS, ROUTES = 9, 4
 
 
@@ -61,11 +61,12 @@ OPERATORS = {
 def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
     """Measure the errors of output and gradients, relative to the norm of the exact values.
 
-    Exact is what the definition gives in float64, for the same inputs in the dtype of the settings.
+    The exact values are those of the definition in float64, from the same inputs, rounded to the
+    dtype of the settings.
     """
     apply, _, shape = OPERATORS[operator]
     generator = torch.Generator().manual_seed(0)
-    query, key, value, signal = (
+    query, key, value, grad_output = (
         torch.randn(shape(*settings.size), generator=generator).to(**settings.kind)
         for _ in range(4)
     )
@@ -73,7 +74,7 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
     for name, dtype in ((backend, query.dtype), ("reference", torch.float64)):
         inputs = [x.to(dtype).requires_grad_() for x in (query, key, value)]
         out = apply(*inputs, backend=name)
-        results.append([out, *torch.autograd.grad(out, inputs, signal.to(dtype))])
+        results.append([out, *torch.autograd.grad(out, inputs, grad_output.to(dtype))])
     output_error, *gradient_errors = (
         ((actual - exact).norm() / exact.norm()).item()
         for actual, exact in zip(*results, strict=True)

@@ -1,4 +1,4 @@
-"""Proof on a GPU in one command: that the kernels are right, and what is fast."""
+"""The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -72,13 +72,13 @@ REHEARSAL = Plan(
 
 
 class _Outcomes:
-    """Plugin of pytest that counts the outcomes of tests by file."""
+    """Plugin of pytest that counts the outcomes of the tests of each file."""
 
     def __init__(self):
         self.counts: dict[str, Counter] = {}
 
     def pytest_runtest_logreport(self, report):
-        # passed setups and teardowns are no outcome
+        # setup and teardown count only if they did not pass
         if report.when == "call" or report.outcome != "passed":
             file = report.nodeid.partition("::")[0]
             self.counts.setdefault(file, Counter())[report.outcome] += 1
@@ -88,17 +88,22 @@ def _run_tests(plan: Plan) -> tuple[Settings, list[dict]]:
     """Run the tests that need a GPU; one row for each file."""
     tests = CHECKOUT / "tests"
     if not tests.is_dir() or find_spec("pytest") is None:
-        rows = [dict(tests="all", error="it needs a checkout, with its tests, and pytest")]
-        return plan.settings(plan.odd_size), rows
+        missing = dict(tests="all", error="it needs a checkout, with its tests, and pytest")
+        return plan.settings(plan.odd_size), [missing]
     import pytest
 
     outcomes = _Outcomes()
     parallel = ["-n", "auto"] if find_spec("xdist") else []
-    pytest.main(["-q", "-m", "cuda", "--tb=short", *parallel, str(tests)], plugins=[outcomes])
-    return plan.settings(plan.odd_size), [
+    code = pytest.main(
+        ["-q", "-m", "cuda", "--tb=short", *parallel, str(tests)], plugins=[outcomes]
+    )
+    rows: list[dict] = [
         dict(tests=file, **{name: count[name] for name in ("passed", "failed", "skipped")})
         for file, count in sorted(outcomes.counts.items())
     ]
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        rows.append(dict(tests="all", error=f"pytest ended with {pytest.ExitCode(code).name}"))
+    return plan.settings(plan.odd_size), rows
 
 
 def _measure_errors(plan: Plan) -> tuple[Settings, list[dict]]:
@@ -155,7 +160,7 @@ STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
 
 
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
-    """Take the steps in order, and save the table of each in `out` as soon as it is measured.
+    """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.

@@ -1,4 +1,4 @@
-"""Speed of the operators that have kernels, alone: without projections and in one process.
+"""Speed of the operators that have kernels, by themselves: no projections, one process.
 
 Each has the heads and channels of its network at the first three stages of an 800×1344 image.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..ops import local_attention, pixel_shift_attention
 from ..ops.routed_attention.api import routed_attention
-from .measure import follow
+from .measure import attempt, follow
 from .probes import extra_memory, time_call
 from .settings import DTYPES, Settings
 from .subjects import can_run
@@ -20,8 +20,8 @@ from .tables import compare
 
 # heads, channels of each, height and width of ACmix's maps
 MAPS = ((4, 16, 200, 336), (4, 32, 100, 168), (4, 64, 50, 84))
-# channels, heads, tokens of a region and routes of BiFormer, which has 16×16 regions
-REGIONS = ((64, 2, 272, 1), (128, 4, 77, 4), (256, 8, 25, 16))
+# channels, heads, tokens of a region and k of BiFormer, which divides a map into 16×16 regions
+REGIONS = ((64, 2, 13 * 21, 1), (128, 4, 7 * 11, 4), (256, 8, 4 * 6, 16))
 NUM_REGIONS = 256
 # channels, height and width of X-volution's maps
 PIXELS = ((64, 200, 336), (128, 100, 168), (256, 50, 84))
@@ -91,7 +91,8 @@ def benchmark_kernels(
         kind = dict(dtype=getattr(torch, dtype), device=settings.device)
         inputs = [torch.randn(case.shape, **kind, requires_grad=True) for _ in range(3)]
         figures = {
-            name: _measure(partial(case.apply, backend=name), inputs, settings) for name in backends
+            name: attempt(_measure, partial(case.apply, backend=name), inputs, settings)
+            for name in backends
         }
         for name in backends:
             names = dict(operator=case.operator, size=case.size, dtype=dtype, implementation=name)
@@ -101,10 +102,10 @@ def benchmark_kernels(
 
 
 def _measure(apply: Callable[..., Tensor], inputs: list[Tensor], settings: Settings) -> dict:
-    signal = torch.randn_like(apply(*inputs))
+    grad_output = torch.randn_like(apply(*inputs))
 
     def differentiate():
-        torch.autograd.grad(apply(*inputs), inputs, signal)
+        torch.autograd.grad(apply(*inputs), inputs, grad_output)
 
     infer = torch.no_grad()(partial(apply, *inputs))
     return dict(

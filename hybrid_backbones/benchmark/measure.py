@@ -128,7 +128,7 @@ def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> di
     """
     run = run_alone if settings.alone and settings.device == "cpu" else _kept_process.run
     try:
-        row = run(_attempt, measure, *args, settings)
+        row = run(attempt, measure, *args, settings)
     except RuntimeError as error:  # the process died
         row = dict(error=str(error))
     if "error" in row:
@@ -136,7 +136,8 @@ def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> di
     return row
 
 
-def _attempt(measure: Callable[..., dict], *args) -> dict:
+def attempt(measure: Callable[..., dict], *args) -> dict:
+    """Measure; a failure becomes the row's `error`."""
     try:
         return measure(*args)
     except Exception as error:  # a row that fails must not stop the others

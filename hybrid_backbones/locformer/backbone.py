@@ -169,14 +169,15 @@ class RAMBlock(nn.Module):
 def _add_positions(patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
     """Return patches ``(B, H·W, C)`` with positions added, and their padding mask ``(B, H·W)``."""
     padding = resize_padding(padding, size)
-    return patches + padded_positions(padding, patches.shape[2]), padding.flatten(1)
+    positions = padded_positions(padding, patches.shape[2]).to(patches.dtype)
+    return patches + positions, padding.flatten(1)
 
 
 class TokenMerging(nn.Module):
     """Patch merging as in Swin, for the map and the detection tokens.
 
-    A detection token goes through the same layers, with its channels repeated four times, where a
-    patch has the channels of four.
+    A new patch is made of four neighbouring ones; a detection token, to go through the same layers,
+    of itself four times.
 
     Args:
         embed_dims: number of input channels of patches and tokens.
@@ -221,7 +222,7 @@ class SwinRAM(StagedNetwork):
         ),
         computed=SWIN_COMPUTED,
         # parts that a Swin classifier does not have
-        fresh=(r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_m"),
+        fresh=(r"^fusions\.", r"^det_(token|pos_embed)", r"\.det_pos_linear\.", r"^last_merging\."),
         unused=(
             r"^(normalize_(image|sketch)|projection|op[13]|bn_op|resConfUnit[12]|norm[123])\.",
             r"^fusions\.\d\.fusion\.norm1\.",

@@ -20,7 +20,7 @@ FROM_SCRATCH = dict(
 DETECTION = dict(
     num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
 )
-# anchors and RoIs per image in the losses; one RoI costs as much as a small image
+# anchors (RPN) and RoIs sampled per image for the losses; a RoI costs as much as a small image
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
 NUM_SINGLES = SINGLES[0][1] * len(CLASSES)
@@ -96,7 +96,7 @@ def _detection(cfg: Config, root: Path) -> dict:
         val_dataloader=val_loader(dataset("val"), val, 1),
         val_evaluator=coco_evaluator(cfg, root),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=val_interval),
-        **_one_cycle(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
+        **_adamw_with_warmup(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
     )
 
 
@@ -134,7 +134,7 @@ def _segmentation(cfg: Config, root: Path) -> dict:
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
         val_dataloader=val_loader(dataset("validation"), val, 1),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
-        **_one_cycle(lr=5e-4, num_iters=num_iters),
+        **_adamw_with_warmup(lr=5e-4, num_iters=num_iters),
     )
 
 
@@ -168,7 +168,7 @@ def _classification(cfg: Config, root: Path) -> dict:
         val_dataloader=val_loader(dataset("val"), val, 20),
         val_evaluator=dict(type="Accuracy", topk=(1,)),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=4),
-        **_one_cycle(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
+        **_adamw_with_warmup(lr=1e-3, num_iters=epochs * NUM_SINGLES // batch_size),
     )
 
 
@@ -228,7 +228,8 @@ def val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
     )
 
 
-def _one_cycle(lr: float, num_iters: int) -> dict:
+def _adamw_with_warmup(lr: float, num_iters: int) -> dict:
+    """Return AdamW with clipped gradients, and a linear warm-up before a cosine decay."""
     warmup = num_iters // 10
     return dict(
         optim_wrapper=dict(

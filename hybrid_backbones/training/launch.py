@@ -79,7 +79,7 @@ def read_config(args: Namespace) -> Config:
     """Read the config given on the command line, and apply the mini preset and the overrides.
 
     Raises:
-        ValueError: if the config does not exist, cannot be read, or does not match the overrides.
+        ValueError: if the config cannot be read, lacks a required key, or does not fit the options.
     """
     if not Path(args.config).is_file():
         raise ValueError(
@@ -212,7 +212,7 @@ def test(args: Namespace) -> dict:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
     # `state_dict` already has the averaged weights; the others are in `ema_state_dict`
-    cfg.get("default_hooks", {}).pop("ema", None)
+    (cfg.get("default_hooks") or {}).pop("ema", None)
     if args.show_dir:
         _show_in(cfg, str(Path(args.show_dir).absolute()))
     if args.out and not args.out.endswith((".pkl", ".pickle")):
@@ -256,7 +256,6 @@ def _distribute_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
     )
-    # synchronised batch normalisation exists for GPUs only
     cfg.pop("sync_bn", None)
     for settings in dicts(cfg.model):
         if settings.get("type") == "SyncBN":
@@ -265,7 +264,16 @@ def _distribute_on_cpu(cfg: Config) -> None:
 
 
 def _show_in(cfg: Config, folder: str) -> None:
-    hook = cfg.default_hooks.visualization
+    """Let the visualisation hook save every image of the test set in a folder.
+
+    Raises:
+        ValueError: if the config has no such hook.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if hook is None:
+        raise ValueError(
+            "--show-dir needs the config to set default_hooks.visualization, but it does not"
+        )
     switch, key = SHOW_DIR_KEYS[cfg.default_scope]
     hook[switch], hook.interval = True, 1
     if key:

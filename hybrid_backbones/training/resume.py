@@ -178,7 +178,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _require_registered(key: str, registry: Registry | None, old: dict, new: dict) -> None:
-    """Check that mmengine finds what a restored setting names, without importing it.
+    """Check that a restored setting names only what is registered: mmengine imports other names.
 
     Args:
         key: dotted key of the setting.
@@ -214,7 +214,7 @@ def _kinds(settings: Any, scope: str | None) -> Iterator[tuple[Any, str | None]]
 
 
 def _is_registered(registry: Registry | None, kind: Any, scope: Any) -> bool:
-    """Return whether a registry, or that of its host library, has a name; no dotted path is one."""
+    """Return whether `kind` is a name in a registry or in that of its scope, no dotted path."""
     if registry is None or not isinstance(kind, str):
         return False
     prefix, name = registry.split_scope_key(kind)

@@ -126,6 +126,8 @@ def test_a_bad_setting_is_named(network, settings, changes, message):
     [
         (dict(arch="unknown"), r"arch must be one of \['.*'\] or a dict, got 'unknown'"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), "arch as a dict must have the keys .*embed_dims"),
+        (dict(out_indices=3), "out_indices must be a sequence .*got 3"),
+        (dict(with_cp=1), "with_cp must be a bool or four numbers of blocks, got 1"),
         (dict(out_norm="all"), "out_norm .*'all'"),
         (dict(out_norm="final", out_indices=(0,)), r"out_norm='final' needs 3 .*\(0,\)"),
         (dict(drop_path_rate=1.5), "drop_path_rate .*1.5"),

@@ -215,3 +215,7 @@ def test_half_precision_is_near():
         with torch.autocast("cpu", torch.bfloat16):
             half = network(images, make_padding(1, 64, 96), sketch).tokens
     assert ((half.float() - exact).norm() / exact.norm()).item() < 0.05
+    with torch.no_grad():
+        half = network.bfloat16()(images.bfloat16(), make_padding(1, 64, 96), sketch.bfloat16())
+    assert half.tokens.dtype == torch.bfloat16
+    assert ((half.tokens.float() - exact).norm() / exact.norm()).item() < 0.1

@@ -277,6 +277,14 @@ def test_a_bug_shows_where_it_happened(capsys):
     assert "KeyError" in stop.value.code
 
 
+@pytest.mark.parametrize("hooks", [None, dict(logger=dict(type="LoggerHook"))])
+def test_pictures_need_the_hook_that_draws_them(monkeypatch, hooks):
+    cfg = Config(dict(default_scope="mmseg", default_hooks=hooks))
+    monkeypatch.setattr(launch, "prepare_run", lambda *_: cfg)
+    with pytest.raises(ValueError, match=r"--show-dir needs .*default_hooks\.visualization"):
+        launch.test(Namespace(compile=False, show_dir="pictures", out=None, checkpoint=""))
+
+
 @pytest.mark.parametrize("given", [dict(type="IoUMetric"), [dict(type="IoUMetric")]])
 def test_predictions_are_dumped_beside_one_metric_or_a_list(monkeypatch, given):
     cfg = Config(dict(default_scope="mmseg", test_evaluator=given))

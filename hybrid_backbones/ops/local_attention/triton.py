@@ -1,9 +1,9 @@
 """Local attention in Triton kernels that read query, key and value without copying them.
 
-Besides the output they write two numbers per query and head. In the backward pass, each key sums
-its gradients over the queries that see it or one of its mirror images: without atomics, so the
-result is deterministic. Maps may have any strides; the kernels are fastest if the pixels of a row
-or the channels of a pixel are contiguous.
+Besides the output they write the maximum and the sum of each softmax. In the backward pass, each
+key sums its gradients over the queries that see it or one of its mirror images: without atomics, so
+the result is deterministic. Maps may have any strides; the kernels are fastest if the pixels of a
+row or the channels of a pixel are contiguous.
 """
 
 import math
@@ -65,9 +65,9 @@ def local_attention_triton(
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(query, key, value, kernel_size, stride, dilation):
-    """Return the output and, for each softmax, maximum and sum of its terms, both (B, h, H', W').
+    """Return the output, and the maximum (unscaled) and sum of each softmax, both (B, h, H', W').
 
-    The maximum is that of the unscaled products. Their log-sum-exp would round large logits.
+    A single log-sum-exp instead of the two would round large logits.
     """
     from .triton_forward import forward_kernel
 

@@ -24,8 +24,9 @@ WORKSPACE = 2**20
 class _Windows(NamedTuple):
     """R windows of one map, with T positions each.
 
-    All positions of a window outside the map take the row of one position inside. They attend only
-    to each other, and attention to identical rows has no gradient in the logits.
+    Positions outside the map take the row of a position inside, which saves padding the map. A mask
+    lets them attend only to each other: their keys and values are all equal, so they add nothing to
+    the gradients of logits and bias. Their results are discarded.
     """
 
     rows: Tensor  # (R, T) row of the map at each position
@@ -66,7 +67,7 @@ def _attend(
         scale = queries.shape[3] ** -0.5
         weights = attention_weights(queries, keys, bias=_mask_bias(bias, chunk), scale=scale)
         _scatter(out, chunk, weights @ values)
-    # drop the last row without slicing, because a view could not be modified in place
+    # no slice: autograd forbids callers to modify a view from a custom function in place
     return out.resize_(query.shape)
 
 
