@@ -1,7 +1,7 @@
 """Files of weights in all formats, read without running code in them and with checks for damage.
 
-A PyTorch checkpoint is a pickle, which can call any function. Only those that weights and mmengine's
-log need are allowed here.
+A PyTorch checkpoint is a pickle, which can call any function. Only those that weights and
+mmengine's log need are allowed here.
 """
 
 import pickle

@@ -1,6 +1,6 @@
 """The checkpoints that the authors publish, by name: where they are, what they fit and score.
 
-The files are the authors' and are not distributed here. Of most of them no hash is known yet: whoever
+The files are the authors' and are not distributed here. Of most of them no hash is known yet: who
 downloads one first can add the size and hash that are printed to `published.tsv`.
 """
 
