@@ -1,5 +1,6 @@
 """Checkpoints: safe reading, without running code, and strict loading of published names."""
 
+from .fetch import fetch
 from .guard import guard_loads
 from .load import (
     PublishedInit,
@@ -11,13 +12,17 @@ from .load import (
     unwrap,
 )
 from .match import LoadReport, rename
+from .published import PUBLISHED, PublishedCheckpoint
 from .read import STATE_DICT_KEYS, dataset_meta, read_checkpoint, read_state_dict
 
 __all__ = [
+    "PUBLISHED",
     "STATE_DICT_KEYS",
     "LoadReport",
+    "PublishedCheckpoint",
     "PublishedInit",
     "dataset_meta",
+    "fetch",
     "guard_loads",
     "load_published",
     "load_trained",

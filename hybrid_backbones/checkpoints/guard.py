@@ -16,8 +16,8 @@ from mmengine.model import PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from .files import RUN_CODE, read_file
 from .load import load_pretrained
-from .read import RUN_CODE, read_file
 
 # PyTorch's environment variables, which child processes inherit
 FORCED_SAFE, FORCED_UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"

@@ -128,7 +128,7 @@ def test_a_file_cannot_reach_for_attributes_where_a_library_allows_it(tmp_path, 
         allowed.extend(torch.serialization.get_safe_globals())
         return torch.load(*args, **kwargs)
 
-    monkeypatch.setattr("hybrid_backbones.checkpoints.read._torch_load", load)
+    monkeypatch.setattr("hybrid_backbones.checkpoints.files._torch_load", load)
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([getattr, Trap])
     try:
