@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmseg.structures import SegDataSample
 
 from hybrid_backbones.mini.preset import dicts
 
@@ -23,6 +25,7 @@ SEGMENTORS = [
 PUBLISHED_NAMES = (
     (r"^stem\.(?=\d)", "patch_embed1.proj."),
     (r"^stem\.", "patch_embed1."),
+    (r"^stages\.[23]\.downsample\.cls_", "cls_"),
     (r"^stages\.([0-3])\.downsample\.", lambda m: f"patch_embed{int(m[1]) + 1}."),
     (r"^stages\.([01])\.(\d+)\.attn\.", r"stages.\1.\2."),
     (r"^stages\.([0-3])\.", lambda m: f"blocks{int(m[1]) + 1}."),
@@ -73,3 +76,20 @@ def randomise(model):
         elif value.is_floating_point():
             value.add_(torch.randn(value.shape, generator=generator), alpha=0.02)
     return model
+
+
+@torch.no_grad()
+def predict(model):
+    """Return what a detector or segmentor finds in an image of noise, at any score."""
+    image = torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(1))
+    meta = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+    sample = DetDataSample if hasattr(model, "roi_head") else SegDataSample
+    if hasattr(model, "roi_head"):
+        model.roi_head.test_cfg.update(score_thr=0.0, max_per_img=5)
+    batch = dict(inputs=[image.byte()], data_samples=[sample(metainfo=meta)])
+    (found,) = model.eval().test_step(batch)
+    if hasattr(model, "roi_head"):
+        objects = found.pred_instances
+        assert len(objects)
+        return objects.bboxes, objects.scores, objects.labels, objects.masks
+    return (found.seg_logits.data,)
