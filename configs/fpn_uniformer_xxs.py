@@ -7,6 +7,8 @@ Published: mIoU 42.3 with 13.5M parameters
 _base_ = "fpn_uniformer_xs.py"
 
 model = dict(
-    backbone=dict(arch="xxs", drop_path_rate=0.0),
+    backbone=dict(
+        arch="xxs", drop_path_rate=0.0, init_cfg=dict(checkpoint="uniformer_xxs_224_in1k")
+    ),
     neck=dict(in_channels=[56, 112, 224, 448]),
 )

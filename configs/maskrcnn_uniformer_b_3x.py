@@ -6,4 +6,11 @@ Published: box AP 50.3, mask AP 44.8 with 69M parameters and 399G FLOPs at 800×
 
 _base_ = "maskrcnn_uniformer_s_3x.py"
 
-model = dict(backbone=dict(arch="base", drop_path_rate=0.3, with_cp=(0, 0, 20, 0)))
+model = dict(
+    backbone=dict(
+        arch="base",
+        drop_path_rate=0.3,
+        with_cp=(0, 0, 20, 0),
+        init_cfg=dict(checkpoint="uniformer_base_in1k"),
+    )
+)

@@ -6,4 +6,11 @@ Published: mIoU 50.0, 50.8 at many scales, with 80M parameters and 1227G FLOPs a
 
 _base_ = "upernet_uniformer_s.py"
 
-model = dict(backbone=dict(arch="base", drop_path_rate=0.4, with_cp=(0, 0, 2, 0)))
+model = dict(
+    backbone=dict(
+        arch="base",
+        drop_path_rate=0.4,
+        with_cp=(0, 0, 2, 0),
+        init_cfg=dict(checkpoint="uniformer_base_in1k"),
+    )
+)
