@@ -17,7 +17,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
-from ..backbones.names import matches
+from ..backbones.names import matches, require_settings
 from .read import read_checkpoint, read_state_dict
 
 # maximum number of names per kind of problem in an error message
@@ -87,7 +87,9 @@ def _match_published(
     """Return a checkpoint's weights under the names that they have in the target, and a report."""
     own, is_classifier = target.state_dict(), target is not backbone
     given, dropped = {}, []
-    for name, value in read_state_dict(checkpoint).items():
+    published = read_state_dict(checkpoint)
+    require_settings(backbone, published)
+    for name, value in published.items():
         renamed = rename(name, backbone.published.rename)
         if matches(backbone.published.computed, renamed):
             dropped.append(name)
