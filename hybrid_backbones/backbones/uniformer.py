@@ -96,14 +96,20 @@ SIZES = dict(
     layer_scale=False,
     drop_path_rate=0.1,
 )
-# Li et al., table 3, and the published code for what the paper omits. No weight's shape depends on
-# head_dims: the weights of small_plus also load into small_plus_dim64, with wrong results
+# Li et al., table 3, and the published code for what the paper omits; with token labelling, "small"
+# and "base" are small_dim32 and base_dim32. No weight's shape depends on head_dims: the weights of
+# small_plus also load into small_plus_dim64, with wrong results
 VARIANTS = {
     "small": dict(SIZES, depths=(3, 4, 8, 3)),
+    "small_dim32": dict(SIZES, depths=(3, 4, 8, 3), head_dims=32),
     "small_plus": dict(SIZES, depths=(3, 5, 9, 3), head_dims=32, conv_stem=True),
     "small_plus_dim64": dict(SIZES, depths=(3, 5, 9, 3), conv_stem=True),
     "base": dict(SIZES, depths=(5, 8, 20, 7)),
+    "base_dim32": dict(SIZES, depths=(5, 8, 20, 7), head_dims=32),
     "base_ls": dict(SIZES, depths=(5, 8, 20, 7), layer_scale=True),
+    "large_ls": dict(
+        SIZES, depths=(5, 10, 24, 7), embed_dims=(128, 192, 448, 640), layer_scale=True
+    ),
 }
 # names of https://github.com/Sense-X/UniFormer, which numbers stages from 1
 STAGE_RULES = (
@@ -113,6 +119,7 @@ STAGE_RULES = (
     *((rf"^blocks{i + 1}\.", f"stages.{i}.") for i in range(4)),
     *((rf"^norm{i + 1}\.", f"norms.{i}.") for i in range(4)),
     (r"^head\.(?=weight|bias)", "head.fc."),
+    (r"^aux_head\.", "head.aux_fc."),
 )
 
 

@@ -19,6 +19,7 @@ import huggingface_hub
 import torch
 from filelock import FileLock
 from gdown.exceptions import DownloadError, FileURLRetrievalError
+from huggingface_hub import constants as hub_settings
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 from mmengine.logging import print_log
 
@@ -132,7 +133,7 @@ def _download(address: str) -> Path:
     Raises:
         ValueError: says in one line why there is none; nothing is left that could be taken for it.
     """
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if hub_settings.HF_HUB_OFFLINE:
         raise ValueError(f"{address} is not in the cache, and HF_HUB_OFFLINE forbids downloads")
     try:
         if place := HUB_FILE.fullmatch(address) or HUB_REPOSITORY.fullmatch(address):

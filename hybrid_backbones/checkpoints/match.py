@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..backbones.names import matches
+from ..backbones.names import matches, require_settings
 from .fit import layers_of_other_classes, listed, require_fit
 
 PREFIX = "backbone."
@@ -96,6 +96,7 @@ def match_published(
     """
     own, is_inside = target.state_dict(), target is not backbone
     is_of_more = not is_inside and is_whole(entries, backbone)
+    require_settings(backbone, entries)
     given: dict[str, Tensor] = {}
     dropped, left = [], []
     for name, value in entries.items():
@@ -137,6 +138,7 @@ def match_whole(
         ValueError: lists the entries that do not fit.
     """
     own, backbone = model.state_dict(), model.get_submodule("backbone")
+    require_settings(backbone, [n.removeprefix(PREFIX) for n in entries if n.startswith(PREFIX)])
     is_ours = entries.keys() <= own.keys()
     given: dict[str, Tensor] = {}
     dropped = []

@@ -38,8 +38,8 @@ class PublishedCheckpoint:
 
 def read_table() -> dict[str, PublishedCheckpoint]:
     """Read `published.tsv`, and return its rows by name."""
-    with files(__package__).joinpath("published.tsv").open(encoding="utf-8", newline="") as table:
-        rows = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
+    table = files(__package__).joinpath("published.tsv").read_text(encoding="utf-8")
+    rows = csv.DictReader(table.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     return {
         row["name"]: PublishedCheckpoint(
             config=row["config"],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -51,13 +52,14 @@ def read_state_dict(checkpoint: str | Path | Mapping) -> dict[str, Tensor]:
     return state_dict
 
 
-def read_checkpoint(checkpoint: str | Path | Mapping) -> Mapping:
+def read_checkpoint(checkpoint: str | Path | Mapping, map_location: Any = "cpu") -> Mapping:
     """Read the whole content of a checkpoint, without running code in it.
 
     Content that is already loaded is returned as it is.
 
     Args:
         checkpoint: what :func:`fetch` takes, or loaded content.
+        map_location: as in `torch.load`.
 
     Raises:
         ValueError: if there is no such file, it is not a checkpoint or it is damaged.
@@ -65,7 +67,7 @@ def read_checkpoint(checkpoint: str | Path | Mapping) -> Mapping:
     if not isinstance(checkpoint, str | Path):
         return checkpoint
     path = fetch(checkpoint)
-    content = read_weights(path, "cpu")
+    content = read_weights(path, map_location)
     print_log(f"read {path}: {describe(path)}", logger="current")
     return content
 
