@@ -32,6 +32,8 @@ class PublishedNames(NamedTuple):
     classifier: Sequence[str] = (r"^(head|neck)\.",)
     # entries that the published network stores and never uses
     unused: Sequence[str] = ()
+    # factors per channel that are published with axes of length 1, such as (1, C, 1, 1)
+    flattened: Sequence[str] = ()
     # (pattern of published names, argument of the network, its value) where the names tell which
     # setting the weights were trained with
     settings: Sequence[tuple[str, str, Any]] = ()

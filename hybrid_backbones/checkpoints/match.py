@@ -111,7 +111,8 @@ def match_published(
         elif ours not in own and not is_inside and backbone.is_droppable(renamed):
             dropped.append(name)
         else:
-            _put(given, ours, name, value)
+            is_flat = matches(backbone.published.flattened, renamed)
+            _put(given, ours, name, value.flatten() if is_flat else value)
 
     given, anew = keep_fresh(own, given, fresh_head)
     missing = own.keys() - given.keys()

@@ -224,6 +224,8 @@ def test(args: Namespace) -> dict:
     if args.compile:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
+    if args.tta and args.show_dir:
+        raise ValueError("--show-dir draws one view of an image, --tta makes many: use one of them")
     if args.tta:
         augment_tests(cfg)
     # `state_dict` already has the averaged weights; the others are in `ema_state_dict`

@@ -36,6 +36,8 @@ def augment_tests(cfg: Config) -> None:
         dataset.pipeline = cfg.tta_pipeline
     if "roi_head" in cfg.model and "mask_head" in cfg.model.roi_head:
         _measure_boxes_only(cfg)
+    # it draws the inputs and labels of one view, and expects no others
+    (cfg.get("default_hooks") or {}).pop("visualization", None)
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
