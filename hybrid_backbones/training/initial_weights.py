@@ -33,7 +33,7 @@ def choose_weights(cfg: Config, options: Mapping[str, Any], *, pretrained: bool)
     removed = [x.checkpoint for x in named if x.checkpoint not in kept]
     for settings in list(dicts(cfg.model)):
         if _is_published(settings.get("init_cfg")) and settings.init_cfg.checkpoint in removed:
-            settings.init_cfg = None
+            del settings["init_cfg"]
     if removed:
         return f"training from scratch; published from {', '.join(removed)}, as with --pretrained"
     return f"training from {', '.join(kept)}" if kept else None

@@ -9,6 +9,7 @@ from tool_runs import run_warm
 
 from hybrid_backbones.checkpoints import PUBLISHED
 from hybrid_backbones.mini.preset import apply_mini, dicts
+from hybrid_backbones.training.cfg_options import apply_cfg_options
 from hybrid_backbones.training.initial_weights import choose_weights
 
 # backbones of which ImageNet weights are published
@@ -72,6 +73,15 @@ def test_a_mini_run_needs_no_weights(name, mini_root):
     apply_mini(cfg, mini_root)
     assert published(cfg) == []
     assert choose_weights(cfg, {}, pretrained=False) is None
+
+
+def test_a_mini_run_takes_weights_of_the_command_line(mini_root):
+    cfg = Config.fromfile(CONFIGS / "maskrcnn_uniformer_s.py")
+    apply_mini(cfg, mini_root)
+    init_cfg = dict(type="Published", checkpoint="mine.pth")
+    options = {f"model.backbone.init_cfg.{key}": value for key, value in init_cfg.items()}
+    apply_cfg_options(cfg, options)
+    assert cfg.model.backbone.init_cfg == init_cfg
 
 
 # a training of seconds
