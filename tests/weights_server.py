@@ -1,10 +1,25 @@
-"""A server of files on the loopback address that can misbehave as servers do."""
+"""A server of weights on the loopback address, which can misbehave as servers do."""
 
+import io
 import re
 import threading
 from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import torch
+
+
+def checkpoint(value=1.0, size=2, **more):
+    """Return the content of a file of weights."""
+    file = io.BytesIO()
+    torch.save(dict(x=torch.full((size,), value)) | more, file)
+    return file.getvalue()
+
+
+def kept(cache):
+    """Return the files in the cache that are no locks."""
+    return [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
+        revision = path.partition("/resolve/")[2].partition("/")[0]
+        self.send_header("X-Repo-Commit", sha256(revision.encode()).hexdigest()[:40])
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()

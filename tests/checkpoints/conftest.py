@@ -50,3 +50,16 @@ def logged():
     logger.addHandler(handler)
     yield texts
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def hub(server, cache, monkeypatch):
+    """Function that puts a file on a stand-in for the Hugging Face hub, which the client asks."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    def put(repository, name, content, revision="main"):
+        server.add(f"/{repository}/resolve/{revision}/{name}", content)
+
+    return put

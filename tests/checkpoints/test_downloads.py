@@ -1,13 +1,13 @@
 """Laws of downloads: each address has its own file, which is whole, expected and fetched once."""
 
 import errno
-import io
 import multiprocessing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
+from weights_server import checkpoint, kept
 
 from hybrid_backbones.checkpoints import read_state_dict
 from hybrid_backbones.checkpoints.fetch import fetch
@@ -15,23 +15,11 @@ from hybrid_backbones.checkpoints.fetch import fetch
 pytestmark = pytest.mark.upstream
 
 
-def checkpoint(value=1.0, size=2, **more):
-    """Return the content of a file of weights."""
-    file = io.BytesIO()
-    torch.save(dict(x=torch.full((size,), value)) | more, file)
-    return file.getvalue()
-
-
 class Trap:
     """Makes a directory where it is unpickled."""
 
     def __reduce__(self):
         return Path.mkdir, (Path("trap"),)
-
-
-def kept(cache):
-    """Return the files in the cache that are no locks."""
-    return [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(server, cache):
@@ -190,7 +178,8 @@ def test_two_processes_that_want_one_file_at_once_both_get_it_whole(server, cach
     assert [path.name for path in kept(cache)] == ["a.pth"]
 
 
-def test_names_of_files_stay_within_the_cache(server, cache):
-    server.add("/", checkpoint())
-    path = fetch(f"{server.url}/?file=../../a.pth")
-    assert cache in path.parents
+@pytest.mark.parametrize("path", ["/", "/a/..", "/?file=../../a.pth", "/..%2Fa.pth"])
+def test_addresses_cannot_name_files_outside_their_folder(path, server, cache, monkeypatch):
+    monkeypatch.setattr("gdown.download", lambda _, to, **more: Path(to).write_bytes(checkpoint()))
+    found = fetch(server.url + path)
+    assert found.resolve().parent.parent == (cache / "hub/checkpoints").resolve()
