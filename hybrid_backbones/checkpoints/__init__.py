@@ -1,6 +1,5 @@
 """Checkpoints: safe reading, without running code, and strict loading of published names."""
 
-from .fetch import fetch
 from .guard import guard_loads
 from .load import (
     PublishedInit,
@@ -22,7 +21,6 @@ __all__ = [
     "PublishedCheckpoint",
     "PublishedInit",
     "dataset_meta",
-    "fetch",
     "guard_loads",
     "load_published",
     "load_trained",

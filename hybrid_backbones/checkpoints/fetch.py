@@ -183,7 +183,8 @@ def _discard(path: Path) -> None:
 def _place(address: str) -> Path:
     """Return where the file of an https address is in the cache, or will be."""
     drive = DRIVE_ID.match(address)
-    name = f"{drive[1]}.pth" if drive else Path(urlparse(address).path).name or "checkpoint"
+    name = f"{drive[1]}.pth" if drive else Path(urlparse(address).path).name
+    name = "checkpoint" if name in ("", "..") else name
     # other files may have the same name
     return _cache() / sha256(address.encode()).hexdigest()[:16] / name
 
@@ -200,7 +201,7 @@ def _download_from_server(address: str) -> Path:
         # another process may have been first
         if path.is_file():
             return path
-        incoming = path.parent / "incoming"
+        incoming = path.parent / ".incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         try:
             _continue_download(address, incoming / path.name)
