@@ -49,7 +49,7 @@ def verify(file: str | Path) -> list[str]:
         raise ValueError(f"no file at {str(file)!r}: check the path")
     digest = hash_file(path)
     same = [name for name, record in PUBLISHED.items() if record.sha256 == digest]
-    named = [name for name, record in PUBLISHED.items() if _is_named(path, name, record)]
+    named = [name for name, record in PUBLISHED.items() if is_named(path, name, record)]
     for name in [] if same else named:
         record = PUBLISHED[name]
         if record.sha256:
@@ -64,7 +64,7 @@ def verify(file: str | Path) -> list[str]:
     return [f"{file}: readable, {describe(path)}", *(said or [f"not by name or hash: {UNKNOWN}"])]
 
 
-def _is_named(path: Path, name: str, record: PublishedCheckpoint) -> bool:
+def is_named(path: Path, name: str, record: PublishedCheckpoint) -> bool:
     """Return whether a file has the name of a published one, as here or as at its addresses."""
     return path.stem == name or path.name in {
         address.rpartition("/")[2] for address in record.addresses if "://" in address
