@@ -4,6 +4,7 @@ Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Vis
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/fpn_uniformer_s.py
            from ImageNet weights, as published: --pretrained
+Weights:   python tools/reproduce.py fpn_uniformer_s
 Published: mIoU 46.6 with 25M parameters and 247G FLOPs at 512×2048
 Departs:   rate decay: from the end of the warm-up, published from the start
 """

@@ -1,6 +1,8 @@
 """UniFormer-S† (64 channels a head) on ImageNet-1k, 300 epochs; see `imagenet_uniformer_s.py`.
 
 Command:   python tools/train.py configs/imagenet_uniformer_s_plus_dim64.py
+Weights:   python tools/reproduce.py uniformer_small_plus_dim64_in1k
+           uniformer_small_plus_dim64_paddle
 Published: top-1 83.4 with 24M parameters and 4.2G FLOPs at 224×224
 """
 

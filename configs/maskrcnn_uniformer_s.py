@@ -4,6 +4,7 @@ Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Vis
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/maskrcnn_uniformer_s.py
            in mixed precision and from ImageNet weights, as published: --amp --pretrained
+Weights:   python tools/reproduce.py maskrcnn_uniformer_s
 Published: box AP 45.6, mask AP 41.6 with 41M parameters and 269G FLOPs at 800×1280
 """
 

@@ -4,6 +4,7 @@ Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Vis
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/maskrcnn_uniformer_xs.py
            from ImageNet weights, as published: --pretrained
+Weights:   python tools/reproduce.py maskrcnn_uniformer_xs
 Published: box AP 44.6, mask AP 40.9 with 35.6M parameters
 """
 

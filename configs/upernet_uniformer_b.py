@@ -1,6 +1,7 @@
 """UperNet with UniFormer-B on ADE20K, 160k; see `upernet_uniformer_s.py`.
 
 Command:   python tools/train.py configs/upernet_uniformer_b.py
+Weights:   python tools/reproduce.py upernet_uniformer_b
 Published: mIoU 50.0, 50.8 at many scales, with 80M parameters and 1227G FLOPs at 512×2048
 """
 
