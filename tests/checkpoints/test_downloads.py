@@ -30,15 +30,15 @@ def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(ser
     assert [path.name for path in kept(cache)] == ["a.pth"]
 
 
-def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, logged):
+def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, messages):
     content = checkpoint()
     url, described = server.add("/a.pth", content), f"{len(content)} bytes, SHA-256 "
     described += sha256(content).hexdigest()
     read_state_dict(url)
-    assert ("INFO", f"downloaded {url}: {described}") in logged
-    logged.clear()
+    assert ("INFO", f"downloaded {url}: {described}") in messages
+    messages.clear()
     read_state_dict(url)
-    assert logged == [("INFO", f"read {kept(cache)[0]}: {described}")]
+    assert messages == [("INFO", f"read {kept(cache)[0]}: {described}")]
 
 
 def test_each_address_has_its_own_file(server, cache):
