@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 from helpers import golden_files, published_weights
 from safetensors.torch import save
-from tool_runs import ONE_EPOCH, evaluate, run, run_warm, train
+from tool_runs import ONE_EPOCH, evaluate, metric_on_file, run, run_warm, train
 from weights_server import checkpoint, kept, serve
 
 from hybrid_backbones.checkpoints import PUBLISHED, read_state_dict
