@@ -62,6 +62,13 @@ def test_what_the_hub_does_not_have_is_named_in_one_line(address, hub):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["hf-hub:a--b/c", "hf://a b/c/d.pth", "hf-hub:a/b@c d"])
+def test_what_the_hub_does_not_admit_is_named_in_one_line(address, hub):
+    with pytest.raises(ValueError, match=rf"^cannot download '{address}': ") as caught:
+        fetch(address)
+    assert "\n" not in str(caught.value)
+
+
 BAD_CONTENTS = {
     "web page": (b"<html>", "web page"),
     "another hash": (checkpoint(), "SHA-256"),

@@ -25,7 +25,7 @@ from hybrid_backbones.checkpoints import (
     load_published,
     read_state_dict,
 )
-from hybrid_backbones.checkpoints.fetch import ADDRESS, fetch
+from hybrid_backbones.checkpoints.fetch import ADDRESS, describe, fetch
 
 NAME = "acmix_resnet26_test"
 
@@ -130,9 +130,10 @@ def test_a_name_counts_before_a_file_in_the_current_folder(named, tmp_path, monk
     assert set(read_state_dict(f"./{NAME}")) == {"x"}
 
 
-def test_the_licence_is_shown_at_the_first_download_alone(named, messages):
+def test_the_licence_is_shown_at_the_first_download_alone(named, saved, messages):
     fetch(named)
-    assert ("INFO", f"{NAME}: licence of the weights: MIT") in messages
+    (text,) = (text for _, text in messages if "licence" in text)
+    assert text.endswith("model_best.pth.tar: " + describe(saved) + "; licence of the weights: MIT")
     messages.clear()
     fetch(named)
     assert messages == []

@@ -74,7 +74,8 @@ def test_a_name_is_evaluated_and_then_starts_a_training_without_a_server(tmp_pat
         command = evaluate(tmp_path / "test", NAME, "--cfg-options", FIRST_RELEASE, config=CONFIG)
         code, out, err = run(*command, **environment, HF_ENDPOINT=server.url)
     assert code == 0, err
-    assert f"{NAME}: licence of the weights: none is stated" in out
+    assert "downloaded hf-hub:MBZUAI/swiftformer-xs: " in out
+    assert "licence of the weights: none is stated" in out
     assert 0 <= metric_on_file(tmp_path / "test") <= 100
 
     options = [*ONE_EPOCH, FIRST_RELEASE, f"load_from={NAME}", "optim_wrapper.optimizer.lr=0"]
