@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlparse
@@ -93,9 +94,6 @@ def _fetch_published(name: str, record: PublishedCheckpoint) -> Path:
             f"all addresses of {name} are dead ({record.notes}): if you have kept the file, give "
             "its path instead of the name"
         )
-    print_log(
-        f"{name}: licence of the weights: {record.licence or 'none is stated'}", logger="current"
-    )
     reasons = []
     for address in record.addresses:
         try:
@@ -108,14 +106,17 @@ def _fetch_published(name: str, record: PublishedCheckpoint) -> Path:
 
 def _cached(address: str) -> Path | None:
     """Return the local copy of what an address has served before, or None if there is none."""
-    if place := HUB_FILE.fullmatch(address) or HUB_REPOSITORY.fullmatch(address):
-        found = [
-            huggingface_hub.try_to_load_from_cache(place[1], name, revision=place[2])
-            for name in _hub_names(place)
-        ]
-        paths = [Path(path) for path in found if isinstance(path, str)]
-    else:
-        paths = [path for path in [_place(address)] if path.is_file()]
+    with _failures(address):
+        if place := HUB_FILE.fullmatch(address) or HUB_REPOSITORY.fullmatch(address):
+            found = [
+                huggingface_hub.try_to_load_from_cache(place[1], name, revision=place[2])
+                for name in _hub_names(place)
+            ]
+            paths = [Path(path) for path in found if isinstance(path, str)]
+        elif address.startswith("hf"):
+            raise ValueError("expected hf://ORG/REPO/FILE or hf-hub:ORG/REPO")
+        else:
+            paths = [path for path in [_place(address)] if path.is_file()]
     for path in paths:
         try:
             _require_expected(path, address)
@@ -135,12 +136,20 @@ def _download(address: str) -> Path:
     """
     if hub_settings.HF_HUB_OFFLINE:
         raise ValueError(f"{address} is not in the cache, and HF_HUB_OFFLINE forbids downloads")
+    with _failures(address):
+        place = HUB_FILE.fullmatch(address) or HUB_REPOSITORY.fullmatch(address)
+        path = _download_from_hub(address, place) if place else _download_from_server(address)
+    record = _record_of(address)
+    licence = f"; licence of the weights: {record.licence or 'none is stated'}" if record else ""
+    print_log(f"downloaded {address}: {describe(path)}{licence}", logger="current")
+    return path
+
+
+@contextmanager
+def _failures(address: str) -> Iterator[None]:
+    """Turn every failure of a client into one line."""
     try:
-        if place := HUB_FILE.fullmatch(address) or HUB_REPOSITORY.fullmatch(address):
-            return _download_from_hub(address, place)
-        if address.startswith("hf"):
-            raise ValueError("expected hf://ORG/REPO/FILE or hf-hub:ORG/REPO")
-        return _download_from_server(address)
+        yield
     except FAILURES as error:
         advice = ": free some space" if getattr(error, "errno", None) in FULL_DISK else ""
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -237,14 +246,17 @@ def _continue_download(address: str, path: Path) -> None:
 
 
 def _require_checkpoint(path: Path, address: str) -> None:
-    """Check that a download is what is expected and can be read, and log what it is.
+    """Check that a download is what is expected and can be read.
 
     Raises:
         ValueError: says what is wrong with it.
     """
     _require_expected(path, address)
     read_weights(path, "cpu")
-    print_log(f"downloaded {address}: {describe(path)}", logger="current")
+
+
+def _record_of(address: str) -> PublishedCheckpoint | None:
+    return next((one for one in PUBLISHED.values() if address in one.addresses), None)
 
 
 def _require_expected(path: Path, address: str) -> None:
@@ -253,7 +265,7 @@ def _require_expected(path: Path, address: str) -> None:
     Raises:
         ValueError: if one of them differs.
     """
-    record = next((one for one in PUBLISHED.values() if address in one.addresses), None)
+    record = _record_of(address)
     size = path.stat().st_size
     if record and record.size and size != record.size:
         raise ValueError(f"{address} has {size} bytes instead of {record.size}; deleted it")

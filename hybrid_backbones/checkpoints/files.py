@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
@@ -27,7 +27,7 @@ from .arrays import REPLACED, PickledNumber, empty_bytes
 from .paddle import BROKEN_PICKLE, SUFFIX, read_paddle
 
 # how web pages begin, which servers send in place of files
-WEB_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE)
+WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?A-Za-z]")
 # whether code in checkpoints is run; only `guard_loads` sets it
 RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
 # errors of the zip, pickle and tensor readers for files that are broken or of another kind
@@ -99,16 +99,16 @@ def read_weights(path: str | Path, map_location: Any = None) -> Any:
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is not a checkpoint, is damaged, or needs code to be run.
     """
-    if str(path).endswith(SUFFIX):
-        return read_paddle(path)
-    if not Path(path).is_file():
-        return read_file(path, map_location)
-    with open(path, "rb") as file:
+    start = b""
+    # what cannot be opened is reported by the readers
+    with suppress(OSError), open(path, "rb") as file:
         start = file.read(64)
     if WEB_PAGE.match(start):
         raise ValueError(f"cannot read {str(path)!r} as a checkpoint: it is a web page (HTML)")
+    if str(path).endswith(SUFFIX):
+        return read_paddle(path)
     # a safetensors file starts with the length of a JSON header
-    if not (str(path).endswith(".safetensors") or start[8:9] == b"{"):
+    if not (start[8:9] == b"{" or (start and str(path).endswith(".safetensors"))):
         return read_file(path, map_location)
     try:
         return load_file(path)

@@ -42,7 +42,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def logged():
+def messages():
     """What is logged meanwhile, as (level, text)."""
     texts, handler = [], logging.Handler(logging.INFO)
     handler.emit = lambda record: texts.append((record.levelname, record.getMessage()))

@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,15 +31,15 @@ def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(ser
     assert [path.name for path in kept(cache)] == ["a.pth"]
 
 
-def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, logged):
+def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, messages):
     content = checkpoint()
     url, described = server.add("/a.pth", content), f"{len(content)} bytes, SHA-256 "
     described += sha256(content).hexdigest()
     read_state_dict(url)
-    assert ("INFO", f"downloaded {url}: {described}") in logged
-    logged.clear()
+    assert ("INFO", f"downloaded {url}: {described}") in messages
+    messages.clear()
     read_state_dict(url)
-    assert logged == [("INFO", f"read {kept(cache)[0]}: {described}")]
+    assert messages == [("INFO", f"read {kept(cache)[0]}: {described}")]
 
 
 def test_each_address_has_its_own_file(server, cache):
@@ -56,6 +57,7 @@ def test_each_address_has_its_own_file(server, cache):
 BAD_ANSWERS = {
     "absent": (None, "a.pth", r"404 .*Not Found"),
     "web page": (b"\n<!DOCTYPE HTML><p>Quota", "a.pth", r"web page \(HTML\)"),
+    "error of a store": (b"<?xml version='1.0'?><Error>", "a.pdparams", r"web page \(HTML\)"),
     "text": (b"hello", "a.pth", "cannot read"),
     "empty": (b"", "a.pth", "empty"),
     "damaged": (checkpoint()[:-40], "a.pth", "damaged or cut short"),
@@ -176,6 +178,26 @@ def test_two_processes_that_want_one_file_at_once_both_get_it_whole(server, cach
         process.join()
     assert len(server.asked) == 1
     assert [path.name for path in kept(cache)] == ["a.pth"]
+
+
+def test_a_killed_download_leaves_no_checkpoint_and_goes_on(server, cache):
+    content = checkpoint(size=400_000)
+    url = server.add("/a.pth", content)
+    server.go_on.clear()
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=fetch, args=(url,))
+    process.start()
+    while not any(path.stat().st_size for path in cache.rglob("*.part")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    server.go_on.set()
+    (part,) = kept(cache)
+    begun = part.stat().st_size
+    assert part.suffix == ".part"
+    assert fetch(url).read_bytes() == content
+    assert ("GET", "/a.pth", begun) in server.asked
 
 
 @pytest.mark.parametrize("path", ["/", "/a/..", "/?file=../../a.pth", "/..%2Fa.pth"])

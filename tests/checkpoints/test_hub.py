@@ -62,6 +62,13 @@ def test_what_the_hub_does_not_have_is_named_in_one_line(address, hub):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["hf-hub:a--b/c", "hf://a b/c/d.pth", "hf-hub:a/b@c d"])
+def test_what_the_hub_does_not_admit_is_named_in_one_line(address, hub):
+    with pytest.raises(ValueError, match=rf"^cannot download '{address}': ") as caught:
+        fetch(address)
+    assert "\n" not in str(caught.value)
+
+
 BAD_CONTENTS = {
     "web page": (b"<html>", "web page"),
     "another hash": (checkpoint(), "SHA-256"),
@@ -152,8 +159,10 @@ def test_safetensors_cut_short_anywhere_are_refused(tmp_path):
 
 
 def test_a_bit_that_flips_in_the_cache_is_found_where_the_hash_is_known(server, cache):
-    content = checkpoint()
-    name = f"/a-{sha256(content).hexdigest()[:8]}.pth"
+    contents = {sha256(one).hexdigest()[:8]: one for one in map(checkpoint, range(9))}
+    # digits alone are rather a date
+    start, content = next((x, one) for x, one in contents.items() if not x.isdigit())
+    name = f"/a-{start}.pth"
     path = fetch(server.add(name, content))
     damaged = bytearray(content)
     damaged[len(content) // 2] ^= 1
