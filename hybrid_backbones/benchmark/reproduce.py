@@ -61,9 +61,11 @@ class Evaluation(NamedTuple):
         if self.tta:
             found = MANY_SCALES.search(self.result)
             return {"mIoU": float(found[1] or found[2])} if found else {}
-        labels = [label for label, _ in METRICS.values()]
-        found = {label: re.search(rf"{label} ([\d.]+)", self.result) for label in labels}
-        return {label: float(match[1]) for label, match in found.items() if match}
+        figures = {}
+        for label, _ in METRICS.values():
+            if match := re.search(rf"{label} ([\d.]+)", self.result):
+                figures[label] = float(match[1])
+        return figures
 
 
 def evaluations(name: str, configs: Path) -> list[Evaluation]:

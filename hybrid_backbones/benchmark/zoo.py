@@ -77,8 +77,8 @@ REASONS = {
     "imagenet_mixformer_b3": "What PaddleClas counts is not said; the same backbone agrees within "
     "0.1 % in Mask R-CNN and UperNet.",
     "imagenet_mixformer_b4": "As `imagenet_mixformer_b3`.",
-    "imagenet_uniformer_l_ls_tl": "Parameters agree; by hand, the blocks of the four stages alone take "
-    "2.6, 2.9, 11.3 and 1.7G at the published sizes.",
+    "imagenet_uniformer_l_ls_tl": "Parameters agree; by hand, the blocks of the four stages "
+    "alone take 2.6, 2.9, 11.3 and 1.7G at the published sizes.",
     "imagenet_uniformer_s_plus_tl": "With the second classifier, which is not counted there.",
     "locformer_swin_t": "The released code keeps parameters that it never uses: of its 1203 "
     "entries 884 take part.",

@@ -65,7 +65,7 @@ def _load(model: nn.Module, checkpoint: str | Path | Mapping) -> tuple[nn.Module
     return target, report
 
 
-def _log(target: nn.Module, backbone: nn.Module, report: LoadReport) -> None:
+def _log(target: nn.Module, backbone: BaseModule, report: LoadReport) -> None:
     """Log what was loaded, and by which rules; where it came from is logged in reading it."""
     rules = f"the {len(backbone.published.rename)} rules of {type(backbone).__name__}"
     print_log(f"{type(target).__name__}: {report}; renamed by {rules}", logger="current")
@@ -192,8 +192,8 @@ def load_pretrained(
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside wrappers: of several processes, of test-time augmentation."""
-    while hasattr(model, "module"):
-        model = model.module
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
     return model
 
 

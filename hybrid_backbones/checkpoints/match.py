@@ -40,7 +40,7 @@ class LoadReport(NamedTuple):
         return text
 
 
-def find_target(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+def find_target(model: nn.Module) -> tuple[nn.Module, BaseModule]:
     """Return the part of a model that published weights are loaded into, and its backbone.
 
     Raises:
@@ -67,7 +67,7 @@ def has_own_backbone(model: nn.Module) -> bool:
     return hasattr(backbone, "published") and not hasattr(model, "published")
 
 
-def is_whole(names: Iterable[str], backbone: nn.Module) -> bool:
+def is_whole(names: Iterable[str], backbone: BaseModule) -> bool:
     """Return whether a checkpoint with these names holds a whole detector or segmentor."""
     names = list(names)
     return any(name.startswith(PREFIX) for name in names) and any(
@@ -138,7 +138,8 @@ def match_whole(
     Raises:
         ValueError: lists the entries that do not fit.
     """
-    own, backbone = model.state_dict(), model.get_submodule("backbone")
+    own = model.state_dict()
+    backbone: BaseModule = model.get_submodule("backbone")
     require_settings(backbone, [n.removeprefix(PREFIX) for n in entries if n.startswith(PREFIX)])
     is_ours = entries.keys() <= own.keys()
     given: dict[str, Tensor] = {}
