@@ -1,13 +1,16 @@
 """Laws of `--pretrained`, the one switch for published weights, and of `--fresh-head`."""
 
+from hashlib import sha256
+
 import pytest
 import torch
+from helpers import golden_files, published_weights
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from published_models import CONFIGS
 from tool_runs import run_warm
 
-from hybrid_backbones.checkpoints import PUBLISHED
+from hybrid_backbones.checkpoints import PUBLISHED, read_state_dict
 from hybrid_backbones.mini.preset import apply_mini, dicts
 from hybrid_backbones.training.cfg_options import apply_cfg_options
 from hybrid_backbones.training.initial_weights import choose_weights
@@ -93,21 +96,38 @@ def train_mini(tmp_path, *flags, options=()):
     return run_warm(*command, *flags, "--cfg-options", *SHORT, *options)
 
 
-@pytest.mark.slow
-def test_the_log_says_that_a_training_starts_from_scratch(tmp_path, mini_root):
-    """Without `--mini` data are needed: a mini set stands for ADE20K."""
+def train_on_ade(mini_root, work_dir, *flags, **environment):
+    """Train without `--mini`, which has no weights: the mini set stands for ADE20K."""
     root = f"train_dataloader.dataset.data_root={mini_root}/ade"
     options = [root, root.replace("train", "val"), "train_dataloader.dataset.img_suffix=.png"]
     options += ["val_dataloader.dataset.img_suffix=.png", "train_dataloader.batch_size=2"]
-    for loader in ("train", "val"):
-        options += [
-            f"{loader}_dataloader.{x}" for x in ("num_workers=0", "persistent_workers=False")
-        ]
-    command = ("tools/train.py", "configs/fpn_uniformer_xxs.py", "--work-dir", tmp_path)
-    code, _, err = run_warm(*command, "--cfg-options", *SHORT, *options)
+    options += ["train_dataloader.dataset.pipeline.4.crop_size=(96,96)"]
+    options += ["default_hooks.checkpoint.interval=2", "optim_wrapper.optimizer.lr=0.0"]
+    for loader in ("train_dataloader", "val_dataloader"):
+        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+    command = ("tools/train.py", "configs/fpn_uniformer_xxs.py", "--work-dir", work_dir, *flags)
+    code, _, err = run_warm(*command, "--cfg-options", *SHORT, *options, **environment)
     assert code == 0, err
-    (log,) = tmp_path.glob("*/*.log")
-    assert "training from scratch; published from uniformer_xxs_224_in1k" in log.read_text()
+    (log,) = work_dir.glob("*/*.log")
+    return log.read_text(), read_state_dict(work_dir / "iter_2.pth")
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_the_published_weights_or_from_scratch(tmp_path, mini_root):
+    """The cache has a stand-in where the download of the first address would be."""
+    ((_, golden),) = golden_files("uniformer_xxs.json")
+    weights = published_weights(golden)
+    (address,) = PUBLISHED["uniformer_xxs_224_in1k"].addresses
+    folder = tmp_path / "torch/hub/checkpoints" / sha256(address.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True)
+    torch.save(dict(model=weights), folder / f"{address.split('/')[-2]}.pth")
+    log, _ = train_on_ade(mini_root, tmp_path / "scratch")
+    assert "training from scratch; published from uniformer_xxs_224_in1k" in log
+    home = str(tmp_path / "torch")
+    log, trained = train_on_ade(mini_root, tmp_path / "tuned", "--pretrained", TORCH_HOME=home)
+    assert "training from uniformer_xxs_224_in1k" in log
+    expected = weights["blocks3.0.attn.qkv.weight"]
+    assert torch.equal(trained["backbone.stages.2.0.attn.qkv.weight"], expected)
 
 
 @pytest.mark.slow

@@ -106,6 +106,7 @@ def predict(cfg, item=0):
     return [found.pred_instances[name] for name in ("bboxes", "scores", "labels")]
 
 
+@pytest.mark.upstream
 @pytest.mark.parametrize("name", NAMES)
 def test_one_scale_without_flips_is_the_plain_test(name, mini_root):
     plain, cfg = prepare(name, mini_root), prepare(name, mini_root)
