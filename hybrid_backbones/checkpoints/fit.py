@@ -54,7 +54,7 @@ def layers_of_other_classes(own: Mapping, given: Mapping) -> list[str]:
     return [
         name
         for name in sorted(own.keys() & given.keys())
-        if not name.startswith("backbone.")
+        if not name.startswith(("backbone.", "neck."))
         and own[name].shape != given[name].shape
         and own[name].shape[1:] == given[name].shape[1:]
         and own[name].ndim == given[name].ndim > 0

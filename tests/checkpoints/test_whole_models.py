@@ -188,6 +188,15 @@ def test_a_part_can_be_trained_anew_by_its_name(segmentor):
     assert_equal(content["state_dict"], before | expected)
 
 
+def test_a_neck_of_another_width_is_no_matter_of_classes(segmentor):
+    weights = publish(segmentor)
+    for kind in ("weight", "bias"):
+        name = f"neck.lateral_convs.0.conv.{kind}"
+        weights[name] = weights[name][:128]
+    with pytest.raises(ValueError, match="of this architecture and size"):
+        load_trained(build_model("fpn_uniformer_xxs"), weights)
+
+
 @pytest.mark.parametrize(
     ("fresh", "says"),
     [
