@@ -37,8 +37,8 @@ DRIVE_ID = re.compile(r"https?://(?:drive|docs)\.google\.com/.*(?:/d/|[?&]id=)([
 CHECKSUM = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})\.\w+$")
 # seconds without an answer after which a server counts as silent
 TIMEOUT = 30
-# what the clients raise: the web, the hub, Drive, the file system, our own checks
-FAILURES = (OSError, HTTPError, EntryNotFoundError, DownloadError, ValueError)
+# of the web and the file system, of the hub and its storage, of Drive, and of our own checks
+FAILURES = (OSError, HTTPError, EntryNotFoundError, RuntimeError, DownloadError, ValueError)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -222,9 +222,9 @@ def _download_from_server(address: str) -> Path:
             raise
         finally:
             # only if they are empty: the beginning of a file stays, to be continued
-            with suppress(OSError):
-                incoming.rmdir()
-                path.parent.rmdir()
+            for folder in (incoming, path.parent):
+                with suppress(OSError):
+                    folder.rmdir()
     return path
 
 

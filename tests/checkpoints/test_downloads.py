@@ -2,18 +2,34 @@
 
 import errno
 import multiprocessing
+import pickle
 import time
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from weights_server import checkpoint, kept
 
 from hybrid_backbones.checkpoints import read_state_dict
 from hybrid_backbones.checkpoints.fetch import fetch
 
 pytestmark = pytest.mark.upstream
+
+
+FORMATS = {
+    ".pth": checkpoint(),
+    ".safetensors": save(dict(x=torch.ones(2))),
+    ".pdparams": pickle.dumps(dict(x=np.ones(2, "float32"))),
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_of_all_formats_are_downloaded(suffix, server, cache):
+    url = server.add(f"/a{suffix}", FORMATS[suffix])
+    assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
 
 
 class Trap:
@@ -77,6 +93,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line_and_not_kept(kind, server, c
     with pytest.raises(ValueError, match=rf"^cannot download '{url}': .*{says}") as caught:
         fetch(url)
     assert "\n" not in str(caught.value)
+    assert [path.name for path in (cache / "hub/checkpoints").iterdir()] == [".locks"]
     assert kept(cache) == []
     assert not (tmp_path / "trap").exists()
 
