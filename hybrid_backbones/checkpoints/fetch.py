@@ -215,6 +215,8 @@ def _download_from_server(address: str) -> Path:
         try:
             _continue_download(address, incoming / path.name)
             _require_checkpoint(incoming / path.name, address)
+            # gdown leaves it readable by this user alone, and caches may be shared
+            (incoming / path.name).chmod(path.parent.stat().st_mode & 0o666)
             os.replace(incoming / path.name, path)
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or error.errno in FULL_DISK:

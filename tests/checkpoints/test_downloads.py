@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import os
 import pickle
 import time
 from hashlib import sha256
@@ -45,6 +46,16 @@ def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(ser
         assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
     assert server.asked == [("GET", "/a.pth", 0)]
     assert [path.name for path in kept(cache)] == ["a.pth"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_a_download_as_the_user_admits(umask, mode, server, cache):
+    before = os.umask(umask)
+    try:
+        path = fetch(server.add("/a.pth", checkpoint()))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, messages):
