@@ -37,8 +37,8 @@ DRIVE_ID = re.compile(r"https?://(?:drive|docs)\.google\.com/.*(?:/d/|[?&]id=)([
 CHECKSUM = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8})\.\w+$")
 # seconds without an answer after which a server counts as silent
 TIMEOUT = 30
-# what the clients raise: the web, the hub, Drive, the file system, our own checks
-FAILURES = (OSError, HTTPError, EntryNotFoundError, DownloadError, ValueError)
+# of the web and the file system, of the hub and its storage, of Drive, and of our own checks
+FAILURES = (OSError, HTTPError, EntryNotFoundError, RuntimeError, DownloadError, ValueError)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -215,6 +215,8 @@ def _download_from_server(address: str) -> Path:
         try:
             _continue_download(address, incoming / path.name)
             _require_checkpoint(incoming / path.name, address)
+            # gdown leaves it readable by this user alone, and caches may be shared
+            (incoming / path.name).chmod(path.parent.stat().st_mode & 0o666)
             os.replace(incoming / path.name, path)
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError) or error.errno in FULL_DISK:
@@ -222,9 +224,9 @@ def _download_from_server(address: str) -> Path:
             raise
         finally:
             # only if they are empty: the beginning of a file stays, to be continued
-            with suppress(OSError):
-                incoming.rmdir()
-                path.parent.rmdir()
+            for folder in (incoming, path.parent):
+                with suppress(OSError):
+                    folder.rmdir()
     return path
 
 

@@ -129,7 +129,9 @@ def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
     Raises:
         ValueError: if it is.
     """
-    if Path(checkpoint).resolve().parent == Path(work_dir).resolve():
+    path = Path(checkpoint)
+    # names and addresses of published checkpoints are no files here
+    if path.is_file() and path.resolve().parent == Path(work_dir).resolve():
         raise ValueError(
             f"load_from={checkpoint} is in the work dir, where a new training moves the "
             "checkpoints of an earlier one: choose another with --work-dir"

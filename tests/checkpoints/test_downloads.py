@@ -2,18 +2,35 @@
 
 import errno
 import multiprocessing
+import os
+import pickle
 import time
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from weights_server import checkpoint, kept
 
 from hybrid_backbones.checkpoints import read_state_dict
 from hybrid_backbones.checkpoints.fetch import fetch
 
 pytestmark = pytest.mark.upstream
+
+
+FORMATS = {
+    ".pth": checkpoint(),
+    ".safetensors": save(dict(x=torch.ones(2))),
+    ".pdparams": pickle.dumps(dict(x=np.ones(2, "float32"))),
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_of_all_formats_are_downloaded(suffix, server, cache):
+    url = server.add(f"/a{suffix}", FORMATS[suffix])
+    assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
 
 
 class Trap:
@@ -29,6 +46,16 @@ def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(ser
         assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
     assert server.asked == [("GET", "/a.pth", 0)]
     assert [path.name for path in kept(cache)] == ["a.pth"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_a_download_as_the_user_admits(umask, mode, server, cache):
+    before = os.umask(umask)
+    try:
+        path = fetch(server.add("/a.pth", checkpoint()))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, messages):
@@ -77,6 +104,7 @@ def test_what_is_no_checkpoint_is_named_in_one_line_and_not_kept(kind, server, c
     with pytest.raises(ValueError, match=rf"^cannot download '{url}': .*{says}") as caught:
         fetch(url)
     assert "\n" not in str(caught.value)
+    assert [path.name for path in (cache / "hub/checkpoints").iterdir()] == [".locks"]
     assert kept(cache) == []
     assert not (tmp_path / "trap").exists()
 

@@ -1,5 +1,6 @@
 """Laws of addresses of the Hugging Face hub and of Google Drive, and of files of safetensors."""
 
+import errno
 from hashlib import sha256
 from pathlib import Path
 
@@ -87,12 +88,22 @@ def test_what_is_no_checkpoint_does_not_stay_in_the_cache_of_the_hub(kind, hub, 
     assert snapshots(tmp_path) == ([], [])
 
 
-def test_a_silent_hub_is_named(cache, monkeypatch):
-    def silent(*_, **__):
-        raise TimeoutError("The read operation timed out")
+FAILURES = {
+    "silent": (TimeoutError("The read operation timed out"), "timed out"),
+    "storage": (RuntimeError("Data processing error:\n no route"), "error: no route"),
+    "disk": (OSError(errno.ENOSPC, "No space left"), r"No space left: free some space"),
+}
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", silent)
-    with pytest.raises(ValueError, match=r"^cannot download 'hf://org/repo/a.pth': .*timed out$"):
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_failure_of_the_hub_is_named(kind, cache, monkeypatch):
+    error, says = FAILURES[kind]
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(ValueError, match=rf"^cannot download 'hf://org/repo/a.pth': .*{says}$"):
         fetch("hf://org/repo/a.pth")
 
 

@@ -1,5 +1,6 @@
 """Laws of published names: they stand for their files wherever a path does."""
 
+import io
 from dataclasses import replace
 from hashlib import sha256
 
@@ -12,6 +13,7 @@ from checkpoint_cases import (
     features,
     snapshot,
 )
+from helpers import golden_files, published_weights
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -87,6 +89,20 @@ def test_a_name_loads_into_a_backbone(named, weights):
     backbone = build_backbone()
     load_published(backbone, named)
     assert_equal(backbone.state_dict(), features(weights))
+
+
+def test_a_name_of_the_table_loads_into_the_model_of_its_config(hub, repository):
+    ((_, golden),) = golden_files("uniformer_small_plus.json")
+    published, file = published_weights(golden), io.BytesIO()
+    torch.save(dict(model=published), file)
+    hub("Sense-X/uniformer_image", "uniformer_small_plus_in1k.pth", file.getvalue())
+    record = PUBLISHED["uniformer_small_plus_in1k"]
+    cfg = Config.fromfile(repository / "configs" / f"{record.config}.py")
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        model = MODELS.build(cfg.model)
+    report = load_published(model, "uniformer_small_plus_in1k")
+    assert len(report.loaded) == len(published)
+    assert torch.equal(model.head.fc.weight, published["head.weight"])
 
 
 @pytest.mark.upstream
