@@ -4,6 +4,7 @@ Paper:     Pan et al., On the Integration of Self-Attention and Convolution, CVP
            https://arxiv.org/abs/2111.14556
 Command:   python tools/train.py configs/imagenet_acmix_swin_t.py
            in mixed precision, as published: --amp
+Weights:   python tools/reproduce.py acmix_swin_tiny_in1k
 Published: top-1 81.9 with 30M parameters and 4.6G FLOPs at 224×224
 Departs:   rate decay: from the end of the warm-up, published from the start
 """

@@ -3,6 +3,7 @@
 Paper:     Shaker et al., SwiftFormer: Efficient Additive Attention for Transformer-based
            Real-time Mobile Vision Applications, ICCV 2023, https://arxiv.org/abs/2303.15446
 Command:   python tools/train.py configs/imagenet_swiftformer_l1.py
+Weights:   python tools/reproduce.py swiftformer_l1_in1k
 Published: top-1 80.9 with 12.1M parameters and 1.6G FLOPs at 224×224
 Departs:   distillation: none, published from RegNetY-160 (here both heads learn from the labels);
            clipping: none, published adaptive;

@@ -1,6 +1,7 @@
 """SwiftFormer-XS on ImageNet-1k, 300 epochs; see `imagenet_swiftformer_l1.py`.
 
 Command:   python tools/train.py configs/imagenet_swiftformer_xs.py
+Weights:   python tools/reproduce.py swiftformer_xs_in1k swiftformer_xs_first_release
 Published: top-1 75.7 with 3.5M parameters and 0.6G FLOPs at 224×224
 """
 

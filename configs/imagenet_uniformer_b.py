@@ -1,6 +1,7 @@
 """UniFormer-B on ImageNet-1k, 300 epochs; see `imagenet_uniformer_s.py`.
 
 Command:   python tools/train.py configs/imagenet_uniformer_b.py
+Weights:   python tools/reproduce.py uniformer_base_in1k uniformer_base_paddle
 Published: top-1 83.8 with 50M parameters and 8.3G FLOPs at 224×224
 """
 

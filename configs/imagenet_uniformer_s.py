@@ -4,6 +4,7 @@ Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Vis
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/imagenet_uniformer_s.py
            in mixed precision, as published: --amp
+Weights:   python tools/reproduce.py uniformer_small_in1k uniformer_small_paddle
 Published: top-1 82.9 with 22M parameters and 3.6G FLOPs at 224×224
 Departs:   rate decay: by iteration from the end of the warm-up, published by epoch from the start
 """

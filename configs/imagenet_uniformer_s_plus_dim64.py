@@ -1,7 +1,9 @@
 """UniFormer-S† (64 channels a head) on ImageNet-1k, 300 epochs; see `imagenet_uniformer_s.py`.
 
 Command:   python tools/train.py configs/imagenet_uniformer_s_plus_dim64.py
-Published: top-1 83.6 with token labelling; 24M parameters and 4.2G FLOPs at 224×224
+Weights:   python tools/reproduce.py uniformer_small_plus_dim64_in1k
+           uniformer_small_plus_dim64_paddle
+Published: top-1 83.4 with 24M parameters and 4.2G FLOPs at 224×224
 """
 
 _base_ = "imagenet_uniformer_s.py"

@@ -3,6 +3,7 @@
 Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Visual
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/imagenet_uniformer_xs.py
+Weights:   python tools/reproduce.py uniformer_xs_192_in1k uniformer_xs_224_in1k
 Published: top-1 81.5 with 16.5M parameters and 1.4G FLOPs at 192×192;
            82.0 with 2.0G FLOPs at 224×224
 Departs:   rate decay: by iteration from the end of the warm-up, published by epoch from the start

@@ -3,8 +3,7 @@
 Paper:     beyond Tripathi et al., Query-guided Attention in Vision Transformers for Localizing
            Objects Using a Single Sketch, WACV 2024, https://arxiv.org/abs/2303.08784
 Command:   python tools/train.py configs/locformer_uniformer_s.py
-           from ImageNet weights: --cfg-options model.backbone.backbone.init_cfg.type=Published
-           model.backbone.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights: --pretrained
 Published: nothing; the combination is ours
 """
 
@@ -22,6 +21,7 @@ model = dict(
             drop_path_rate=0.1,
             out_indices=(1, 2, 3),
             with_cp=(0, 0, 8, 0),
+            init_cfg=dict(type="Published", checkpoint="uniformer_small_in1k"),
         ),
     ),
     neck=dict(in_channels=[128, 320, 512, 256]),

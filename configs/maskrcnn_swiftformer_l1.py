@@ -3,8 +3,7 @@
 Paper:     Shaker et al., SwiftFormer: Efficient Additive Attention for Transformer-based
            Real-time Mobile Vision Applications, ICCV 2023, https://arxiv.org/abs/2303.15446
 Command:   python tools/train.py configs/maskrcnn_swiftformer_l1.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights, as published: --pretrained
 Published: box AP 41.2, mask AP 38.1
 Note:      decay, warm-up, steps and synchronised statistics were not published; they are ours
 """
@@ -17,7 +16,10 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, type="SwiftFormer", arch="l1"),
+    backbone=dict(
+        **dict(_delete_=True, type="SwiftFormer", arch="l1"),
+        init_cfg=dict(type="Published", checkpoint="swiftformer_l1_in1k"),
+    ),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
 

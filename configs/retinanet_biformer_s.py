@@ -20,6 +20,7 @@ model = dict(
         norm_eval=True,
         drop_path_rate=0.2,
         out_indices=(1, 2, 3),
+        init_cfg=dict(type="Published", checkpoint="biformer_small_in1k"),
     ),
     neck=dict(in_channels=[128, 256, 512], start_level=0),
 )

@@ -3,8 +3,7 @@
 Paper:     Shaker et al., SwiftFormer: Efficient Additive Attention for Transformer-based
            Real-time Mobile Vision Applications, ICCV 2023, https://arxiv.org/abs/2303.15446
 Command:   python tools/train.py configs/retinanet_swiftformer_l1.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights, as published: --pretrained
 Published: no RetinaNet result of SwiftFormer
 Note:      the schedule is ours
 """
@@ -17,7 +16,13 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, type="SwiftFormer", arch="l1", out_indices=(1, 2, 3)),
+    backbone=dict(
+        _delete_=True,
+        type="SwiftFormer",
+        arch="l1",
+        out_indices=(1, 2, 3),
+        init_cfg=dict(type="Published", checkpoint="swiftformer_l1_in1k"),
+    ),
     neck=dict(in_channels=[96, 192, 384], start_level=0),
 )
 

@@ -3,8 +3,7 @@
 Paper:     Li et al., UniFormer: Unifying Convolution and Self-attention for Visual
            Recognition, TPAMI 2023, https://arxiv.org/abs/2201.09450
 Command:   python tools/train.py configs/retinanet_uniformer_s.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights, as published: --pretrained
 Published: no RetinaNet result of UniFormer
 Note:      the schedule of `maskrcnn_uniformer_s.py`
 """
@@ -24,6 +23,7 @@ model = dict(
         attention="hybrid",
         drop_path_rate=0.2,
         out_indices=(1, 2, 3),
+        init_cfg=dict(type="Published", checkpoint="uniformer_small_in1k"),
     ),
     neck=dict(in_channels=[128, 320, 512], start_level=0),
 )

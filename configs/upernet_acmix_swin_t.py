@@ -3,8 +3,7 @@
 Paper:     Pan et al., On the Integration of Self-Attention and Convolution, CVPR 2022,
            https://arxiv.org/abs/2111.14556
 Command:   python tools/train.py configs/upernet_acmix_swin_t.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights, as published: --pretrained
 Published: no code, configuration or weights of the segmentor; ImageNet weights only
 Note:      the schedule is Swin's
 """
@@ -17,7 +16,12 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, type="ACmixSwin", arch="tiny"),
+    backbone=dict(
+        _delete_=True,
+        type="ACmixSwin",
+        arch="tiny",
+        init_cfg=dict(type="Published", checkpoint="acmix_swin_tiny_in1k"),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -3,8 +3,7 @@
 Paper:     Shaker et al., SwiftFormer: Efficient Additive Attention for Transformer-based
            Real-time Mobile Vision Applications, ICCV 2023, https://arxiv.org/abs/2303.15446
 Command:   python tools/train.py configs/upernet_swiftformer_l1.py
-           from ImageNet weights, as published: --cfg-options
-           model.backbone.init_cfg.type=Published model.backbone.init_cfg.checkpoint=FILE.pth
+           from ImageNet weights, as published: --pretrained
 Published: no UperNet result of SwiftFormer
 Note:      the schedule is Swin's
 """
@@ -17,7 +16,12 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(_delete_=True, type="SwiftFormer", arch="l1"),
+    backbone=dict(
+        _delete_=True,
+        type="SwiftFormer",
+        arch="l1",
+        init_cfg=dict(type="Published", checkpoint="swiftformer_l1_in1k"),
+    ),
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),
 )

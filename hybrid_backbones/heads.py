@@ -62,3 +62,36 @@ class PairedLinearHead(LinearClsHead):
 
     def _both(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         return self.fc(feats[0]), self.paired_fc(feats[-1])
+
+
+@MODELS.register_module()
+class TokenLabelHead(LinearClsHead):
+    """Head of networks trained with token labelling, on a feature map instead of pooled features.
+
+    The logits are ``fc(mean of tokens) + 0.5 · max over tokens of aux_fc(token)``. In training
+    every token learns the label of its image, since the published label maps are not used here.
+
+    Args:
+        **kwargs: arguments of mmpretrain's LinearClsHead.
+    """
+
+    aux_weight = 0.5
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.aux_fc = nn.Linear(self.in_channels, self.num_classes)
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Return the logits ``(B, num_classes)`` of the last of the maps ``(B, C, H, W)``."""
+        tokens = to_tokens(feats[-1])  # (B, N, C)
+        return self.fc(tokens.mean(1)) + self.aux_weight * self.aux_fc(tokens).amax(1)
+
+    def loss(
+        self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs
+    ) -> dict[str, Tensor]:
+        """Return the sum of the losses of the image and of its tokens."""
+        tokens = to_tokens(feats[-1])  # (B, N, C)
+        losses = self._get_loss(self.fc(tokens.mean(1)), data_samples, **kwargs)
+        of_tokens = [sample for sample in data_samples for _ in range(tokens.shape[1])]
+        aux = self._get_loss(self.aux_fc(tokens).flatten(0, 1), of_tokens, **kwargs)
+        return dict(losses, loss=losses["loss"] + self.aux_weight * aux["loss"])

@@ -112,7 +112,10 @@ SIZES = {
     BiFormer: ("tiny", "small", "base", "stl", "stl_linear"),
     MixFormer: tuple(f"b{i}" for i in range(7)),
     SwiftFormer: ("xs", "s", "l1", "l3"),
-    UniFormer: ("small", "small_plus", "small_plus_dim64", "base", "base_ls"),
+    UniFormer: (
+        *("small", "small_dim32", "small_plus", "small_plus_dim64"),
+        *("base", "base_dim32", "base_ls", "large_ls"),
+    ),
     UniFormerLight: ("xxs", "xs"),
     XVolutionResNet: (18, 34, 50, 101),
 }

@@ -1,8 +1,8 @@
 """Train a model.
 
 Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]
-       [--amp [bf16|fp16]] [--compile] [--auto-scale-lr] [--mini] [--cfg-options KEY=VALUE ...]
-       [--launcher pytorch]
+       [--pretrained] [--fresh-head [PART ...]] [--amp [bf16|fp16]] [--compile] [--auto-scale-lr]
+       [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
 """
 
 import argparse
@@ -19,6 +19,18 @@ def main() -> None:
         nargs="?",
         const="auto",
         help="continue from the last checkpoint of the work dir, or from the one given",
+    )
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="start from the published weights that the config names; default: from scratch",
+    )
+    parser.add_argument(
+        "--fresh-head",
+        nargs="*",
+        metavar="PART",
+        help="do not load these parts of load_from, but train them anew; default: the layers that "
+        "it has for another number of classes",
     )
     parser.add_argument(
         "--amp",

@@ -6,3 +6,6 @@ default_hooks = dict(visualization=dict(type="VisualizationHook", enable=True, i
 visualizer = dict(
     type="UniversalVisualizer", vis_backends={{_base_.vis_backends}}, name="visualizer"
 )
+# flips alone, as no publication has results at many scales
+tta_model = dict(type="AverageClsScoreTTA")
+tta_ratios = [1.0]

@@ -11,3 +11,6 @@ visualizer = dict(
     type="SegLocalVisualizer", vis_backends={{_base_.vis_backends}}, name="visualizer"
 )
 log_processor = dict(by_epoch=False)
+# the scales of every publication that has results at many, with flips
+tta_model = dict(type="SegTTAModel")
+tta_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]

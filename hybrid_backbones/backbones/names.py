@@ -1,8 +1,8 @@
 """Relation of the entry names of published checkpoints to those of our networks."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 # from Swin's names, which the networks derived from it share
 SWIN_RULES = (
@@ -19,7 +19,7 @@ SWIN_COMPUTED = (r"\.relative_position_index$", r"\.attn_mask$")
 class PublishedNames(NamedTuple):
     """Rules that relate the entry names of a published network to ours, for loading.
 
-    All fields but `rename` hold patterns of renamed entries, for `re.search`.
+    All fields but `rename` and `settings` hold patterns of renamed entries, for `re.search`.
     """
 
     # (pattern, replacement) pairs from published names to ours, applied in turn by `re.sub`
@@ -32,8 +32,29 @@ class PublishedNames(NamedTuple):
     classifier: Sequence[str] = (r"^(head|neck)\.",)
     # entries that the published network stores and never uses
     unused: Sequence[str] = ()
+    # factors per channel that are published with axes of length 1, such as (1, C, 1, 1)
+    flattened: Sequence[str] = ()
+    # (pattern of published names, argument of the network, its value) where the names tell which
+    # setting the weights were trained with
+    settings: Sequence[tuple[str, str, Any]] = ()
 
 
 def matches(patterns: Sequence[str], entry: str) -> bool:
     """Return whether one of the patterns is found in the name of an entry."""
     return any(re.search(pattern, entry) for pattern in patterns)
+
+
+def require_settings(network: Any, names: Iterable[str]) -> None:
+    """Check that a network has the settings that the names of published weights tell.
+
+    Raises:
+        ValueError: names the setting that such weights need.
+    """
+    names = list(names)
+    for pattern, argument, value in network.published.settings:
+        if getattr(network, argument) != value and any(re.search(pattern, name) for name in names):
+            raise ValueError(
+                f"weights with these names need {argument}={value}, and would give wrong results "
+                f"with {argument}={getattr(network, argument)}: set model.backbone.{argument}="
+                f"{value} in the config"
+            )

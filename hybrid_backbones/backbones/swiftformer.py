@@ -124,8 +124,9 @@ class SwiftFormer(HierarchicalBackbone):
     published, stochastic depth applies only to the last block of each stage.
 
     .. warning:: Weights load into both forms of the attention, but are correct in only one: weights
-       that the authors linked before 2023-07-26 need ``first_release=True``; later ones and timm's
-       need ``first_release=False``. See :class:`EfficientAdditiveAttention`.
+       that the authors linked before 2023-07-26 and those of transformers need
+       ``first_release=True``; later ones and timm's need ``first_release=False``. Names of
+       transformers and timm are recognised. See :class:`EfficientAdditiveAttention`.
 
     Args:
         arch: key of `VARIANTS`, or a dict with the same keys as its rows.
@@ -136,6 +137,11 @@ class SwiftFormer(HierarchicalBackbone):
     channels_last = True
     published = PublishedNames(
         rename=(
+            # from transformers' names, which begin with "swiftformer." in its classifier
+            (r"^(swiftformer\.)?patch_embed\.patch_embedding\.", "patch_embed."),
+            (r"^(swiftformer\.)?encoder\.(network\.\d)\.(blocks\.)?", r"\2."),
+            (r"\.depth_wise_conv\.", ".dwconv."),
+            (r"\.point_wise_conv([12])\.", r".pwconv\1."),
             (r"^patch_embed\.", "stem."),
             (r"^network\.0\.", "stages.0."),
             (r"^network\.2\.", "stages.1."),
@@ -157,7 +163,13 @@ class SwiftFormer(HierarchicalBackbone):
             (r"^(stages\.\d)\.blocks\.", r"\1."),
             (r"\.attn\.proj\.", ".attn.Proj."),
             (r"\.gamma$", ""),
-        )
+        ),
+        settings=(
+            # transformers
+            (r"\.depth_wise_conv\.", "first_release", True),
+            # timm
+            (r"stages\.\d\.blocks\.\d", "first_release", False),
+        ),
     )
 
     def __init__(
@@ -183,3 +195,4 @@ class SwiftFormer(HierarchicalBackbone):
             drop_path_rate=sizes["drop_path_rate"],
         )
         super().__init__(parts, **kwargs)
+        self.first_release = first_release

@@ -46,15 +46,19 @@ class LocalBlock(TransformerBlock):
         embed_dims: number of input and output channels.
         mlp_ratio: ratio of the MLP's hidden channels to `embed_dims`.
         drop_path_rate: stochastic depth rate of the aggregator and the MLP.
+        layer_scale: whether both branches have learned factors per channel, which start at 1e-6.
     """
 
-    def __init__(self, embed_dims: int, mlp_ratio: int, drop_path_rate: float):
+    def __init__(
+        self, embed_dims: int, mlp_ratio: int, drop_path_rate: float, layer_scale: bool = False
+    ):
         super().__init__(
             embed_dims,
             nn.BatchNorm2d,
             pos_embed=depthwise_conv(embed_dims, 3),
             attn=LocalRelationAggregator(embed_dims),
             mlp=Mlp(embed_dims, embed_dims * mlp_ratio, PointwiseConv2d),
+            layer_scale=1e-6 if layer_scale else None,
             drop_path_rate=drop_path_rate,
         )
 
@@ -96,14 +100,21 @@ SIZES = dict(
     layer_scale=False,
     drop_path_rate=0.1,
 )
-# Li et al., table 3, and the published code for what the paper omits. No weight's shape depends on
-# head_dims: the weights of small_plus also load into small_plus_dim64, with wrong results
+# Li et al., table 3, and the published code for what the paper omits; with token labelling, "small"
+# and "base" are small_dim32 and base_dim32. No weight's shape depends on head_dims: the weights of
+# small_plus also load into small_plus_dim64, with wrong results. Layer scale is in stages 3 and 4,
+# in the code of token labelling in all of them
 VARIANTS = {
     "small": dict(SIZES, depths=(3, 4, 8, 3)),
+    "small_dim32": dict(SIZES, depths=(3, 4, 8, 3), head_dims=32),
     "small_plus": dict(SIZES, depths=(3, 5, 9, 3), head_dims=32, conv_stem=True),
     "small_plus_dim64": dict(SIZES, depths=(3, 5, 9, 3), conv_stem=True),
     "base": dict(SIZES, depths=(5, 8, 20, 7)),
+    "base_dim32": dict(SIZES, depths=(5, 8, 20, 7), head_dims=32),
     "base_ls": dict(SIZES, depths=(5, 8, 20, 7), layer_scale=True),
+    "large_ls": dict(
+        SIZES, depths=(5, 10, 24, 7), embed_dims=(128, 192, 448, 640), layer_scale="all stages"
+    ),
 }
 # names of https://github.com/Sense-X/UniFormer, which numbers stages from 1
 STAGE_RULES = (
@@ -113,6 +124,7 @@ STAGE_RULES = (
     *((rf"^blocks{i + 1}\.", f"stages.{i}.") for i in range(4)),
     *((rf"^norm{i + 1}\.", f"norms.{i}.") for i in range(4)),
     (r"^head\.(?=weight|bias)", "head.fc."),
+    (r"^aux_head\.", "head.aux_fc."),
 )
 
 
@@ -132,7 +144,9 @@ class UniFormer(HierarchicalBackbone):
         **kwargs: arguments of :class:`HierarchicalBackbone`.
     """
 
-    published = PublishedNames(rename=(*STAGE_RULES, (r"^norm\.", "final_norm.")))
+    published = PublishedNames(
+        rename=(*STAGE_RULES, (r"^norm\.", "final_norm.")), flattened=(r"\.gamma_[12]$",)
+    )
 
     def __init__(
         self,
@@ -150,13 +164,13 @@ class UniFormer(HierarchicalBackbone):
 
         def make_block(stage: int, index: int, rate: float) -> nn.Module:
             if stage < 2:
-                return LocalBlock(channels[stage], 4, rate)
+                return LocalBlock(channels[stage], 4, rate, sizes["layer_scale"] == "all stages")
             is_global = attention == "global" or (attention == "hybrid" and (index + 1) % 4 == 0)
             return GlobalBlock(
                 channels[stage],
                 4,
                 rate,
-                sizes["layer_scale"],
+                bool(sizes["layer_scale"]),
                 head_dims=sizes["head_dims"],
                 window_size=None if stage == 3 or is_global else window_size,
             )

@@ -74,7 +74,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=shlex.join([*_allocator_settings(), "python", *sys.argv]),
         torch=torch.__version__,
-        device_name=_device_name(settings.device),
+        device_name=device_name(settings.device),
         **asdict(settings),
     )
 
@@ -84,7 +84,8 @@ def _allocator_settings() -> list[str]:
     return [f"{name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_")]
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Return the name of a GPU with its precision, or that of the processor."""
     if device == "cuda":
         convolutions = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
         return f"{torch.cuda.get_device_name()} (float32 convolutions in {convolutions})"

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from ..checkpoints import PUBLISHED
 from ..ops import ACmix
 from .probes import count_macs
 
@@ -76,6 +77,9 @@ REASONS = {
     "imagenet_mixformer_b3": "What PaddleClas counts is not said; the same backbone agrees within "
     "0.1 % in Mask R-CNN and UperNet.",
     "imagenet_mixformer_b4": "As `imagenet_mixformer_b3`.",
+    "imagenet_uniformer_l_ls_tl": "Parameters agree; by hand, the blocks of the four stages "
+    "alone take 2.6, 2.9, 11.3 and 1.7G at the published sizes.",
+    "imagenet_uniformer_s_plus_tl": "With the second classifier, which is not counted there.",
     "locformer_swin_t": "The released code keeps parameters that it never uses: of its 1203 "
     "entries 884 take part.",
 }
@@ -95,6 +99,7 @@ class Row(NamedTuple):
     macs: float | None  # billions; None if the model has a second input
     published_macs: str | None
     published: str
+    weights: list[str]
 
     @property
     def deviations(self) -> dict[str, float]:
@@ -134,16 +139,27 @@ def measure_config(path: Path) -> Row:
         macs=None if "sketch_encoder" in cfg.model else _count_model(model, size) / 1e9,
         published_macs=_figure(published, r"([\d.]+)G FLOPs"),
         published=published,
+        weights=read_weights(path),
     )
 
 
 def read_published(path: Path) -> str:
     """Return the published results in the docstring of a config as one line."""
+    if text := _read_entry(path, "Published"):
+        return text
+    raise ValueError(f"the docstring of {path} has no line that begins with 'Published:'")
+
+
+def read_weights(path: Path) -> list[str]:
+    """Return the names of the published checkpoints in the docstring of a config."""
+    return [word for word in _read_entry(path, "Weights").split() if word in PUBLISHED]
+
+
+def _read_entry(path: Path, title: str) -> str:
+    """Return an entry in the docstring of a config as one line, empty if there is none."""
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    lines = re.search(r"^Published: +(.*(?:\n +.*)*)", docstring, re.MULTILINE)
-    if lines is None:
-        raise ValueError(f"the docstring of {path} has no line that begins with 'Published:'")
-    return re.sub(r"\s+", " ", lines[1])
+    lines = re.search(rf"^{title}: +(.*(?:\n +.*)*)", docstring, re.MULTILINE)
+    return re.sub(r"\s+", " ", lines[1]) if lines else ""
 
 
 def _figure(text: str, pattern: str) -> str | None:
@@ -223,15 +239,21 @@ def write_zoo(rows: list[Row]) -> str:
 
 
 HEADER = (
-    "| config | params (M) | published | FLOPs (G) | published | at | published result | source "
-    "| features |",
-    f"|{' --- |' * 9}",
+    "| config | params (M) | published | FLOPs (G) | published | at | published result | weights "
+    "| source | features |",
+    f"|{' --- |' * 10}",
 )
 INTRODUCTION = f"""\
 # Model zoo
 
 Written by `python tools/model_zoo.py`; a test keeps it up to date. Nothing here was trained:
 results are those of the publications.
+
+Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one,
+`python tools/test.py configs/CONFIG.py NAME` evaluates it, with `--tta` at many scales with flips,
+and `python tools/reproduce.py NAME` does all that was published of it and notes what comes out
+([reproduced.md](reproduced.md)). `python tools/train.py configs/CONFIG.py --pretrained` starts from
+the ImageNet weights that a detector or segmentor was published from.
 
 Parameters are those of the whole model. FLOPs are products (multiply-accumulates) of convolutions,
 linear layers and attention in the whole model for one image, {NUM_BOX_ROIS} boxes and
@@ -255,6 +277,7 @@ def _line(row: Row) -> str:
         row.published_macs or "-",
         f"{row.size[0]}×{row.size[1]}",
         row.published,
+        ", ".join(f"`{name}`" for name in row.weights) or "-",
         SOURCES[row.backbone],
         verified,
     ]

@@ -2,21 +2,23 @@
 
 from .guard import guard_loads
 from .load import (
-    LoadReport,
     PublishedInit,
     load_published,
     load_trained,
-    rename,
     require_resumable,
     require_same_entries,
     trained_weights,
     unwrap,
 )
+from .match import LoadReport, rename
+from .published import PUBLISHED, PublishedCheckpoint
 from .read import STATE_DICT_KEYS, dataset_meta, read_checkpoint, read_state_dict
 
 __all__ = [
+    "PUBLISHED",
     "STATE_DICT_KEYS",
     "LoadReport",
+    "PublishedCheckpoint",
     "PublishedInit",
     "dataset_meta",
     "guard_loads",

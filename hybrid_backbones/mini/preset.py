@@ -46,6 +46,11 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
     if cfg.get(changed) is None:
         raise ValueError(f"--mini needs the config to set {changed}, but it does not")
     for settings in dicts(cfg.model):
+        init_cfg = settings.get("init_cfg")
+        if isinstance(init_cfg, dict) and init_cfg.get("type") == "Published":
+            # not None, which options of the command line could not fill
+            del settings["init_cfg"]
+    for settings in dicts(cfg.model):
         settings.update({k: v for k, v in FROM_SCRATCH.items() if settings.get(k) is not None})
     # an average over 10,000 steps would stay at the initial weights in a run of some hundreds
     (cfg.get("default_hooks") or {}).pop("ema", None)

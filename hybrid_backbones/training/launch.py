@@ -20,6 +20,7 @@ from .cfg_options import CfgOptions, apply_cfg_options
 from .checks import IterationsHook, require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
 from .errors import one_line_errors, stop_on_sigterm
+from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .progress import ProgressHook
 from .requirements import require_keys
@@ -32,6 +33,7 @@ from .saving import (
     remove_drafts,
     require_elsewhere,
 )
+from .test_time import augment_tests, remove_masks
 from .work_dir import is_first_process, locked, put_aside, require_writable
 
 __all__ = ["one_line_errors"]
@@ -156,7 +158,12 @@ def _train(args: Namespace, cfg: Config) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
+    if args.mini and args.pretrained:
+        raise ValueError("--pretrained downloads weights, --mini never does: leave one of them out")
     differences, checkpoint, path, done = [], None, None, 0
+    # a resumed training has its weights already
+    pretrained = args.pretrained and not args.resume
+    weights = choose_weights(cfg, args.cfg_options or {}, pretrained=pretrained)
     if args.resume:
         path = checkpoint_to_resume(args.resume, cfg.work_dir)
         checkpoint = read_checkpoint(path)
@@ -173,6 +180,12 @@ def _train(args: Namespace, cfg: Config) -> None:
         cfg.resume = False
         if cfg.get("load_from"):
             require_elsewhere(cfg.load_from, cfg.work_dir)
+        elif weights:
+            differences = [weights]
+    if args.fresh_head is not None and not (cfg.get("load_from") and not args.resume):
+        raise ValueError(
+            "--fresh-head is for a training from load_from: add --cfg-options load_from=FILE"
+        )
     if is_first_process(args.launcher):
         remove_drafts(cfg.work_dir)
     runner = Runner.from_cfg(cfg)
@@ -181,7 +194,7 @@ def _train(args: Namespace, cfg: Config) -> None:
         require_averaging(runner.hooks, checkpoint)
         del checkpoint
     elif cfg.get("load_from"):
-        runner.register_hook(LoadFromHook(cfg.load_from))
+        runner.register_hook(LoadFromHook(cfg.load_from, args.fresh_head))
     for line in differences:
         print_log(line, logger="current")
     require_batches(runner.train_loop.dataloader)
@@ -211,6 +224,10 @@ def test(args: Namespace) -> dict:
     if args.compile:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None
+    if args.tta and args.show_dir:
+        raise ValueError("--show-dir draws one view of an image, --tta makes many: use one of them")
+    if args.tta:
+        augment_tests(cfg)
     # `state_dict` already has the averaged weights; the others are in `ema_state_dict`
     (cfg.get("default_hooks") or {}).pop("ema", None)
     if args.show_dir:
@@ -225,6 +242,8 @@ def test(args: Namespace) -> dict:
         cfg.test_evaluator = [*given, dict(type=dump, out_file_path=args.out)]
     runner = Runner.from_cfg(cfg)
     load_trained(runner.model, args.checkpoint)
+    if args.tta:
+        remove_masks(runner.model)
     if args.compile:
         compile_backbone(runner.model.eval())
     return runner.test()

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
-from ..checkpoints.read import RUN_CODE
+from ..checkpoints.files import RUN_CODE
 from .saving import find_last_checkpoint
 
 # settings restored from a checkpoint, which replace those of the config, with the registry of what

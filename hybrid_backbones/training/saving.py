@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,18 +101,20 @@ class LoadFromHook(Hook):
 
     Args:
         checkpoint: name of the checkpoint, for the error message.
+        fresh_head: parts of the model to train anew, as for :func:`trained_weights`.
     """
 
     # runs before the hooks that copy the weights, such as a moving average
     priority = "VERY_HIGH"
 
-    def __init__(self, checkpoint: str):
+    def __init__(self, checkpoint: str, fresh_head: Sequence[str] | None = None):
         self.checkpoint = checkpoint
+        self.fresh_head = fresh_head
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Replace the state dict by one that has all entries of the model."""
         try:
-            checkpoint["state_dict"] = trained_weights(runner.model, checkpoint)
+            checkpoint["state_dict"] = trained_weights(runner.model, checkpoint, self.fresh_head)
         except ValueError as error:
             raise ValueError(
                 f"load_from={self.checkpoint} is loaded completely or not at all (for its "
@@ -127,7 +129,9 @@ def require_elsewhere(checkpoint: str, work_dir: str | Path) -> None:
     Raises:
         ValueError: if it is.
     """
-    if Path(checkpoint).resolve().parent == Path(work_dir).resolve():
+    path = Path(checkpoint)
+    # names and addresses of published checkpoints are no files here
+    if path.is_file() and path.resolve().parent == Path(work_dir).resolve():
         raise ValueError(
             f"load_from={checkpoint} is in the work dir, where a new training moves the "
             "checkpoints of an earlier one: choose another with --work-dir"

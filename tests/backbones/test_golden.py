@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from hybrid_backbones.backbones import BiFormer, SwiftFormer, UniFormer, UniFormerLight
 from hybrid_backbones.backbones.names import matches
-from hybrid_backbones.checkpoints import load_published, rename
+from hybrid_backbones.checkpoints import PUBLISHED, load_published, rename
 
 # published classifiers: golden file to config
 CLASSIFIERS = {
@@ -25,10 +25,13 @@ CLASSIFIERS = {
     "mixformer_b4": "imagenet_mixformer_b4",
     "swiftformer_l1": "imagenet_swiftformer_l1",
     "swiftformer_xs": "imagenet_swiftformer_xs",
+    "swiftformer_xs_transformers": "imagenet_swiftformer_xs",
     "uniformer_small": "imagenet_uniformer_s",
     "uniformer_small_plus": "imagenet_uniformer_s_plus",
     "uniformer_xxs": "imagenet_uniformer_xxs",
 }
+# what must change in the config, as the table of published files says
+OPTIONS = {"swiftformer_xs_transformers": PUBLISHED["swiftformer_xs_first_release"].options}
 # published backbones for dense prediction: golden file to class and arguments
 UNIFORMERS = {
     "global": dict(attention="global"),
@@ -49,9 +52,10 @@ DENSE = {
 }
 
 
-def build_classifier(repository, name):
+def build_classifier(repository, golden):
     """Build a classifier from its config, and its backbone with four maps, none normalised."""
-    cfg = Config.fromfile(repository / "configs" / f"{name}.py")
+    cfg = Config.fromfile(repository / "configs" / f"{CLASSIFIERS[golden]}.py")
+    cfg.merge_from_dict(OPTIONS.get(golden, {}))
     cfg.model.data_preprocessor = cfg.data_preprocessor
     settings = dict(cfg.model.backbone, out_indices=(0, 1, 2, 3))
     if "out_norm" in settings:
@@ -83,7 +87,7 @@ def published(request, repository):
         network, settings = DENSE[request.param]
         model = backbone = network(**settings).eval()
     else:
-        model, backbone = build_classifier(repository, CLASSIFIERS[request.param])
+        model, backbone = build_classifier(repository, request.param)
         load_published(backbone, weights)
     load_published(model, weights)
     return golden, weights, model, backbone

@@ -135,6 +135,41 @@ def test_weights_of_timm_give_the_published_logits():
     compare([logits], [case["logits"]])
 
 
+def named_by_transformers():
+    ((_, golden),) = golden_files("swiftformer_xs_transformers.json")
+    return published_weights(golden)
+
+
+def named_by_timm():
+    ((_, golden),) = golden_files("swiftformer_xs.json")
+    rules = SwiftFormer.published.rename
+    ours = {rename(name, rules): value for name, value in published_weights(golden).items()}
+    return {n: ours[rename(n, rules)] for n in timm_names(VARIANTS["xs"]["depths"])}
+
+
+@pytest.mark.parametrize(
+    ("weights", "first_release"), [(named_by_transformers, True), (named_by_timm, False)]
+)
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_names_that_tell_the_release_are_refused_by_the_other(weights, first_release, prefix):
+    given = {prefix + name: value for name, value in weights().items()}
+    model = SwiftFormer("xs", first_release=not first_release)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"need first_release={first_release}.*set model"):
+        load_published(model, given)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    load_published(SwiftFormer("xs", first_release=first_release), given)
+
+
+def test_transformers_backbone_alone_loads_without_its_classifiers_prefix():
+    given = {k.removeprefix("swiftformer."): x for k, x in named_by_transformers().items()}
+    given = {k: x for k, x in given.items() if k.startswith(("patch_embed", "encoder"))}
+    report = load_published(SwiftFormer("xs", first_release=True), given)
+    assert sorted(report.loaded) == sorted(
+        name for name in SwiftFormer("xs").state_dict() if not name.startswith("norms.")
+    )
+
+
 def test_the_last_block_of_each_stage_attends():
     blocks = [
         [type(block) for name, block in stage.named_children() if name.isdigit()]

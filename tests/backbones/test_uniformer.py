@@ -86,9 +86,11 @@ def test_what_features_are_blind_to_is_the_published(arch):
     ("arch", "classifier", "dense"),
     [
         ("small", 21_545_256, 21_033_280),
+        ("small_dim32", 21_545_256, 21_033_280),
         ("small_plus", 24_032_552, None),
         ("small_plus_dim64", 24_032_552, None),
         ("base", 49_776_552, 49_264_576),
+        ("base_dim32", 49_776_552, 49_264_576),
         ("base_ls", 49_796_520, None),
         ("xxs", 10_215_280, 9_317_168),
         ("xs", 16_509_264, 15_483_136),
@@ -101,6 +103,28 @@ def test_variants_have_the_published_number_of_parameters(arch, classifier, dens
         backbone = type(model.backbone)(arch)
     if dense is not None:
         assert sum(p.numel() for p in backbone.parameters()) == dense
+
+
+def test_the_large_variant_has_a_hundred_million_parameters_as_published():
+    with torch.device("meta"):
+        model = build_classifier("large_ls")
+    # token labelling adds a second classifier like the first
+    parts = (model, model.head.fc)
+    parameters = sum(p.numel() for part in parts for p in part.parameters())
+    assert round(parameters / 1e6) == 100
+
+
+@pytest.mark.parametrize(
+    ("arch", "num_heads"),
+    [
+        *(("small", (5, 8)), ("small_dim32", (10, 16)), ("small_plus", (10, 16))),
+        *(("base_dim32", (10, 16)), ("large_ls", (7, 10))),
+    ],
+)
+def test_variants_have_the_published_number_of_heads(arch, num_heads):
+    with torch.device("meta"):
+        stages = UniFormer(arch).stages
+    assert tuple(stage.get_submodule("0").attn.num_heads for stage in stages[2:]) == num_heads
 
 
 @each_network

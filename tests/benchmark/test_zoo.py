@@ -50,7 +50,7 @@ def test_what_is_called_verified_has_golden_files(repository):
     ids=["within", "rounded", "beyond"],
 )
 def test_two_percent_are_tolerated(ours, published, deviations):
-    row = Row("x", "ResNet", 50, (1, 1), ours[0], published[0], ours[1], published[1], "")
+    row = Row("x", "ResNet", 50, (1, 1), ours[0], published[0], ours[1], published[1], "", [])
     assert row.deviations == pytest.approx(deviations)
 
 

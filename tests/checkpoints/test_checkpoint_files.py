@@ -189,7 +189,7 @@ def test_the_classes_of_a_checkpoint_are_known_or_not(tmp_path, content, expecte
 
 def test_a_bug_of_ours_is_not_taken_for_a_broken_file(tmp_path, monkeypatch):
     torch.save(dict(a=torch.zeros(1)), tmp_path / "good.pth")
-    monkeypatch.delattr("hybrid_backbones.checkpoints.read.RUN_CODE")
+    monkeypatch.delattr("hybrid_backbones.checkpoints.files.RUN_CODE")
     with pytest.raises(NameError):
         read_state_dict(tmp_path / "good.pth")
 

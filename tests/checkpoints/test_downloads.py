@@ -1,93 +1,235 @@
-"""Checkpoints behind URLs: downloaded once, and named when something goes wrong."""
+"""Laws of downloads: each address has its own file, which is whole, expected and fetched once."""
 
+import errno
+import multiprocessing
+import os
+import pickle
+import time
 from hashlib import sha256
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
+from weights_server import checkpoint, kept
 
 from hybrid_backbones.checkpoints import read_state_dict
+from hybrid_backbones.checkpoints.fetch import fetch
 
-URL = "https://example.org/weights.pth?version=1"
-
-
-@pytest.fixture
-def downloads(monkeypatch, tmp_path):
-    """What a server sends in turn, and how often it was asked."""
-    sent, asked = [], []
-
-    def download(url, destination, hash_prefix=None):
-        asked.append(url)
-        sent[len(asked) - 1](destination)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    return sent, asked
+pytestmark = pytest.mark.upstream
 
 
-def fail(destination):
-    raise URLError("no route")
+FORMATS = {
+    ".pth": checkpoint(),
+    ".safetensors": save(dict(x=torch.ones(2))),
+    ".pdparams": pickle.dumps(dict(x=np.ones(2, "float32"))),
+}
 
 
-def test_a_checkpoint_is_downloaded_once(downloads):
-    sent, asked = downloads
-    sent.append(lambda destination: torch.save(dict(x=torch.ones(2)), destination))
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_of_all_formats_are_downloaded(suffix, server, cache):
+    url = server.add(f"/a{suffix}", FORMATS[suffix])
+    assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
+
+
+class Trap:
+    """Makes a directory where it is unpickled."""
+
+    def __reduce__(self):
+        return Path.mkdir, (Path("trap"),)
+
+
+def test_a_checkpoint_is_downloaded_once_into_the_folder_of_the_users_choice(server, cache):
+    url = server.add("/a.pth", checkpoint())
     for _ in range(2):
-        assert torch.equal(read_state_dict(URL)["x"], torch.ones(2))
-    assert asked == [URL]
+        assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
+    assert server.asked == [("GET", "/a.pth", 0)]
+    assert [path.name for path in kept(cache)] == ["a.pth"]
 
 
-def test_a_failing_download_is_named(downloads, tmp_path):
-    sent, _ = downloads
-    sent.append(fail)
-    with pytest.raises(ValueError, match=r"cannot download 'https://example.org.*no route"):
-        read_state_dict(URL)
-    assert not list(tmp_path.rglob("*.pth"))
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_a_download_as_the_user_admits(umask, mode, server, cache):
+    before = os.umask(umask)
+    try:
+        path = fetch(server.add("/a.pth", checkpoint()))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
 
 
-def test_a_download_that_was_cut_short_says_what_to_delete(downloads, tmp_path):
-    sent, _ = downloads
-    sent.append(lambda destination: Path(destination).write_bytes(b""))
-    with pytest.raises(ValueError, match=rf"cannot read '{tmp_path}/.*weights\.pth'.*delete it"):
-        read_state_dict(URL)
+def test_size_and_hash_are_logged_at_the_download_and_at_each_load(server, cache, messages):
+    content = checkpoint()
+    url, described = server.add("/a.pth", content), f"{len(content)} bytes, SHA-256 "
+    described += sha256(content).hexdigest()
+    read_state_dict(url)
+    assert ("INFO", f"downloaded {url}: {described}") in messages
+    messages.clear()
+    read_state_dict(url)
+    assert messages == [("INFO", f"read {kept(cache)[0]}: {described}")]
 
 
-def test_each_url_has_its_own_file(downloads):
-    sent, asked = downloads
+def test_each_address_has_its_own_file(server, cache):
     urls = [
-        URL,
-        URL.replace("=1", "=2"),
-        URL.replace("org", "org/other"),
-        URL.replace("org", "com"),
+        server.add(path, checkpoint(value)) + query
+        for value, (path, query) in enumerate([("/a.pth", ""), ("/b/a.pth", ""), ("/c", "?v=1")])
     ]
-    for value in range(len(urls)):
-        sent.append(lambda destination, x=value: torch.save(dict(x=torch.tensor(x)), destination))
+    urls.append(urls[0].replace("127.0.0.1", "localhost"))
     for _ in range(2):
-        assert [read_state_dict(url)["x"].item() for url in urls] == [0, 1, 2, 3]
-    assert asked == urls
+        assert [read_state_dict(url)["x"][0].item() for url in urls] == [0, 1, 2, 0]
+    assert len(server.asked) == len(kept(cache)) == 4
 
 
-@pytest.fixture
-def checksum(monkeypatch, tmp_path):
-    """SHA-256 of what PyTorch's own downloader gets from any URL."""
-    path = tmp_path / "sent"
-    torch.save(dict(x=torch.ones(2)), path)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", lambda request: urlopen(path.as_uri()))
-    return sha256(path.read_bytes()).hexdigest()
+# what a server sends, the name of the file, and what the error says
+BAD_ANSWERS = {
+    "absent": (None, "a.pth", r"404 .*Not Found"),
+    "web page": (b"\n<!DOCTYPE HTML><p>Quota", "a.pth", r"web page \(HTML\)"),
+    "error of a store": (b"<?xml version='1.0'?><Error>", "a.pdparams", r"web page \(HTML\)"),
+    "text": (b"hello", "a.pth", "cannot read"),
+    "empty": (b"", "a.pth", "empty"),
+    "damaged": (checkpoint()[:-40], "a.pth", "damaged or cut short"),
+    "code": (checkpoint(trap=Trap()), "a.pth", r"names pathlib\S* which .* may run code"),
+    "another hash": (checkpoint(), "a-0000000f.pth", r"SHA-256 \w{64} instead of 0000000f"),
+    "safetensors cut short": (b"\x40" + bytes(7) + b'{"x"', "a.safetensors", "safetensors"),
+    "no Paddle": (checkpoint(), "a.pdparams", "no Paddle weights"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+def test_what_is_no_checkpoint_is_named_in_one_line_and_not_kept(kind, server, cache, tmp_path):
+    content, name, says = BAD_ANSWERS[kind]
+    url = f"{server.url}/{name}"
+    if content is not None:
+        server.add(f"/{name}", content)
+    with pytest.raises(ValueError, match=rf"^cannot download '{url}': .*{says}") as caught:
+        fetch(url)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (cache / "hub/checkpoints").iterdir()] == [".locks"]
+    assert kept(cache) == []
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_server_that_is_silent_or_absent_is_named(server, cache, monkeypatch):
+    monkeypatch.setattr("hybrid_backbones.checkpoints.fetch.TIMEOUT", 0.2)
+    server.add("/a.pth", checkpoint())
+    server.silent.add("/a.pth")
+    with pytest.raises(ValueError, match=r"^cannot download \S+a\.pth': .*timed out"):
+        fetch(f"{server.url}/a.pth")
+    with pytest.raises(ValueError, match=r"^cannot download \S+a\.pth': .*[Cc]onnection refused"):
+        fetch("http://127.0.0.1:9/a.pth")
+    assert kept(cache) == []
+
+
+@pytest.mark.parametrize("address", ["hf://org/file.pth", "hf-hub:timm", "hf://a/b/"])
+def test_an_incomplete_address_of_the_hub_is_refused(address, cache):
+    with pytest.raises(ValueError, match=rf"'{address}': expected hf://ORG/REPO/FILE or hf-hub"):
+        fetch(address)
+
+
+@pytest.mark.parametrize("has_ranges", [True, False], ids=["ranges", "no ranges"])
+def test_an_interrupted_download_leaves_no_checkpoint_and_goes_on(has_ranges, server, cache):
+    content = checkpoint(size=400_000)
+    url = server.add("/a.pth", content)
+    server.has_ranges = has_ranges
+    begun = 0
+    # gdown asks for the whole file first, then for what is missing
+    for start, end in [(0, 600_000), (524_288, 1_100_000)][: 1 + has_ranges]:
+        server.cut_at["/a.pth", start] = end
+        with pytest.raises(ValueError, match=r"^cannot download \S+a\.pth': .*incomplete"):
+            fetch(url)
+        (part,) = kept(cache)
+        assert part.suffix == ".part"
+        assert begun < part.stat().st_size <= end
+        begun = part.stat().st_size
+    server.asked.clear()
+    assert fetch(url).read_bytes() == content
+    assert [path.name for path in kept(cache)] == ["a.pth"]
+    assert (("GET", "/a.pth", begun) in server.asked) == has_ranges
+
+
+def full_disk(address, output, **_):
+    Path(f"{output}12345678.part").write_bytes(b"begun")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_named_and_what_was_begun_is_removed(cache, monkeypatch):
+    monkeypatch.setattr("gdown.download", full_disk)
+    with pytest.raises(ValueError, match=r"No space left on device: free some space$"):
+        fetch("https://example.org/a.pth")
+    assert kept(cache) == []
 
 
 @pytest.mark.parametrize(
     "name", ["a-{}.pth", "a_20200205_004453-{}.pth", "a-20220101.pth", "a-b.pth"]
 )
-def test_a_file_of_its_checksum_or_without_one_is_read(checksum, name):
-    url = f"https://example.org/{name.format(checksum[:8])}"
-    assert torch.equal(read_state_dict(url)["x"], torch.ones(2))
+def test_a_file_of_its_checksum_or_without_one_is_read(name, server, cache):
+    content = checkpoint()
+    path = "/" + name.format(sha256(content).hexdigest()[:8])
+    assert torch.equal(read_state_dict(server.add(path, content))["x"], torch.ones(2))
 
 
-def test_a_file_of_another_checksum_is_refused(checksum, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot download .*a-0000000f\.pth.*hash"):
-        read_state_dict("https://example.org/a-0000000f.pth")
-    assert not list(tmp_path.rglob("*.pth"))
+def test_proxies_are_asked(server, cache, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    server.add("http://weights.invalid/a.pth", checkpoint())
+    assert torch.equal(read_state_dict("http://weights.invalid/a.pth")["x"], torch.ones(2))
+
+
+def test_offline_only_the_cache_is_asked(server, cache, monkeypatch):
+    urls = [server.add(path, checkpoint()) for path in ("/a.pth", "/b.pth")]
+    fetch(urls[0])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert fetch(urls[0]).is_file()
+    with pytest.raises(ValueError, match=r"b\.pth is not in the cache, and HF_HUB_OFFLINE"):
+        fetch(urls[1])
+    assert [path for _, path, _ in server.asked] == ["/a.pth"]
+
+
+def fetch_into(url, found):
+    found.put(sha256(fetch(url).read_bytes()).hexdigest())
+
+
+def test_two_processes_that_want_one_file_at_once_both_get_it_whole(server, cache):
+    content = checkpoint(size=100_000)
+    url = server.add("/a.pth", content)
+    server.go_on.clear()
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    processes = [context.Process(target=fetch_into, args=(url, found)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    # both are waiting while the file is not complete
+    assert server.half_sent.wait(20)
+    assert found.empty()
+    server.go_on.set()
+    assert [found.get(timeout=20) for _ in processes] == [sha256(content).hexdigest()] * 2
+    for process in processes:
+        process.join()
+    assert len(server.asked) == 1
+    assert [path.name for path in kept(cache)] == ["a.pth"]
+
+
+def test_a_killed_download_leaves_no_checkpoint_and_goes_on(server, cache):
+    content = checkpoint(size=400_000)
+    url = server.add("/a.pth", content)
+    server.go_on.clear()
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=fetch, args=(url,))
+    process.start()
+    while not any(path.stat().st_size for path in cache.rglob("*.part")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    server.go_on.set()
+    (part,) = kept(cache)
+    begun = part.stat().st_size
+    assert part.suffix == ".part"
+    assert fetch(url).read_bytes() == content
+    assert ("GET", "/a.pth", begun) in server.asked
+
+
+@pytest.mark.parametrize("path", ["/", "/a/..", "/?file=../../a.pth", "/..%2Fa.pth"])
+def test_addresses_cannot_name_files_outside_their_folder(path, server, cache, monkeypatch):
+    monkeypatch.setattr("gdown.download", lambda _, to, **more: Path(to).write_bytes(checkpoint()))
+    found = fetch(server.url + path)
+    assert found.resolve().parent.parent == (cache / "hub/checkpoints").resolve()

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,9 @@ def test_the_host_runs_no_code_of_a_checkpoint(trap, mark, kind, monkeypatch):
     if find_url := ADDRESSES[kind]:
         # a file that has been downloaded before
         cache = trap.parent / "checkpoints"
-        cache.mkdir()
+        if kind == "http":
+            cache /= sha256(find_url().encode()).hexdigest()[:16]
+        cache.mkdir(parents=True)
         trap.rename(cache / find_url().rpartition("/")[2])
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(trap.parent))
         names = dict(torchvision="torchvision://resnet50")
@@ -128,7 +131,7 @@ def test_a_file_cannot_reach_for_attributes_where_a_library_allows_it(tmp_path, 
         allowed.extend(torch.serialization.get_safe_globals())
         return torch.load(*args, **kwargs)
 
-    monkeypatch.setattr("hybrid_backbones.checkpoints.read._torch_load", load)
+    monkeypatch.setattr("hybrid_backbones.checkpoints.files._torch_load", load)
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([getattr, Trap])
     try:
@@ -175,10 +178,15 @@ def test_who_must_can_run_the_code_after_a_warning(trap, mark, warnings):
 @pytest.mark.parametrize("run_code", [False, True])
 def test_everything_is_as_before_when_the_run_is_over(monkeypatch, run_code):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    before = torch.load, PretrainedInit.__call__, dict(os.environ)
+
+    def state():
+        loader = vars(CheckpointLoader)["load_checkpoint"]
+        return torch.load, PretrainedInit.__call__, loader, dict(os.environ)
+
+    before = state()
     with pytest.raises(KeyboardInterrupt), guard_loads(run_code=run_code):
         raise KeyboardInterrupt
-    assert (torch.load, PretrainedInit.__call__, dict(os.environ)) == before
+    assert state() == before
 
 
 def test_tensors_between_processes_are_no_checkpoints():

@@ -359,6 +359,18 @@ MISTAKES = {
         lambda tmp: pretrained(tmp, other_checkpoint(tmp)),
         r".*Pretrained with .*other\.pth.*no entry of it fits ACmixResNet",
     ),
+    "load_from a wrong name": Mistake(
+        lambda tmp: train(tmp / "new", options=["load_from=unifomer_small_in1k"]),
+        r"no checkpoint at 'unifomer_small_in1k'.*did you mean.*uniformer_small_in1k",
+    ),
+    "load_from a dead name": Mistake(
+        lambda tmp: train(tmp / "new", options=["load_from=biformer_tiny_in1k"]),
+        r"all addresses of biformer_tiny_in1k are dead.*give its path",
+    ),
+    "testing a wrong name": Mistake(
+        lambda tmp: evaluate(tmp / "new", "unifomer_small_in1k"),
+        r"no checkpoint at 'unifomer_small_in1k'.*did you mean.*uniformer_small_in1k",
+    ),
     "load_from the work dir": Mistake(
         lambda tmp: train(tmp, options=[f"load_from={other_checkpoint(tmp)}"]),
         r"load_from=.*other\.pth is in the work dir.*moves.*--work-dir",

@@ -292,5 +292,5 @@ def test_predictions_are_dumped_beside_one_metric_or_a_list(monkeypatch, given):
     runner = SimpleNamespace(model=None, test=dict)
     monkeypatch.setattr(launch.Runner, "from_cfg", lambda cfg: runner)
     monkeypatch.setattr(launch, "load_trained", lambda *_: None)
-    launch.test(Namespace(compile=False, show_dir=None, out="out.pkl", checkpoint=""))
+    launch.test(Namespace(compile=False, tta=False, show_dir=None, out="out.pkl", checkpoint=""))
     assert [one["type"] for one in cfg.test_evaluator] == ["IoUMetric", "DumpResults"]

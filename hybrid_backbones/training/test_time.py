@@ -1,0 +1,104 @@
+"""Test-time augmentation: predictions averaged over flips and scales, by the hosts' own models.
+
+A config names the host's model as `tta_model`, and as `tta_ratios` the ratios of its test size. The
+pipeline follows from that of the test, so that all configs and the mini set have one.
+"""
+
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import nn
+
+from ..checkpoints import unwrap
+
+
+def augment_tests(cfg: Config) -> None:
+    """Change a config, in place, to predict with test-time augmentation.
+
+    Args:
+        cfg: config with `tta_model`, and with `tta_ratios` unless it has a `tta_pipeline`. Flips
+            are omitted if its `tta_flip` is False.
+
+    Raises:
+        ValueError: if the config has none, or no step of its test pipeline can be augmented.
+    """
+    if cfg.get("tta_model") is None:
+        raise ValueError(
+            "--tta needs the config to set tta_model, the host's model for it, such as "
+            "dict(type='SegTTAModel'); this one does not"
+        )
+    dataset = cfg.test_dataloader.dataset
+    if cfg.get("tta_pipeline") is None:
+        ratios, flip = cfg.get("tta_ratios", [1.0]), cfg.get("tta_flip", True)
+        dataset.pipeline = augmented(dataset.pipeline, ratios, flip=flip)
+    else:
+        dataset.pipeline = cfg.tta_pipeline
+    if "roi_head" in cfg.model and "mask_head" in cfg.model.roi_head:
+        _measure_boxes_only(cfg)
+    # it draws the inputs and labels of one view, and expects no others
+    (cfg.get("default_hooks") or {}).pop("visualization", None)
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+
+
+def augmented(pipeline: Sequence[dict], ratios: Sequence[float], *, flip: bool = True) -> list:
+    """Return a test pipeline that makes every combination of scales and flips of an image.
+
+    Args:
+        pipeline: pipeline of a test, with at most one step `Resize`.
+        ratios: ratios of the size of that step; without one, of the size of the image.
+        flip: whether each size is also flipped.
+
+    Raises:
+        ValueError: if no step packs the image.
+    """
+    kinds = [step["type"].rpartition(".")[2] for step in pipeline]
+    resize = kinds.index("Resize") if "Resize" in kinds else None
+    # labels that are loaded afterwards are not flipped
+    packs = [
+        i
+        for i in range(resize or 0, len(kinds))
+        if kinds[i].startswith(("LoadAnnotations", "Pack"))
+    ]
+    if not packs:
+        raise ValueError(f"--tta: no step of the test pipeline packs the image, only {kinds}")
+    scale = dict(type="Resize", scale_factor=1.0, keep_ratio=True)
+    first = packs[0] if resize is None else resize
+    scale = scale if resize is None else pipeline[resize]
+    between = [] if resize is None else pipeline[resize + 1 : packs[0]]
+    scales = [_scaled(scale, ratio) for ratio in ratios]
+    if resize is None and list(ratios) == [1.0]:
+        scales = []
+    flips = [dict(type="RandomFlip", prob=prob) for prob in ((0.0, 1.0) if flip else (0.0,))]
+    after = [_with_flip(step) for step in pipeline[packs[0] :]]
+    choices = [scales, *([step] for step in between), flips, *([step] for step in after)]
+    return [*pipeline[:first], dict(type="TestTimeAug", transforms=[c for c in choices if c])]
+
+
+def remove_masks(model: nn.Module) -> None:
+    """Let a detector predict boxes only, since mmdet merges no masks of several views."""
+    roi_head = getattr(unwrap(model), "roi_head", None)
+    if roi_head is not None and roi_head.with_mask:
+        roi_head.mask_head = None
+
+
+def _scaled(resize: dict, ratio: float) -> dict:
+    """Return a step that resizes to `ratio` times the size."""
+    if "scale_factor" in resize:
+        return dict(resize, scale_factor=resize["scale_factor"] * ratio)
+    return dict(resize, scale=tuple(int(side * ratio) for side in resize["scale"]))
+
+
+def _with_flip(step: dict) -> dict:
+    """Return a step that packs the flip, too, by which a prediction is flipped back."""
+    if "meta_keys" not in step:
+        return step
+    return dict(step, meta_keys=(*step["meta_keys"], "flip", "flip_direction"))
+
+
+def _measure_boxes_only(cfg: Config) -> None:
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if isinstance(evaluator.get("metric"), list):
+            evaluator.metric = [name for name in evaluator.metric if name != "segm"]
+    print_log("--tta: boxes are merged and measured; mmdet merges no masks", logger="current")
