@@ -106,7 +106,10 @@ def _segmentation(cfg: Config, root: Path) -> dict:
         if "num_classes" in settings:
             settings.num_classes = len(classes)
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
-    load = [dict(type="LoadImageFromFile", imdecode_backend="strict"), dict(type="LoadAnnotationsStrict")]
+    load = [
+        dict(type="LoadImageFromFile", imdecode_backend="strict"),
+        dict(type="LoadAnnotationsStrict"),
+    ]
     train = [
         dict(type="SeedSample"),
         *load,

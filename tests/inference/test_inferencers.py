@@ -52,7 +52,6 @@ SMALL = {
     },
     "mmpretrain": {},
 }
-ALL_BOXES = "model.test_cfg.rcnn.score_thr", "model.test_cfg.score_thr"
 META = dict(
     mmdet=dict(classes=[f"object {i}" for i in range(80)]),
     mmseg=ADE20KDataset.METAINFO,
@@ -74,6 +73,7 @@ def prepare(name, folder):
     """Return a config, as it is but for its size, and a checkpoint of random weights for it."""
     cfg = Config.fromfile(ROOT / f"configs/{name}.py")
     cfg.merge_from_dict(SMALL[cfg.default_scope])
+    cfg.model.backbone.init_cfg = None
     if cfg.default_scope == "mmdet":
         test_cfg = cfg.model.test_cfg.get("rcnn", cfg.model.test_cfg)
         test_cfg.update(score_thr=0.0, max_per_img=5)
