@@ -8,6 +8,7 @@ from importlib import import_module, metadata
 
 from mmengine import utils
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hub import hub
 from mmengine.utils import package_utils
 
 # modules to import, by library and registry
@@ -75,6 +76,5 @@ def refuse_to_install(package: str) -> None:
 def forbid_installations() -> None:
     """Replace mmengine's function that installs packages with `refuse_to_install`."""
     # each has the function under its own name
-    hub = import_module("mmengine.hub.hub")
     for module in (package_utils, utils, hub):
         module.install_package = refuse_to_install

@@ -116,8 +116,9 @@ def samples(cfg, size):
     """Return a batch of two random images with annotations, as the host's dataset makes it."""
     if cfg.default_scope == "mmdet":
         # boxes and masks of random objects
-        with_mask = {"MaskRCNN", "RTMDetInsHead"} & {x.get("type") for x in dicts(cfg.model)}
-        return demo_mm_inputs(2, [(3, *size)] * 2, num_items=[3, 2], with_mask=bool(with_mask))
+        types = str([one.get("type") for one in dicts(cfg.model)])
+        with_mask = "MaskRCNN" in types or "RTMDetIns" in types
+        return demo_mm_inputs(2, [(3, *size)] * 2, num_items=[3, 2], with_mask=with_mask)
     inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(2)]
     if cfg.default_scope == "mmpretrain":
         labels = [DataSample().set_gt_label(label) for label in (1, 2)]

@@ -139,7 +139,7 @@ def test_init_detector_and_inference_detector_take_files_and_arrays(pictures, tm
 def test_a_segmentor_labels_files_arrays_and_folders_as_our_demo_does(name, pictures, tmp_path):
     config, checkpoint = prepare(name, tmp_path)
     expected = ours(config, checkpoint, pictures)
-    inferencer = MMSegInferencer(config, checkpoint, device="cpu", show_progress=False)
+    inferencer = MMSegInferencer(config, checkpoint, device="cpu")
     files = sorted(pictures.iterdir())
     arrays = [mmcv.imread(path, backend="pillow") for path in files]
     for inputs in ([*map(str, files)], arrays):
