@@ -23,7 +23,7 @@ def _carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, 
     height, width = features.shape[2:]
     padded = F.pad(features, 4 * [kernel_size // 2]).unflatten(1, (group_size, -1))
     weights = masks.unflatten(1, (group_size, 1, kernel_size, kernel_size))
-    output = 0
+    output = features.new_zeros(())
     for p in range(kernel_size):
         for q in range(kernel_size):
             near = padded[..., p : p + height, q : q + width]

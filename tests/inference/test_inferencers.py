@@ -1,5 +1,6 @@
 """The hosts' own inferencers predict with every config of ours what our own pipeline predicts."""
 
+import re
 from pathlib import Path
 
 import mmcv
@@ -13,6 +14,7 @@ from mmpretrain import FeatureExtractor, ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.datasets import ADE20KDataset
 from PIL import Image
+from tool_runs import run_warm, train
 
 from hybrid_backbones.inference.demo import predict
 from hybrid_backbones.locformer.demo import read_sketch
@@ -238,3 +240,25 @@ def test_the_strict_decoder_leaves_those_of_mmcv_as_they_are(pictures):
     )
     with pytest.raises(ValueError, match=r"leave out color_type"):
         TRANSFORMS.build(dict(strict, color_type="grayscale"))(dict(img_path=path))
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_the_three_lines_of_the_readme_draw_a_prediction(pictures, tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    (example,) = re.findall(
+        r"```python\n(import hybrid_backbones\nfrom mmdet.*?)```", text, re.DOTALL
+    )
+    assert len(example.splitlines()) == 3
+    path = Path(re.search(r'weights="(.*?)"', example)[1])
+    options = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=4"]
+    options += ["val_dataloader.dataset.indices=1"]
+    config = "configs/maskrcnn_uniformer_xxs.py"
+    code, _, err = run_warm(*train(tmp_path / path.parent, config=config, options=options))
+    assert code == 0, err
+    (tmp_path / path.parent / "epoch_1.pth").rename(tmp_path / path)
+    Image.open(min(pictures.iterdir())).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    with Image.open("drawn/vis/photo.jpg") as drawn, Image.open("photo.jpg") as photo:
+        assert drawn.size == photo.size
