@@ -92,20 +92,33 @@ def test_rotated_boxes_that_meet_on_their_sides(box, other, common, shift, mirro
 
 @on_each_device
 @pytest.mark.parametrize("labelled", [False, True])
-def test_rotated_nms_keeps_what_no_better_box_of_its_label_overlaps(labelled, device):
+def test_rotated_nms_keeps_what_no_better_box_overlaps(labelled, device):
     boxes, scores = oracles.random_rotated(30), torch.randperm(30).float()
-    labels = torch.arange(30) % 2 if labelled else torch.zeros(30, dtype=torch.long)
     kept = []
     for i in scores.argsort(descending=True).tolist():
-        rivals = [j for j in kept if labels[i] == labels[j]]
-        if all(oracles.rotated_iou(boxes[i].tolist(), boxes[j].tolist()) <= 0.2 for j in rivals):
+        if all(oracles.rotated_iou(boxes[i].tolist(), boxes[j].tolist()) <= 0.2 for j in kept):
             kept.append(i)
-    dets, inds = mmcv.ops.nms_rotated(
-        boxes.to(device), scores.to(device), 0.2, labels.to(device) if labelled else None
-    )
+    # mmcv's kernels take labels and do not use them
+    labels = (torch.arange(30) % 2).to(device) if labelled else None
+    dets, inds = mmcv.ops.nms_rotated(boxes.to(device), scores.to(device), 0.2, labels)
     assert inds.tolist() == kept
     assert len(kept) < 30
     assert torch.equal(dets.cpu(), torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+@on_each_device
+def test_batched_rotated_nms_is_that_of_each_class(device):
+    boxes, scores = oracles.random_rotated(30), torch.randperm(30).float()
+    classes = torch.arange(30) % 2
+    settings = dict(type="nms_rotated", iou_threshold=0.2)
+    tensors = (x.to(device) for x in (boxes, scores, classes))
+    _, inds = mmcv.ops.batched_nms(*tensors, settings)
+    kept = []
+    for label in (0, 1):
+        (members,) = torch.where(classes == label)
+        chosen = mmcv.ops.nms_rotated(boxes[members], scores[members], 0.2)[1]
+        kept += members[chosen].tolist()
+    assert inds.tolist() == sorted(kept, key=lambda i: -scores[i])
 
 
 @on_each_device

@@ -79,10 +79,10 @@ SLOW = {
     "mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py": after(MIXFORMER, 1),
     "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py": after(XVOLUTION, 1),
     "mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py": dict(
-        backbone=SWIFTFORMER,
+        backbone=XVOLUTION,
         neck=[
             dict(
-                **dict(type="FPN", in_channels=CHANNELS["SwiftFormer"], out_channels=256),
+                **dict(type="FPN", in_channels=CHANNELS["XVolutionResNet"], out_channels=256),
                 **dict(start_level=1, add_extra_convs="on_output", num_outs=5),
             ),
             dict(type="DyHead", in_channels=256, out_channels=256, num_blocks=2),

@@ -35,7 +35,8 @@ def nms_rotated(
 ) -> Tensor:
     """Return the indices of the boxes that NMS keeps, by descending score.
 
-    `dets` is `(N, 5)`, or `(N, 6)` with labels; boxes of other labels suppress nothing.
+    `dets` is `(N, 5)`, or `(N, 6)` with labels. As in mmcv's kernels, boxes of all labels suppress
+    each other; `batched_nms` keeps them apart.
     """
     left, kept = order, []
     (boxes,) = widen(dets)
@@ -44,10 +45,7 @@ def nms_rotated(
         kept.append(best)
         overlap = boxes.new_zeros(len(left))
         box_iou_rotated(boxes[best, None, :5], boxes[left, :5], overlap, mode_flag=0, aligned=False)
-        hit = overlap > iou_threshold
-        if multi_label:
-            hit &= labels[left] == labels[best]
-        left = left[~hit]
+        left = left[overlap <= iou_threshold]
     return torch.stack(kept) if kept else order
 
 
