@@ -1,9 +1,15 @@
-"""Registration of modules that need mmdet, mmseg or mmpretrain, imported on first use.
+"""Registration with mmdet, mmseg and mmpretrain, and with mmengine, which looks up their configs.
 
-Each of these libraries is large and few programs use all, so importing this package imports none.
+Each of these libraries is large and few programs use all, so importing this package imports none:
+our modules that need one are imported on first use.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
+
+from mmengine import utils
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hub import hub
+from mmengine.utils import package_utils
 
 # modules to import, by library and registry
 MODULES = {
@@ -33,3 +39,42 @@ def register_with_hosts() -> None:
         registry._locations.extend(f"{__package__}.{module}" for module in modules)
         # import again if the registry has already imported its locations
         registry._imported = False
+
+
+def correct_distributions() -> None:
+    """Let `_base_ = 'mmseg::...'` resolve with the maintained distributions.
+
+    mmengine looks for the config files of a library by the name of its distribution, and knows
+    upstream's names only. The maintained ones have a prefix.
+    """
+    for library, name in MODULE2PACKAGE.items():
+        if not _is_installed(name) and _is_installed(f"onedl-{name}"):
+            MODULE2PACKAGE[library] = f"onedl-{name}"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def refuse_to_install(package: str) -> None:
+    """Raise an error where mmengine would run pip to install a missing library.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+    """
+    if not utils.is_installed(package):
+        raise ModuleNotFoundError(
+            f"{package} is not installed, and nothing is installed without asking: install the "
+            "packages of one of the two sets, see requirements.txt"
+        )
+
+
+def forbid_installations() -> None:
+    """Replace mmengine's function that installs packages with `refuse_to_install`."""
+    # each has the function under its own name
+    for module in (package_utils, utils, hub):
+        module.install_package = refuse_to_install

@@ -9,6 +9,7 @@ from pathlib import Path
 import mmcv_oracles as oracles
 import pytest
 import torch
+from mmcv_map_oracles import MAP_CASES
 from mmcv_oracles import CASES, Case, normal
 from torch import Tensor
 
@@ -24,7 +25,8 @@ pytestmark = [
 ]
 needs_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
 on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-on_each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+ALL_CASES = CASES | MAP_CASES
+on_each_case = pytest.mark.parametrize("case", ALL_CASES.values(), ids=ALL_CASES.keys())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -227,8 +229,8 @@ def test_max_pooling_is_refused_by_name():
 
 
 def test_an_operator_without_stand_in_is_refused_by_name_when_called():
-    with pytest.raises(NotImplementedError, match=r"'carafe_forward'(.|\n)*pip install"):
-        mmcv.ops.carafe(torch.ones(1, 4, 3, 3), torch.ones(1, 25, 6, 6), 5, 1, 2)
+    with pytest.raises(NotImplementedError, match=r"'roi_pool_forward'(.|\n)*pip install"):
+        mmcv.ops.roi_pool(torch.ones(1, 4, 3, 3), torch.zeros(1, 5), 2)
 
 
 def test_the_stand_in_passes_for_a_module():

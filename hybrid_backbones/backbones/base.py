@@ -128,7 +128,8 @@ class StagedNetwork(BaseModule):
         super().__init__(init_cfg=init_cfg)
         if pretrained is not None:
             raise ValueError(
-                f"expected pretrained=None, got {pretrained!r}: to load weights, set "
+                f"expected pretrained=None, got {pretrained!r}: add pretrained=None to the model "
+                "if its base config has weights of another network; to load weights, set "
                 "init_cfg=dict(type='Published', checkpoint=...)"
             )
         if not isinstance(out_indices, Sequence):

@@ -21,6 +21,11 @@ class CheckedSegDataset(BaseSegDataset):
         ValueError: if there are no images.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # mmseg's script confusion_matrix looks for the classes here
+        self.METAINFO = self.metainfo
+
     def load_data_list(self) -> list[dict]:
         """Return the paths and ``num_classes`` of each image."""
         data_list = super().load_data_list()

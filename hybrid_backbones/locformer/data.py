@@ -48,6 +48,10 @@ def split_categories(categories: Sequence[str], subset: str) -> tuple[str, ...]:
     )
 
 
+def _open_drawings(folder: str, part: str, recognized_only: bool, name: str) -> DrawingFile:
+    return DrawingFile(find_drawings(folder, name), part, recognized_only=recognized_only)
+
+
 @DATASETS.register_module()
 class SketchCocoDataset(CheckedCocoDataset):
     """COCO images with sketches of one of their categories and the boxes of that category.
@@ -105,18 +109,15 @@ class SketchCocoDataset(CheckedCocoDataset):
         if len(self.categories) < 1 + wrong_sketch:
             raise ValueError(f"too few categories are left: {self.categories}")
         self.num_sketches, self.wrong_sketch, self.seed = num_sketches, wrong_sketch, seed
-        self.drawings = {
-            name: DrawingFile(
-                find_drawings(sketch_root, name), drawings, recognized_only=recognized_only
-            )
-            for name in self.categories
-        }
+        self._open = partial(_open_drawings, sketch_root, drawings, recognized_only)
         super().__init__(
             *args, metainfo=dict(classes=self.categories), test_mode=test_mode, **kwargs
         )
 
     def load_data_list(self) -> list[dict]:
-        """Read the annotation file, then reduce the metainfo to a single class."""
+        """Read drawings and annotations, then reduce the metainfo to a single class."""
+        # here, since a dataset that is built for its metainfo alone needs no files
+        self.drawings = {name: self._open(name) for name in self.categories}
         data_list = super().load_data_list()
         self._metainfo.update(SKETCHED, categories=self.categories)
         return data_list
@@ -175,9 +176,14 @@ class SketchCocoDataset(CheckedCocoDataset):
 class RenderSketch(BaseTransform):
     """Transform that renders ``drawings`` to ``sketches``, white on black, uint8 (Q, size, size).
 
+    An item that already has ``sketches`` passes unchanged.
+
     Args:
         size, line_width, antialias, fit: see :func:`~.quickdraw.render_drawing`; the defaults give
             the published rendering.
+
+    Raises:
+        ValueError: if an item has neither drawings nor sketches.
     """
 
     def __init__(
@@ -196,6 +202,14 @@ class RenderSketch(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add ``sketches`` to the item."""
+        if "sketches" in results:
+            return results
+        if "drawings" not in results:
+            raise ValueError(
+                "this model searches by sketch, but the item has none: pass "
+                "dict(img_path=..., sketches=...) with the array that "
+                "hybrid_backbones.locformer.demo.read_sketch returns"
+            )
         results["sketches"] = np.stack([self.render(one) for one in results["drawings"]])
         return results
 

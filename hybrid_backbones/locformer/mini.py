@@ -43,7 +43,7 @@ def sketch_detection(cfg: Config, root: Path) -> dict:
     sketch_root = draw_shape_sketches(root)
     _shrink(cfg.model)
     load = [
-        dict(type="LoadImageStrict"),
+        dict(type="LoadImageFromFile", imdecode_backend="strict"),
         dict(type="LoadAnnotations", with_bbox=True),
         dict(type="RenderSketch", size=SKETCH_SIZE, line_width=3, antialias=True, fit=True),
     ]

@@ -73,7 +73,7 @@ def _detection(cfg: Config, root: Path) -> dict:
         if settings.get("type") == "RandomSampler":
             settings.num = NUM_SAMPLES
     load = [
-        dict(type="LoadImageStrict"),
+        dict(type="LoadImageFromFile", imdecode_backend="strict"),
         dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask),
     ]
     meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
@@ -111,7 +111,10 @@ def _segmentation(cfg: Config, root: Path) -> dict:
         if "num_classes" in settings:
             settings.num_classes = len(classes)
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
-    load = [dict(type="LoadImageStrict"), dict(type="LoadAnnotationsStrict")]
+    load = [
+        dict(type="LoadImageFromFile", imdecode_backend="strict"),
+        dict(type="LoadAnnotationsStrict"),
+    ]
     train = [
         dict(type="SeedSample"),
         *load,
@@ -153,12 +156,12 @@ def _classification(cfg: Config, root: Path) -> dict:
     epochs, batch_size = 8, 16
     train = [
         dict(type="SeedSample"),
-        dict(type="LoadImageStrict"),
+        dict(type="LoadImageFromFile", imdecode_backend="strict"),
         dict(type="RandomFlip", prob=0.5, direction="horizontal"),
         dict(type="RandomFlip", prob=0.5, direction="vertical"),
         dict(type="PackInputs"),
     ]
-    val = [dict(type="LoadImageStrict"), dict(type="PackInputs")]
+    val = [dict(type="LoadImageFromFile", imdecode_backend="strict"), dict(type="PackInputs")]
 
     def dataset(split: str) -> dict:
         return dict(

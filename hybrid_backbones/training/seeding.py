@@ -8,6 +8,7 @@ dataloader workers nor the number of processes affects a sample.
 
 import random
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, TRANSFORMS
+
+# whether samples may come without a sampler, as in tools that browse a data set
+BROWSING = ContextVar("BROWSING", default=False)
 
 
 class SeededIndex(int):
@@ -57,18 +61,20 @@ class SeededInfiniteSampler(InfiniteSampler):
 class SeedSample(BaseTransform):
     """Transform that seeds all generators for one sample; comes first in a training pipeline.
 
-    Requires `SeededSampler` or `SeededInfiniteSampler`.
+    Requires `SeededSampler` or `SeededInfiniteSampler`; with `BROWSING`, samples of other samplers
+    pass without a seed.
     """
 
     def transform(self, results: dict) -> dict:
         """Seed from ``results['sample_idx']``, which datasets copy from the sampler."""
         draw = results.get("sample_idx")
-        if not isinstance(draw, SeededIndex):
+        if isinstance(draw, SeededIndex):
+            seed_all(draw.seed)
+        elif not BROWSING.get():
             raise ValueError(
                 "SeedSample needs sampler=dict(type='SeededSampler') or 'SeededInfiniteSampler', "
                 f"got a sample index of type {type(draw).__name__}"
             )
-        seed_all(draw.seed)
         return results
 
 

@@ -3,7 +3,7 @@
 data_root = "{{$ADE_ROOT:data/ade/ADEChallengeData2016}}"
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="LoadAnnotationsStrict"),
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
@@ -12,7 +12,7 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # the labels stay at the size of the original image, at which the metric is computed
     dict(type="LoadAnnotationsStrict"),

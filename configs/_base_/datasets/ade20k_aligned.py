@@ -3,7 +3,7 @@
 _base_ = "ade20k.py"
 
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     # stretched by less than 32 pixels
     dict(type="ResizeToMultiple", size_divisor=32),

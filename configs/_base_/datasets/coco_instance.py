@@ -4,14 +4,14 @@ _base_ = "coco_detection.py"
 
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     # the masks are measured by the metric, and checked where they are loaded
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -18,7 +18,7 @@ crop = [
 ]
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomChoice", transforms=[[resize], [*crop, resize]]),

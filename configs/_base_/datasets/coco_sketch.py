@@ -32,7 +32,7 @@ crop = [
 ]
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="RenderSketch"),
     dict(type="RandomFlip", prob=0.5),
@@ -40,7 +40,7 @@ train_pipeline = [
     dict(type="PackSketchInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="RoundedResize", scale=(1333, 800)),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(type="RenderSketch"),

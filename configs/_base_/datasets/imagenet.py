@@ -9,13 +9,13 @@ data_preprocessor = dict(
 )
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="RandomResizedCrop", scale=224, backend="pillow"),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(type="PackInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="ResizeEdge", scale=256, edge="short", backend="pillow"),
     dict(type="CenterCrop", crop_size=224),
     dict(type="PackInputs"),

@@ -4,7 +4,7 @@ _base_ = "imagenet_strong.py"
 
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="RandomResizedCrop", scale=224, backend="pillow", interpolation="bicubic"),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     dict(type="AutoAugment", policies="imagenet"),

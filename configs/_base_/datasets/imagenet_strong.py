@@ -15,7 +15,7 @@ erasing = dict(
 )
 train_pipeline = [
     dict(type="SeedSample"),
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="RandomResizedCrop", scale=224, **bicubic),
     dict(type="RandomFlip", prob=0.5, direction="horizontal"),
     # rand-m9-mstd0.5-inc1
@@ -32,7 +32,7 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageStrict"),
+    dict(type="LoadImageFromFile", imdecode_backend="strict"),
     dict(type="ResizeEdge", scale=256, edge="short", **bicubic),
     dict(type="CenterCrop", crop_size=224),
     dict(type="PackInputs"),

@@ -1,0 +1,80 @@
+"""Run the scripts that mmdet, mmseg and mmpretrain bring along, with this package imported.
+
+The hosts install their command-line tools as files under `.mim/tools`. Run on their own, they lack
+mmcv's compiled operators and do not know the backbones.
+"""
+
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .training.errors import did_you_mean
+from .training.seeding import BROWSING
+
+HOSTS = ("mmdet", "mmseg", "mmpretrain")
+
+
+def find_scripts(host: str) -> dict[str, Path]:
+    """Return the scripts of a host by their path under its tools, without the extension.
+
+    Raises:
+        ValueError: if the host is unknown, or not installed with its tools.
+    """
+    if host not in HOSTS:
+        raise ValueError(f"expected one of {', '.join(HOSTS)}, got {host}")
+    spec = find_spec(host)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{host} is not installed: install one of the sets of requirements.txt")
+    tools = Path(spec.origin).parent / ".mim/tools"
+    scripts = {
+        path.relative_to(tools).with_suffix("").as_posix(): path for path in tools.rglob("*.py")
+    }
+    if not scripts:
+        raise ValueError(f"{host} has no scripts in {tools}: install it as a wheel, not editable")
+    return dict(sorted(scripts.items()))
+
+
+def find_script(host: str, name: str) -> Path:
+    """Return the script of a host with the given name, or path under the host's tools.
+
+    Of several with the name, the one in the fewest folders is taken.
+
+    Raises:
+        ValueError: if no script has this name, or several in as few folders have.
+    """
+    scripts = find_scripts(host)
+    name = name.removesuffix(".py")
+    found = [key for key in scripts if name in (key, key.rpartition("/")[2])]
+    if not found:
+        names = {key.rpartition("/")[2] for key in scripts}
+        raise ValueError(
+            f"{host} has no script {name}{did_you_mean(name, names)}; without one, all are listed"
+        )
+    depth = min(key.count("/") for key in found)
+    found = [key for key in found if key.count("/") == depth]
+    if len(found) > 1:
+        raise ValueError(f"{host} has several scripts {name}: choose {' or '.join(found)}")
+    return scripts[found[0]]
+
+
+def run_script(host: str, name: str, arguments: Sequence[str]) -> None:
+    """Run a script of a host as the main program, as `python SCRIPT ARGUMENTS` would.
+
+    Raises:
+        ValueError: if there is no such script, or it needs a package that is not installed.
+    """
+    script = find_script(host, name)
+    sys.argv = [str(script), *arguments]
+    # scripts import their neighbours
+    sys.path.insert(0, str(script.parent))
+    # some iterate over the training set, without its sampler
+    token = BROWSING.set(True)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except ImportError as error:
+        raise ValueError(f"{host}'s script {name} cannot import what it needs: {error}") from error
+    finally:
+        BROWSING.reset(token)
+        sys.path.remove(str(script.parent))
