@@ -27,6 +27,7 @@ class Plan:
         dtypes: dtypes of kernels and operators.
         odd_size: map on which errors are measured.
         stages, shrink: number of stages that kernels are measured at, and divisor of their maps.
+        operators: operators that are measured as layers; none stands for all.
         size, scales: smallest map of the operators, and factors for both of its sides.
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
@@ -38,6 +39,7 @@ class Plan:
     odd_size: tuple[int, int] = (57, 83)
     stages: int = 3
     shrink: int = 1
+    operators: tuple[str, ...] = ()
     size: tuple[int, int] = (50, 84)  # of the third stage of an 800×1344 image
     scales: tuple[int, ...] = (4, 2, 1)
     image_size: tuple[int, int] = (800, 1344)
@@ -62,6 +64,7 @@ REHEARSAL = Plan(
     odd_size=(5, 7),
     stages=1,
     shrink=50,
+    operators=("local_attention", "Conv2d"),
     size=(8, 9),
     scales=(1,),
     image_size=(64, 64),
@@ -121,7 +124,7 @@ def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
     return settings, [
         dict(dtype=dtype) | row
         for dtype in plan.dtypes
-        for row in benchmark_operators(replace(settings, dtype=dtype), scales=plan.scales)
+        for row in benchmark_operators(replace(settings, dtype=dtype), plan.operators, plan.scales)
     ]
 
 
