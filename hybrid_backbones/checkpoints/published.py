@@ -62,4 +62,5 @@ PUBLISHED = read_table()
 def similar_names(name: str) -> str:
     """Return a suggestion of the published names most similar to `name`, or an empty string."""
     near = difflib.get_close_matches(PurePath(name).name, PUBLISHED, n=3)
-    return f"; did you mean the published {' or '.join(near)}?" if near else ""
+    names = " or ".join(near)
+    return f"; did you mean {names}? (tools/weights.py list shows all names)" if near else ""
