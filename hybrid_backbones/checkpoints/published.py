@@ -63,4 +63,4 @@ def similar_names(name: str) -> str:
     """Return a suggestion of the published names most similar to `name`, or an empty string."""
     near = difflib.get_close_matches(PurePath(name).name, PUBLISHED, n=3)
     names = " or ".join(near)
-    return f"; did you mean {names}? (tools/weights.py list shows all names)" if near else ""
+    return f"; did you mean the published {names}? (tools/weights.py list shows all)" if near else ""
