@@ -117,8 +117,8 @@ def larger_offset_case() -> Case:
 MAP_CASES = {
     "carafe": carafe_case(5, 1, 1),
     "carafe-groups": carafe_case(3, 2, 2),
-    "psa_mask-collect": psa_mask_case("collect", (5, 3)),
-    "psa_mask-distribute": psa_mask_case("distribute", (3, 7)),
+    "psa_mask-collect": psa_mask_case("collect", (5, 4)),
+    "psa_mask-distribute": psa_mask_case("distribute", (2, 7)),
     "modulated_deform_conv2d-larger": larger_offset_case(),
 }
 # boxes that meet in special ways, besides random ones

@@ -91,6 +91,23 @@ def test_rotated_boxes_that_meet_on_their_sides(box, other, common, shift, mirro
 
 
 @on_each_device
+def test_a_rotated_box_covers_itself_and_its_copy_of_half_the_size(device):
+    boxes = oracles.random_rotated(500).double().to(device)
+    boxes[:, :2] += 100
+    one = mmcv.ops.box_iou_rotated(boxes, boxes, aligned=True)
+    torch.testing.assert_close(one, torch.ones_like(one), rtol=1e-5, atol=0)
+    # with one corner in common, and sides on each other
+    smaller = boxes.clone()
+    smaller[:, 2:4] /= 2
+    cos, sin = boxes[:, 4].cos(), boxes[:, 4].sin()
+    width, height = smaller[:, 2] / 2, smaller[:, 3] / 2
+    smaller[:, 0] += cos * width - sin * height
+    smaller[:, 1] += sin * width + cos * height
+    share = mmcv.ops.box_iou_rotated(smaller, boxes, "iof", aligned=True)
+    torch.testing.assert_close(share, torch.ones_like(share), rtol=1e-5, atol=0)
+
+
+@on_each_device
 @pytest.mark.parametrize("labelled", [False, True])
 def test_rotated_nms_keeps_what_no_better_box_overlaps(labelled, device):
     boxes, scores = oracles.random_rotated(30), torch.randperm(30).float()

@@ -249,7 +249,8 @@ def test_the_three_lines_of_the_readme_draw_a_prediction(pictures, tmp_path, mon
     (example,) = re.findall(
         r"```python\n(import hybrid_backbones\nfrom mmdet.*?)```", text, re.DOTALL
     )
-    assert len(example.splitlines()) == 3
+    assert len(example.split("\n\n")) == 2
+    assert len(list(filter(None, example.splitlines()))) == 3
     path = Path(re.search(r'weights="(.*?)"', example)[1])
     options = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=4"]
     options += ["val_dataloader.dataset.indices=1"]

@@ -120,7 +120,15 @@ PICTURES = {
 }
 
 
+@pytest.fixture
+def _no_example():
+    """Remove the file that mmseg's `print_config` writes to the current folder."""
+    yield
+    (REPOSITORY / "example.py").unlink(missing_ok=True)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_no_example")
 @each_script(SAYS)
 def test_a_script_says_what_it_should_of_our_config(host, script, folder):
     arguments, says = SAYS[host, script]
