@@ -63,10 +63,7 @@ def fetch(checkpoint: str | Path) -> Path:
         return _cached(given) or _download(given)
     path = Path(given).expanduser()
     if not path.exists():
-        raise ValueError(
-            f"no checkpoint at {given!r}: check the path or the name{similar_names(given)} "
-            "(tools/weights.py list shows all)"
-        )
+        raise ValueError(f"no checkpoint at {given!r}: check the path{similar_names(given)}")
     return path
 
 

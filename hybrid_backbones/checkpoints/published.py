@@ -62,4 +62,6 @@ PUBLISHED = read_table()
 def similar_names(name: str) -> str:
     """Return a suggestion of the published names most similar to `name`, or an empty string."""
     near = difflib.get_close_matches(PurePath(name).name, PUBLISHED, n=3)
-    return f"; did you mean the published {' or '.join(near)}?" if near else ""
+    if not near:
+        return ""
+    return f"; did you mean the published {' or '.join(near)}? (tools/weights.py list shows all)"

@@ -15,6 +15,7 @@ from hybrid_backbones.training.saving import (
     find_earlier,
     find_last_checkpoint,
     remove_drafts,
+    require_elsewhere,
 )
 
 pytestmark = pytest.mark.upstream
@@ -118,3 +119,11 @@ def test_checkpoints_that_a_training_may_overwrite_are_found(tmp_path, resumed, 
         (tmp_path / name).touch()
     found = find_earlier(tmp_path, resumed and tmp_path / resumed, done)
     assert sorted(path.name for path in found) == sorted(earlier)
+
+
+def test_a_published_name_is_no_file_of_the_work_dir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    require_elsewhere("uniformer_small_in1k", ".")
+    (tmp_path / "epoch_1.pth").touch()
+    with pytest.raises(ValueError, match=r"load_from=epoch_1\.pth is in the work dir"):
+        require_elsewhere("epoch_1.pth", ".")
