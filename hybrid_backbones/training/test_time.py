@@ -12,6 +12,10 @@ from torch import nn
 
 from ..checkpoints import unwrap
 
+# how the names of the steps begin that follow all changes of an image
+LAST_STEPS = ("LoadAnnotations", "Pack")
+AS_IT_IS = dict(type="Resize", scale_factor=1.0, keep_ratio=True)
+
 
 def augment_tests(cfg: Config) -> None:
     """Change a config, in place, to predict with test-time augmentation.
@@ -53,26 +57,26 @@ def augmented(pipeline: Sequence[dict], ratios: Sequence[float], *, flip: bool =
         ValueError: if no step packs the image.
     """
     kinds = [step["type"].rpartition(".")[2] for step in pipeline]
-    resize = kinds.index("Resize") if "Resize" in kinds else None
-    # labels that are loaded afterwards are not flipped
-    packs = [
-        i
-        for i in range(resize or 0, len(kinds))
-        if kinds[i].startswith(("LoadAnnotations", "Pack"))
-    ]
-    if not packs:
+    start = kinds.index("Resize") if "Resize" in kinds else None
+    # labels that are loaded after resizing are not flipped
+    ends = (i for i in range(start or 0, len(kinds)) if kinds[i].startswith(LAST_STEPS))
+    end = next(ends, None)
+    if end is None:
         raise ValueError(f"--tta: no step of the test pipeline packs the image, only {kinds}")
-    scale = dict(type="Resize", scale_factor=1.0, keep_ratio=True)
-    first = packs[0] if resize is None else resize
-    scale = scale if resize is None else pipeline[resize]
-    between = [] if resize is None else pipeline[resize + 1 : packs[0]]
-    scales = [_scaled(scale, ratio) for ratio in ratios]
-    if resize is None and list(ratios) == [1.0]:
-        scales = []
+    if start is not None:
+        before, resize, between = pipeline[:start], pipeline[start], pipeline[start + 1 : end]
+    else:
+        before, resize, between = pipeline[:end], AS_IT_IS, []
+    is_resized = start is not None or list(ratios) != [1.0]
+    scales = [_scaled(resize, ratio) for ratio in ratios]
     flips = [dict(type="RandomFlip", prob=prob) for prob in ((0.0, 1.0) if flip else (0.0,))]
-    after = [_with_flip(step) for step in pipeline[packs[0] :]]
-    choices = [scales, *([step] for step in between), flips, *([step] for step in after)]
-    return [*pipeline[:first], dict(type="TestTimeAug", transforms=[c for c in choices if c])]
+    choices = [
+        *([scales] if is_resized else []),
+        *([step] for step in between),
+        flips,
+        *([_with_flip(step)] for step in pipeline[end:]),
+    ]
+    return [*before, dict(type="TestTimeAug", transforms=choices)]
 
 
 def remove_masks(model: nn.Module) -> None:

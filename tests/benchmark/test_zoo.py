@@ -30,7 +30,8 @@ def test_counts_agree_with_the_published_ones_or_the_page_says_why(rows):
 
 def test_every_config_is_on_the_page(rows):
     page = write_zoo(rows)
-    assert all(page.count(f"| `{row.config}` |") == 1 for row in rows)
+    # weights in another column may have the name of their config
+    assert all(page.count(f"\n| `{row.config}` |") == 1 for row in rows)
     prefixes = {row.config.split("_")[0] for row in rows} - {"cascade"}
     assert set(GROUPS) == prefixes | {"cascade_maskrcnn"}
 
