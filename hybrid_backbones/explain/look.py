@@ -75,7 +75,7 @@ def attention(model: nn.Module, images: Images, module: str, position: Sequence[
 
     def see(path: str, call: Call) -> None:
         size = tuple(getattr(call.output, "map", call.output).shape[2:])
-        found.append(weigh(call, _require_position(position, size, path)))
+        found.append(weigh(call, require_position(position, size, path)))
 
     with watching({module: owner}, see):
         run(model, images)
@@ -84,7 +84,12 @@ def attention(model: nn.Module, images: Images, module: str, position: Sequence[
     return found[-1]
 
 
-def _require_position(position: Sequence[int], size: tuple[int, ...], module: str) -> Position:
+def require_position(position: Sequence[int], size: tuple[int, ...], module: str) -> Position:
+    """Check a position of a module's map of the given size.
+
+    Raises:
+        ValueError: if it is no pair of integers, or lies outside the map.
+    """
     try:
         y, x = map(operator.index, position)
     except (TypeError, ValueError) as error:

@@ -64,7 +64,9 @@ def test_weights_on_the_sketches_give_the_output_of_the_attention(detector):
         expected = torch.einsum("bhm,bmhd->bhd", weights.flatten(2), value).flatten(1)
         row = out[:, position[0] * width + position[1]]
         assert torch.allclose(expected, row, rtol=1e-9, atol=1e-12)
-        mean = record(detector, inputs)[path]["sketch_attention"][:, :, *position]
+        mean = record(detector, inputs)[path]["sketch_attention"][
+            (..., *position, slice(None), slice(None))
+        ]
         assert torch.allclose(weights.mean(1).unflatten(1, (2, 2)) * 2, mean)
 
 
