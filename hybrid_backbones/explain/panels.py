@@ -1,6 +1,6 @@
 """Panels of figures: heat maps over an image, pictures, kernels, charts; and their layout.
 
-All places are in pixels of the image as the network receives it, so that panels of all layers align.
+All places are in pixels of the image as the network receives it: panels of all layers align.
 """
 
 from collections.abc import Sequence
@@ -105,7 +105,8 @@ class Heat(Panel):
         label: what the values are.
         extent: height and width in pixels that the values cover.
         signed: whether the scale is symmetric around zero.
-        opacity: opacity of the values.
+        tight: whether the scale starts at the smallest value instead of zero.
+        opacity: opacity of the largest value; smaller ones show more of the image.
     """
 
     image: np.ndarray
@@ -113,14 +114,15 @@ class Heat(Panel):
     label: str
     extent: tuple[float, float]
     signed: bool = False
-    opacity: float = 0.65
+    tight: bool = False
+    opacity: float = 0.85
 
     @property
     def ratio(self) -> float:
         return self.image.shape[0] / self.image.shape[1]
 
     def draw(self, axes: Axes) -> None:
-        size = self.image.shape[:2]
+        size, limits = self.image.shape[:2], _limits(self.heat, self.signed, self.tight)
         axes.imshow(
             self.image.mean(2), cmap="gray", vmin=0, vmax=1, extent=(0, size[1], size[0], 0)
         )
@@ -128,8 +130,8 @@ class Heat(Panel):
             self.heat,
             extent=(0, self.extent[1], self.extent[0], 0),
             interpolation="nearest",
-            alpha=self.opacity,
-            **_limits(self.heat, self.signed),
+            alpha=self.opacity * np.sqrt(0.1 + 0.9 * _shares(self.heat, limits)),
+            **limits,
         )
         _fit(axes, size)
         _add_scale(axes, drawn, self.label)
@@ -182,15 +184,22 @@ class Chart(Panel):
         axes.legend(fontsize=7)
 
 
-def _limits(values: np.ndarray, signed: bool) -> dict[str, Any]:
+def _limits(values: np.ndarray, signed: bool, tight: bool = False) -> dict[str, Any]:
+    """Return colours and limits of the scale of some values."""
     finite = values[np.isfinite(values)]
-    largest = float(np.abs(finite).max()) if finite.size else 1.0
-    largest = largest or 1.0
+    largest = float(np.abs(finite).max(initial=0)) or 1.0
     if signed:
         return dict(cmap="RdBu_r", vmin=-largest, vmax=largest)
-    return dict(
-        cmap="inferno", vmin=min(float(finite.min()), 0.0) if finite.size else 0, vmax=largest
-    )
+    smallest = float(finite.min()) if tight and finite.size else 0.0
+    return dict(cmap="inferno", vmin=smallest if smallest < largest else 0.0, vmax=largest)
+
+
+def _shares(values: np.ndarray, limits: dict[str, Any]) -> np.ndarray:
+    """Return where values are between the neutral end of their scale, 0, and the other, 1."""
+    low, high = (max(limits[end], 0.0) for end in ("vmin", "vmax"))
+    shares = (np.abs(values) - low) / (high - low)
+    # what is not finite is not drawn
+    return np.nan_to_num(shares, nan=0, posinf=0, neginf=0).clip(0, 1)
 
 
 def _fit(axes: Axes, size: Sequence[int]) -> None:
@@ -199,7 +208,8 @@ def _fit(axes: Axes, size: Sequence[int]) -> None:
 
 
 def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
-    bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.02)
+    # an inset is as tall as the picture
+    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
     bar.set_label(label, fontsize=7.5)
     bar.ax.tick_params(labelsize=6.5)
     bar.formatter.set_powerlimits((-2, 3))
@@ -214,7 +224,7 @@ def draw_figure(panels: Sequence[Panel], title: str) -> Figure:
     # very long images keep readable text around them
     ratio = min(max(max(panel.ratio for panel in panels), 0.45), 2.0)
     figure = Figure(
-        figsize=(WIDTH * columns, (WIDTH * ratio + 0.45) * rows + 0.5),
+        figsize=(WIDTH * columns, (0.86 * WIDTH * ratio + 0.6) * rows + 0.5),
         dpi=DPI,
         layout="constrained",
     )

@@ -125,7 +125,8 @@ def _find_class(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     paths = stage_paths(model)
     if not paths:
         return Finding(words, None, None, lambda: logits()[label])
-    cam = class_activation(model, paths[-1], lambda: logits()[label])[0]
+    # the last stage is coarse
+    cam = class_activation(model, paths[-2], lambda: logits()[label])[0]
     peak = divmod(int(cam.argmax()), cam.shape[1])
     y, x = (
         int((p + 0.5) * whole / side)

@@ -103,16 +103,22 @@ def short(path: str) -> str:
     return path.removeprefix("backbone.")
 
 
-def _support(weights: Tensor, stride: tuple[float, float]) -> Box:
-    """Return the rectangle of the positions with weight, in pixels."""
+def _support(weights: Tensor, stride: tuple[float, float]) -> list[tuple[Box, str, str]]:
+    """Return the rectangle of the positions with weight, in pixels, if there is one."""
     rows, columns = (weights != 0).nonzero().unbind(1)
+    if not len(rows):
+        return []
     top, left = int(rows.min()), int(columns.min())
     height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
-    return left * stride[1], top * stride[0], width * stride[1], height * stride[0]
+    # the whole map needs no outline, and routed regions have none
+    if height * width != len(rows) or len(rows) == weights.numel():
+        return []
+    box = left * stride[1], top * stride[0], width * stride[1], height * stride[0]
+    return [(box, "lime", "seen")]
 
 
 def show_attention(scene: Scene) -> View | None:
-    """Where the position looks: the mean over heads in each layer, and each head of the last."""
+    """Where the position looks: the mean over heads in each layer, and each head of one."""
     paths = [
         path
         for path, (module, _) in attending_modules(scene.model).items()
@@ -120,7 +126,8 @@ def show_attention(scene: Scene) -> View | None:
     ]
     panels: list[Panel] = []
     numbers, heads = {}, list[Panel]()
-    for path in scene.chosen(paths):
+    layers = scene.chosen(paths)
+    for path in layers:
         place = scene.subject.place(scene.sizes[path])
         weights = attention(scene.model, scene.inputs, path, place)[0]
         module = attending_modules(scene.model)[path][0]
@@ -130,19 +137,21 @@ def show_attention(scene: Scene) -> View | None:
         down, right = (side / strided for side in scene.stride(path))
         signed = bool((weights < 0).any())
         settings: dict = dict(stride=(down, right), signed=signed, mark=scene.mark)
+        # what cannot be seen stays bare
+        seen = weights.masked_fill(weights == 0, torch.nan)
         mean = weights.mean(0)
-        settings["boxes"] = [(_support(mean, (down, right)), "lime", "seen")] if mean.any() else []
+        settings["boxes"] = _support(mean, (down, right))
         title = f"{short(path)}\nmean of {len(weights)} heads, position {place}"
-        panels.append(scene.heat(path, mean, title, "weight", **settings))
-        heads = [
-            scene.heat(path, weights[i], f"{short(path)}\nhead {i}", "weight", **settings)
-            for i in range(min(len(weights), MAX_SINGLE))
-            if len(weights) > 1
-        ]
+        panels.append(scene.heat(path, seen.nanmean(0), title, "weight", **settings))
+        # maps of the last stage have few positions
+        if path == layers[-2:][0] and len(weights) > 1:
+            heads = [
+                scene.heat(path, seen[i], f"{short(path)}\nhead {i}", "weight", **settings)
+                for i in range(min(len(weights), MAX_SINGLE))
+            ]
         numbers[path] = weights.cpu().numpy()
     if not panels:
         return None
-    # one head of the last layer shows little if the map has few positions, but costs nothing
     return View("Where the position attends", [*panels, *heads], numbers, best=len(panels))
 
 
@@ -152,6 +161,14 @@ def _region_box(scene: Scene, path: str, index: int, columns: int) -> Box:
     window, (down, right) = region_size(module, scene.sizes[path]), scene.stride(path)
     height, width = window[0] * down, window[1] * right
     return index % columns * width, index // columns * height, width, height
+
+
+def _outside(routes: Tensor, size: tuple[int, int], window: tuple[int, int], columns: int) -> str:
+    """Say how many of the routes of a region lead to padding, outside the map."""
+    below = routes // columns * window[0] >= size[0]
+    beside = routes % columns * window[1] >= size[1]
+    number = int((below | beside).sum())
+    return f" ({number} of them to padding)" if number else ""
 
 
 def show_routes(scene: Scene) -> View | None:
@@ -171,20 +188,23 @@ def show_routes(scene: Scene) -> View | None:
         ranks = torch.full((rows * of_keys,), torch.nan)
         ranks[routes[region]] = torch.arange(len(routes[region]), 0, -1).float()
         own = (_region_box(scene, path, region, of_queries), "red", "its region")
-        title = f"{short(path)}: {routes.shape[1]} regions of {window[0]}×{window[1]}"
+        # where padding follows, regions may lie outside the image
+        outside = _outside(routes[region], size, window, of_keys)
+        title = f"{short(path)}: top-{routes.shape[1]}, regions of {window[0]}×{window[1]}"
         settings: dict = dict(stride=stride, mark=scene.mark)
         panels.append(
             scene.heat(
-                *(path, ranks.unflatten(0, (rows, of_keys)), f"{title}\nroutes of the position"),
+                *(path, ranks.unflatten(0, (rows, of_keys)), f"{title}\nroutes{outside}"),
                 f"rank ({routes.shape[1]}: first choice)",
                 boxes=[own],
                 **settings,
             )
         )
         counts = routes.flatten().bincount(minlength=len(ranks)).unflatten(0, (rows, of_keys))
+        often = counts.float().masked_fill(counts == 0, torch.nan)
         panels.append(
             scene.heat(
-                path, counts, f"{title}\nchosen by all {len(routes)} regions", "times", **settings
+                path, often, f"{title}\nchosen by all {len(routes)} regions", "times", **settings
             )
         )
         weights = attention(scene.model, scene.inputs, path, place)[0].mean(0)
@@ -212,7 +232,7 @@ def show_rates(scene: Scene) -> View | None:
         spatial = scene.records[path]["spatial_gates"][0, 0]
         channel = scene.records[path]["channel_gates"].flatten().float().cpu().numpy()
         title = f"{short(path)}\nspatial gate of the convolution"
-        panels.append(scene.heat(path, spatial, title, "gate", mark=scene.mark))
+        panels.append(scene.heat(path, spatial, title, "gate", tight=True, mark=scene.mark))
         places = [str(i) for i in range(len(channel))]
         title = f"{short(path)}\nchannel gates of the attention, sorted"
         panels.append(Chart(title, dict(gates=np.sort(channel)), places, "gate"))
