@@ -13,8 +13,9 @@ from ..training.requirements import require_device, require_keys
 from .features import stage_paths
 from .look import attending_modules
 from .panels import Panel, Picture, draw_figure, save_figure
+from .scene import Scene
 from .subject import FINDERS, Subject, read_subjects
-from .views import VIEWS, Scene, View
+from .views import VIEWS, View
 
 ALL = "all"
 # panels on a summary sheet
@@ -68,7 +69,8 @@ def write_views(subject: Subject, views: Mapping[str, View], name: str, out: Pat
     for what, view in views.items():
         figure = draw_figure([first, *view.panels], f"{view.title} · {name}")
         written += save_figure(figure, out / what)
-        np.savez_compressed(out / f"{what}.npz", **view.numbers)
+        # the arrays have paths of modules as names
+        np.savez_compressed(out / f"{what}.npz", **view.numbers)  # type: ignore[arg-type]
         written.append(out / f"{what}.npz")
     if len(views) > 1:
         best = [panel for view in views.values() for panel in view.panels[: view.best]]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from .capture import Call, Images, run, watching
-from .weights import OPERATORS, Position
+from .one_query import Position
+from .weights import OPERATORS
 
 Weigh = Callable[[Call, Position], Tensor]
 

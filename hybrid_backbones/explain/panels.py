@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
 
 # width of a panel in inches, and dots per inch: more than 512 dots for the image
 WIDTH, DPI = 4.4, 160
@@ -208,13 +209,15 @@ def _fit(axes: Axes, size: Sequence[int]) -> None:
 
 
 def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
+    scale = ScalarFormatter()
+    scale.set_powerlimits((-2, 3))
     # an inset is as tall as the picture
-    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.035, 1)))
+    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.035, 1)), format=scale)
     bar.set_label(label, fontsize=7.5)
     bar.ax.tick_params(labelsize=6.5)
-    bar.formatter.set_powerlimits((-2, 3))
     bar.ax.yaxis.get_offset_text().set_fontsize(6.5)
-    bar.solids.set_alpha(1)
+    # opaque, as the largest values nearly are
+    bar.set_alpha(1)
 
 
 def draw_figure(panels: Sequence[Panel], title: str) -> Figure:

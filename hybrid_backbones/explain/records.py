@@ -19,8 +19,9 @@ from ..ops import (
 from ..ops.uniformer import num_kept_tokens, order_by_score
 from ..ops.xvolution import MergedXVolution, XVolution
 from .capture import Call, Images, run, watching
+from .kernels import dynamic_kernel
 from .routing import find_routing
-from .weights import dynamic_kernel, token_scores
+from .weights import token_scores
 
 
 def _rates(call: Call) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from ..layers import to_tokens
 from ..locformer.backbone import DetectingBlock
 from ..locformer.fusion import StageFusion, map_positions
 from .capture import Call
-from .weights import Position, in_window, one_query
+from .one_query import Position, one_query
+from .weights import in_window
 
 
 def record_fusion(call: Call) -> dict[str, Tensor]:

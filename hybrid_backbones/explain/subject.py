@@ -52,7 +52,7 @@ def to_pixels(model: BaseModel, inputs: Tensor, size: tuple[int, int]) -> np.nda
     preprocessor = model.data_preprocessor
     image = inputs[0].detach().float().cpu()
     mean, std = (getattr(preprocessor, name, None) for name in ("mean", "std"))
-    if mean is not None:
+    if mean is not None and std is not None:
         image = image * std.float().cpu() + mean.float().cpu()
     channels = 3 if image.shape[0] == 3 else 1
     rgb = image[:channels].expand(3, -1, -1).permute(1, 2, 0).numpy() / 255

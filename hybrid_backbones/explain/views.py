@@ -1,23 +1,21 @@
 """What there is to see of an image inside a network: panels and numbers, by what is looked at."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops import ACmix, ACmixWindow, LocalRelationAggregator, MixingAttention
 from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.xvolution import MergedXVolution, XVolution
-from .capture import Call, run, watching
 from .features import principal_colours, stage_features, stage_paths
 from .gradients import class_activation, receptive_field
 from .look import attending_modules, attention
-from .panels import Box, Chart, Heat, Matrix, Panel, Picture
-from .records import record
+from .panels import Box, Chart, Matrix, Panel, Picture
 from .routing import region_columns, region_size
-from .subject import Subject
+from .scene import Scene, short
 
 # panels of single heads, or kernels of single channels
 MAX_SINGLE = 7
@@ -31,76 +29,6 @@ class View(NamedTuple):
     numbers: dict[str, np.ndarray]
     # how many of the first panels go on the summary sheet
     best: int = 1
-
-
-class Scene:
-    """A subject, the sizes of the maps in its network, and what its operators decide.
-
-    Args:
-        subject: image and network.
-        layer: path of the module to look at, or a part of the path; None chooses.
-    """
-
-    def __init__(self, subject: Subject, layer: str | None = None):
-        self.subject, self.layer = subject, layer
-        self.model, self.inputs = subject.model, subject.inputs
-        self.records = record(self.model, self.inputs)
-        self.sizes: dict[str, tuple[int, int]] = {}
-        watched = {path: module for path, (module, _) in attending_modules(self.model).items()}
-        watched |= {path: self.model.get_submodule(path) for path in self.records}
-
-        def see(path: str, call: Call) -> None:
-            height, width = getattr(call.output, "map", call.output).shape[2:]
-            self.sizes[path] = height, width
-
-        with watching(watched, see):
-            run(self.model, self.inputs)
-
-    def choose(self, *kinds: type[nn.Module]) -> list[str]:
-        """Return the layers of these types to look at: `layer`, or the last one of each stage."""
-        paths = [p for p in self.sizes if isinstance(self.model.get_submodule(p), kinds)]
-        return self.chosen(paths)
-
-    def chosen(self, paths: Iterable[str]) -> list[str]:
-        """Return those of the paths that the user names, or the last one of each stage."""
-        if self.layer is not None:
-            return [path for path in paths if path == self.layer]
-        last: dict[str, str] = {}
-        for path in paths:
-            last[next((s for s in stage_paths(self.model) if path.startswith(s)), path)] = path
-        return list(last.values())
-
-    def stride(self, path: str) -> tuple[float, float]:
-        """Return the rows and columns of pixels for each position of a module's map."""
-        height, width = self.sizes[path]
-        return self.inputs.shape[2] / height, self.inputs.shape[3] / width
-
-    def heat(
-        self,
-        path: str,
-        values: Tensor,
-        title: str,
-        label: str,
-        *,
-        stride: tuple[float, float] | None = None,
-        **settings,
-    ) -> Heat:
-        """Draw values ``(h, w)`` over the image; settings as for :class:`Heat`."""
-        down, right = stride or self.stride(path)
-        extent = values.shape[0] * down, values.shape[1] * right
-        heat = values.detach().float().cpu().numpy()
-        return Heat(title, self.subject.pixels, heat, label, extent, **settings)
-
-    @property
-    def mark(self) -> tuple[float, float]:
-        """The position, at the middle of its pixel."""
-        y, x = self.subject.position
-        return y + 0.5, x + 0.5
-
-
-def short(path: str) -> str:
-    """Return the path of a module without the backbone's."""
-    return path.removeprefix("backbone.")
 
 
 def _support(weights: Tensor, stride: tuple[float, float]) -> list[tuple[Box, str, str]]:
@@ -125,7 +53,8 @@ def show_attention(scene: Scene) -> View | None:
         if path in scene.sizes and not isinstance(module, LocalRelationAggregator)
     ]
     panels: list[Panel] = []
-    numbers, heads = {}, list[Panel]()
+    numbers: dict[str, np.ndarray] = {}
+    heads: list[Panel] = []
     layers = scene.chosen(paths)
     for path in layers:
         place = scene.subject.place(scene.sizes[path])
@@ -174,7 +103,7 @@ def _outside(routes: Tensor, size: tuple[int, int], window: tuple[int, int], col
 def show_routes(scene: Scene) -> View | None:
     """The regions that bi-level routing chooses: of the position, and how often each is chosen."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     for path in scene.choose(BiLevelRoutingAttention, BiLevelRoutingAttention2d):
         module, size = scene.model.get_submodule(path), scene.sizes[path]
         assert isinstance(module, BiLevelRoutingAttention | BiLevelRoutingAttention2d)
@@ -219,7 +148,7 @@ def show_routes(scene: Scene) -> View | None:
 def show_rates(scene: Scene) -> View | None:
     """ACmix's rates over depth; MixFormer's gates."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     layers = [
         p for p in scene.sizes if isinstance(scene.model.get_submodule(p), ACmix | ACmixWindow)
     ]
@@ -243,7 +172,7 @@ def show_rates(scene: Scene) -> View | None:
 def show_tokens(scene: Scene) -> View | None:
     """Tokens that UniFormerLight keeps, block by block; SwiftFormer's weights of tokens."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     for path, tensors in scene.records.items():
         if "scores" not in tensors or scene.layer not in (None, path):
             continue
@@ -263,7 +192,7 @@ def show_tokens(scene: Scene) -> View | None:
 def show_kernels(scene: Scene) -> View | None:
     """X-volution's dynamic kernel at the position; the kernels of UniFormer's local aggregator."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     for path in scene.choose(XVolution, MergedXVolution):
         if path not in scene.records:
             continue
@@ -294,7 +223,7 @@ def show_cam(scene: Scene) -> View | None:
     if scene.subject.score is None:
         return None
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     paths = stage_paths(scene.model)
     for path in paths[-2:] if scene.layer is None else [scene.layer]:
         cam = class_activation(scene.model, path, scene.subject.score)[0]
@@ -309,7 +238,7 @@ def show_cam(scene: Scene) -> View | None:
 def show_field(scene: Scene) -> View | None:
     """Effective receptive field of the position in each stage."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     features = stage_features(scene.model, scene.inputs)
     for path in features if scene.layer is None else [scene.layer]:
         size = scene.sizes.get(path) or tuple(features[path].shape[2:])
@@ -328,7 +257,7 @@ def show_field(scene: Scene) -> View | None:
 def show_features(scene: Scene) -> View | None:
     """Principal components of each stage's features as colours."""
     panels: list[Panel] = []
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     whole = scene.inputs.shape[2], scene.inputs.shape[3]
     for path, features in stage_features(scene.model, scene.inputs).items():
         if scene.layer not in (None, path):

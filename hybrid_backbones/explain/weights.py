@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.uniformer_light import EvolvingBlock
-from ..layers import join_groups, split_groups, split_heads, to_tokens
+from ..layers import join_groups, split_groups, to_tokens
 from ..ops import (
     ACmix,
     ACmixWindow,
@@ -25,42 +25,14 @@ from ..ops import (
 from ..ops.acmix import position_map
 from ..ops.biformer import AttentionLePE, AttentionLePE2d
 from ..ops.local_attention.borders import reflect
-from ..ops.softmax_attention import attention_weights
 from ..ops.swiftformer import unit_vectors
 from ..ops.uniformer import num_kept_tokens, order_by_score
 from ..ops.windows import join_windows
 from ..ops.xvolution import MergedXVolution, XVolution
 from .capture import Call
+from .kernels import local_weights, shift_weights
+from .one_query import Position, one_query
 from .routing import find_routing
-
-Position = tuple[int, int]
-
-
-def one_query(
-    query: Tensor,
-    keys: Tensor,
-    num_heads: int,
-    *,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-) -> Tensor:
-    """Compute softmax attention weights of one query, in at least float32.
-
-    Args:
-        query: query ``(B, C)``, channels head-major.
-        keys: keys ``(B, M, C)``.
-        num_heads: number of heads h.
-        bias: bias of the logits ``(h, M)``; None is zero.
-        scale: scale of the logits; None is ``d**-0.5``.
-
-    Returns:
-        weights ``(B, h, M)``.
-    """
-    exact = torch.promote_types(query.dtype, torch.float32)
-    query, keys = (split_heads(x.to(exact), num_heads) for x in (query[:, None], keys))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    bias = None if bias is None else bias.to(exact)[None, :, None]
-    return attention_weights(query, keys, bias=bias, scale=scale)[:, :, 0]
 
 
 def in_window(
@@ -195,72 +167,6 @@ def _additive(call: Call, position: Position) -> Tensor:
     return token_scores(call).unflatten(1, call.inputs[0].shape[2:])[:, None]
 
 
-def _shift_projections(call: Call) -> tuple[Tensor, Tensor]:
-    """Return the queries ``(B, C, H', W')`` and keys ``(B, C, H, W)`` of an X-volution."""
-    module = call.module
-    if isinstance(module, XVolution):
-        return call.inner["query"][-1], call.inner["key"][-1]
-    assert isinstance(module, MergedXVolution)
-    by_group = call.inner["qkv"][-1].unflatten(1, (module.qkv.groups, 3, -1))
-    query, key, _ = map(join_groups, by_group.unbind(2))
-    stride = module.placement["stride"]
-    return query[..., ::stride, ::stride], key
-
-
-def dynamic_kernel(call: Call) -> Tensor:
-    """Compute the weights of all offsets at all positions of an X-volution.
-
-    Returns:
-        weights ``(B, h, K², H', W')``, offsets row by row; zero for offsets outside the map.
-    """
-    module = call.module
-    assert isinstance(module, XVolution | MergedXVolution)
-    query, key = _shift_projections(call)
-    exact = torch.promote_types(query.dtype, torch.float32)
-    query, key = (split_groups(x.to(exact), module.num_heads) for x in (query, key))
-    stride, step, side = (module.placement[k] for k in ("stride", "dilation", "kernel_size"))
-    padded = F.pad(key, (step * (side // 2),) * 4)
-    rows, columns = query.shape[3:]
-    # as far as the last query
-    ends = (rows - 1) * stride + 1, (columns - 1) * stride + 1
-    products = [
-        (query * padded[..., y : y + ends[0] : stride, x : x + ends[1] : stride]).sum(2)
-        for y in range(0, side * step, step)
-        for x in range(0, side * step, step)
-    ]
-    return torch.stack(products, 2) * query.shape[2] ** -0.5
-
-
-def _xvolution(call: Call, position: Position) -> Tensor:
-    module = call.module
-    assert isinstance(module, XVolution | MergedXVolution)
-    query, key = _shift_projections(call)
-    size = key.shape[2:]
-    if isinstance(module, XVolution) and module.attention == "global":
-        weights = one_query(query[..., position[0], position[1]], to_tokens(key), module.num_heads)
-        return weights.unflatten(2, size)
-    stride, step, side = (module.placement[k] for k in ("stride", "dilation", "kernel_size"))
-    weights = dynamic_kernel(call)[..., position[0], position[1]].unflatten(2, (side, side))
-    # in a map with the zeros around it
-    radius = step * (side // 2)
-    out = weights.new_zeros(*weights.shape[:2], *(length + 2 * radius for length in size))
-    top, left = (stride * p for p in position)
-    out[:, :, top : top + 2 * radius + 1 : step, left : left + 2 * radius + 1 : step] = weights
-    return out[:, :, radius : radius + size[0], radius : radius + size[1]]
-
-
-def _local_relation(call: Call, position: Position) -> Tensor:
-    module = call.module
-    assert isinstance(module, LocalRelationAggregator)
-    batch, channels, height, width = call.inputs[0].shape
-    kernel = module.attn.weight[:, 0]  # (C, K, K)
-    side = kernel.shape[-1]
-    out = kernel.new_zeros(batch, channels, height + side - 1, width + side - 1)
-    out[:, :, position[0] : position[0] + side, position[1] : position[1] + side] = kernel
-    radius = side // 2
-    return out[:, :, radius : radius + height, radius : radius + width]
-
-
 def _pruned(call: Call, position: Position) -> Tensor:
     block, (x,) = call.module, call.inputs
     assert isinstance(block, EvolvingBlock)
@@ -295,8 +201,8 @@ OPERATORS: dict[type[nn.Module], tuple[str, Callable[[Call, Position], Tensor]]]
     # only the block knows where the tokens of its attention are
     EvolvingBlock: ("attn", _pruned),
     GlobalRelationAggregator: ("", _global_relation),
-    LocalRelationAggregator: ("", _local_relation),
-    MergedXVolution: ("", _xvolution),
+    LocalRelationAggregator: ("", local_weights),
+    MergedXVolution: ("", shift_weights),
     MixingAttention: ("", _mixing),
-    XVolution: ("", _xvolution),
+    XVolution: ("", shift_weights),
 }
