@@ -73,7 +73,9 @@ def write_views(subject: Subject, views: Mapping[str, View], name: str, out: Pat
         np.savez_compressed(out / f"{what}.npz", **view.numbers)  # type: ignore[arg-type]
         written.append(out / f"{what}.npz")
     if len(views) > 1:
-        best = [panel for view in views.values() for panel in view.panels[: view.best]]
+        best = [
+            view.panels[i] for view in views.values() for i in view.best if i < len(view.panels)
+        ]
         sheet = draw_figure([first, *best][:MAX_SUMMARY], f"Inside the network · {name}")
         written += save_figure(sheet, out / "summary")
     return written

@@ -140,17 +140,26 @@ class Heat(Panel):
 
 @dataclass
 class Matrix(Panel):
-    """A small matrix such as a kernel, with its scale, symmetric around zero."""
+    """A small matrix such as a kernel, with its scale.
+
+    Args:
+        values: values ``(K, K)``.
+        label: what the values are.
+        signed: whether the scale is symmetric around zero.
+    """
 
     values: np.ndarray
     label: str
+    signed: bool = True
 
     @property
     def ratio(self) -> float:
         return self.values.shape[0] / self.values.shape[1]
 
     def draw(self, axes: Axes) -> None:
-        drawn = axes.imshow(self.values, interpolation="nearest", **_limits(self.values, True))
+        drawn = axes.imshow(
+            self.values, interpolation="nearest", **_limits(self.values, self.signed)
+        )
         rows, columns = self.values.shape
         axes.set_xticks(range(columns), [str(i - columns // 2) for i in range(columns)])
         axes.set_yticks(range(rows), [str(i - rows // 2) for i in range(rows)])

@@ -1,10 +1,11 @@
 """What there is to see of an image inside a network: panels and numbers, by what is looked at."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import ACmix, ACmixWindow, LocalRelationAggregator, MixingAttention
@@ -27,8 +28,8 @@ class View(NamedTuple):
     title: str
     panels: list[Panel]
     numbers: dict[str, np.ndarray]
-    # how many of the first panels go on the summary sheet
-    best: int = 1
+    # indices of the panels that go on the summary sheet
+    best: Sequence[int] = (0,)
 
 
 def _support(weights: Tensor, stride: tuple[float, float]) -> list[tuple[Box, str, str]]:
@@ -81,7 +82,7 @@ def show_attention(scene: Scene) -> View | None:
         numbers[path] = weights.cpu().numpy()
     if not panels:
         return None
-    return View("Where the position attends", [*panels, *heads], numbers, best=len(panels))
+    return View("Where the position attends", [*panels, *heads], numbers, best=range(len(panels)))
 
 
 def _region_box(scene: Scene, path: str, index: int, columns: int) -> Box:
@@ -142,7 +143,7 @@ def show_routes(scene: Scene) -> View | None:
         panels.append(scene.heat(path, tokens, title, "weight", boxes=[own], mark=scene.mark))
         numbers |= {f"{path}.routes": routes.numpy(), f"{path}.chosen": counts.numpy()}
         numbers[f"{path}.weights"] = weights.cpu().numpy()
-    return View("Bi-level routing", panels, numbers, best=3) if panels else None
+    return View("Bi-level routing", panels, numbers, best=range(3)) if panels else None
 
 
 def show_rates(scene: Scene) -> View | None:
@@ -166,7 +167,16 @@ def show_rates(scene: Scene) -> View | None:
         title = f"{short(path)}\nchannel gates of the attention, sorted"
         panels.append(Chart(title, dict(gates=np.sort(channel)), places, "gate"))
         numbers |= {f"{path}.spatial": spatial.cpu().numpy(), f"{path}.channel": channel}
-    return View("Rates and gates", panels, numbers, best=2) if panels else None
+    return View("Rates and gates", panels, numbers, best=range(2)) if panels else None
+
+
+def _fade(scene: Scene, hidden: Tensor) -> np.ndarray:
+    """Return the image, nearly white where a map ``(h, w)`` of the network is True."""
+    whole = scene.inputs.shape[2:]
+    mask = F.interpolate(hidden[None, None].float(), whole, mode="nearest")[0, 0].cpu().numpy()
+    height, width = scene.subject.pixels.shape[:2]
+    opacity = 0.85 * mask[:height, :width, None]
+    return scene.subject.pixels * (1 - opacity) + opacity
 
 
 def show_tokens(scene: Scene) -> View | None:
@@ -183,10 +193,13 @@ def show_tokens(scene: Scene) -> View | None:
             panels.append(scene.heat(path, scores, title, "weight", signed=True))
             continue
         numbers[f"{path}.kept"] = kept[0].cpu().numpy()
-        title = f"{short(path)}: {int(kept[0].sum())} of {kept[0].numel()} tokens kept"
-        pruned = torch.where(kept[0], torch.nan, 1.0)
-        panels.append(scene.heat(path, pruned, title, "pruned", opacity=0.8))
-    return View("Tokens", panels, numbers, best=3) if panels else None
+        title = (
+            f"{short(path)}: {int(kept[0].sum())} of {kept[0].numel()} tokens kept\nwhite: pruned"
+        )
+        faded = _fade(scene, ~kept[0])
+        panels.append(Picture(title, faded, (faded.shape[0], faded.shape[1])))
+    middle = [len(panels) // 3, 2 * len(panels) // 3, len(panels) - 1]
+    return View("Tokens", panels, numbers, best=sorted({*middle})) if panels else None
 
 
 def show_kernels(scene: Scene) -> View | None:
@@ -210,12 +223,12 @@ def show_kernels(scene: Scene) -> View | None:
         kernel = scene.records[path]["kernel"].float().cpu()  # (C, K, K)
         strongest = kernel.abs().sum((1, 2)).argsort(descending=True)[:3].tolist()
         title = f"{short(path)}\nmean size over {len(kernel)} channels"
-        panels.append(Matrix(title, kernel.abs().mean(0).numpy(), "mean |weight|"))
+        panels.append(Matrix(title, kernel.abs().mean(0).numpy(), "mean |weight|", signed=False))
         panels += [
             Matrix(f"{short(path)}\nchannel {i}", kernel[i].numpy(), "weight") for i in strongest
         ]
         numbers[path] = kernel.numpy()
-    return View("Kernels", panels, numbers, best=2) if panels else None
+    return View("Kernels", panels, numbers, best=range(2)) if panels else None
 
 
 def show_cam(scene: Scene) -> View | None:
@@ -270,7 +283,7 @@ def show_features(scene: Scene) -> View | None:
         panels.append(Picture(title, colours, (size[0], size[1]), whole))
         numbers[path] = features[0].cpu().numpy()
     title = "Stage features: three principal components as red, green and blue"
-    return View(title, panels, numbers, best=4) if panels else None
+    return View(title, panels, numbers, best=range(4)) if panels else None
 
 
 # by the name of the flag --what; None where the network has nothing of the kind
