@@ -16,6 +16,9 @@ from ..inference.pictures import load_each
 from .features import stage_paths
 from .gradients import class_activation
 
+# whether a data preprocessor turns BGR into RGB: that of mmdet and mmseg, and mmpretrain's
+TO_RGB = ("_channel_conversion", "to_rgb")
+
 
 class Subject(NamedTuple):
     """One image and what is looked at in it; places are in pixels of the network's input."""
@@ -56,11 +59,9 @@ def to_pixels(model: BaseModel, inputs: Tensor, size: tuple[int, int]) -> np.nda
         image = image * std.float().cpu() + mean.float().cpu()
     channels = 3 if image.shape[0] == 3 else 1
     rgb = image[:channels].expand(3, -1, -1).permute(1, 2, 0).numpy() / 255
-    # what the preprocessor has not turned is in BGR, as all our pipelines load it
-    to_rgb = getattr(preprocessor, "channel_conversion", None) or getattr(
-        preprocessor, "to_rgb", False
-    )
-    if not to_rgb:
+    # all our pipelines load BGR, and each host has its name for turning it
+    turned = any(getattr(preprocessor, name, False) for name in TO_RGB)
+    if not turned:
         rgb = rgb[..., ::-1]
     return np.ascontiguousarray(rgb[: size[0], : size[1]].clip(0, 1))
 

@@ -74,12 +74,19 @@ def test_pictures_and_numbers_of_one_view(repository, tmp_path, checkpoints):
         assert np.allclose(numbers[path], expected)
 
 
-def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints):
-    cfg, image = small(repository), make_image(tmp_path / "image.png")
-    ((_, subject),) = read_subjects(cfg, [image], checkpoints(CLASSIFIER, cfg), "cpu")
-    assert np.abs(subject.pixels * 255 - noise(64, 48)).max() < 0.01
-    assert 0 <= subject.position[0] < 48
-    assert 0 <= subject.position[1] < 64
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints, kind):
+    cfg, image = small(repository, kind), make_image(tmp_path / "image.png", 320, 192)
+    for to_rgb in (True, False):
+        if kind == CLASSIFIER:
+            cfg.data_preprocessor.to_rgb = to_rgb
+        else:
+            cfg.model.data_preprocessor.bgr_to_rgb = to_rgb
+            cfg.test_dataloader.dataset.pipeline[1].scale = (320, 192)
+        ((_, subject),) = read_subjects(cfg, [image], checkpoints(kind, cfg), "cpu", (9, 8))
+        assert subject.pixels.shape == (192, 320, 3)
+        assert np.abs(subject.pixels * 255 - noise(320, 192)).max() < 0.01
+        assert subject.position == (9, 8)
 
 
 @pytest.mark.slow

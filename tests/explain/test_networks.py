@@ -43,8 +43,10 @@ def test_every_network_has_something_to_see_at_any_size(network, settings, dtype
 
 @each_kind
 def test_examining_changes_nothing(network, settings):
-    model = build(network, settings).train()
-    # frozen parts and a part that its user keeps in evaluation mode
+    model = build(network, settings, frozen_stages=1).train()
+    # its user trains a frozen part all the same, freezes another and keeps one in evaluation mode
+    for parameter in model.stages[0].parameters():
+        parameter.requires_grad_(True)
     model.stages[0].eval()
     for parameter in model.stages[1].parameters():
         parameter.requires_grad_(False)

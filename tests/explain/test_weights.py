@@ -6,7 +6,12 @@ from explain.operator_traces import derived_weights, weighted_values
 from operator_cases import CHANNELS, MAP_OPERATORS, make_uneven
 
 from hybrid_backbones.explain import attention
-from hybrid_backbones.ops import ACmix, BiLevelRoutingAttention2d, EfficientAdditiveAttention
+from hybrid_backbones.ops import (
+    ACmix,
+    BiLevelRoutingAttention,
+    BiLevelRoutingAttention2d,
+    EfficientAdditiveAttention,
+)
 from hybrid_backbones.ops.swiftformer import unit_vectors
 
 # functions have no weights, LocFormer's parts other inputs
@@ -19,7 +24,11 @@ KINDS = {
         *("AttentionLePE2d", "BiLevelRoutingAttention", "BiLevelRoutingAttention2d"),
         *("MixingAttention", "GlobalRelationAggregator", "LocalRelationAggregator"),
     }
-} | {"ACmix, dilation 2": lambda: ACmix(CHANNELS, CHANNELS, dilation=2, padding=2)}
+} | {
+    "ACmix, dilation 2": lambda: ACmix(CHANNELS, CHANNELS, dilation=2, padding=2),
+    # which has regions of padding only
+    "BiLevelRoutingAttention, 4×4": lambda: BiLevelRoutingAttention(CHANNELS, 2, 4, 3),
+}
 each_operator = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 SOFTMAX = [name for name in KINDS if not name.startswith(("XVol", "Merged", "Local"))]
