@@ -16,8 +16,8 @@ from ..inference.pictures import load_each
 from .features import stage_paths
 from .gradients import class_activation
 
-# whether a data preprocessor turns BGR into RGB: that of mmdet and mmseg, and mmpretrain's
-TO_RGB = ("_channel_conversion", "to_rgb")
+# whether a data preprocessor turns BGR into RGB: mmengine's, upstream mmseg's, mmpretrain's
+TO_RGB = ("_channel_conversion", "channel_conversion", "to_rgb")
 
 
 class Subject(NamedTuple):
