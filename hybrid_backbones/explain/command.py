@@ -122,13 +122,18 @@ def explain(
     out, is_folder = Path(out), Path(image).is_dir()
     if out.is_file():
         raise ValueError(f"--out {out} is a file: expected a folder")
-    # checks the images, and that the folder can be written
-    images = plan(image, out if is_folder else out / "summary.png", checkpoint)
-    init_default_scope(cfg.default_scope)
-    written = []
-    for path, subject in read_subjects(cfg, images, checkpoint, device, at):
-        folder = out / path.name if is_folder else out
-        files = write_views(subject, look_at(subject, what, layer), path.name, folder)
-        print_log(f"saved {len(files)} files to {folder}")
-        written += files
+    existed, written = out.exists(), list[Path]()
+    try:
+        # checks the images, and that the folder can be written
+        images = plan(image, out if is_folder else out / "summary.png", checkpoint)
+        init_default_scope(cfg.default_scope)
+        for path, subject in read_subjects(cfg, images, checkpoint, device, at):
+            folder = out / path.name if is_folder else out
+            files = write_views(subject, look_at(subject, what, layer), path.name, folder)
+            print_log(f"saved {len(files)} files to {folder}")
+            written += files
+    finally:
+        # a mistake leaves no folder behind
+        if not existed and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return written
