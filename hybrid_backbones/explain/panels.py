@@ -218,7 +218,7 @@ def _fit(axes: Axes, size: Sequence[int]) -> None:
 
 
 def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
-    scale = ScalarFormatter()
+    scale = ScalarFormatter(useOffset=False)
     scale.set_powerlimits((-2, 3))
     # an inset is as tall as the picture
     bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.035, 1)), format=scale)

@@ -54,6 +54,12 @@ class Scene:
         height, width = self.sizes[path]
         return self.inputs.shape[2] / height, self.inputs.shape[3] / width
 
+    def beside(self, weights: Tensor, stride: tuple[float, float]) -> str:
+        """Say which share of weights ``(h, w)`` lies on padding beside the network's input."""
+        rows, columns = (round(s / d) for s, d in zip(self.inputs.shape[2:], stride, strict=True))
+        share = 1 - float(weights[:rows, :columns].sum() / weights.sum())
+        return f", {100 * share:.0f} % on padding" if weights.min() >= 0 and share > 0.005 else ""
+
     def heat(
         self,
         path: str,

@@ -28,7 +28,7 @@ class View(NamedTuple):
     title: str
     panels: list[Panel]
     numbers: dict[str, np.ndarray]
-    # indices of the panels that go on the summary sheet
+    # indices of the panels on the summary sheet
     best: Sequence[int] = (0,)
 
 
@@ -72,6 +72,7 @@ def show_attention(scene: Scene) -> View | None:
         mean = weights.mean(0)
         settings["boxes"] = _support(mean, (down, right))
         title = f"{short(path)}\nmean of {len(weights)} heads, position {place}"
+        title += scene.beside(mean, (down, right))
         panels.append(scene.heat(path, seen.nanmean(0), title, "weight", **settings))
         # maps of the last stage have few positions
         if path == layers[-2:][0] and len(weights) > 1:
