@@ -11,11 +11,11 @@ from . import mmcv_ops
 # must precede every import of mmdet or mmseg, which need the operators at import
 mmcv_ops.install()
 
-from . import backbones, checkpoints, ops, registration, training  # noqa: E402
+from . import backbones, checkpoints, explain, ops, registration, training  # noqa: E402
 
 registration.register_with_hosts()
 registration.correct_distributions()
 registration.forbid_installations()
 
 __version__ = "0.1.0"
-__all__ = ["backbones", "checkpoints", "mmcv_ops", "ops", "training"]
+__all__ = ["backbones", "checkpoints", "explain", "mmcv_ops", "ops", "training"]

@@ -1,0 +1,139 @@
+"""Draw what a trained network looks at in images, and write the numbers beside the pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+
+from ..inference.pictures import plan
+from ..training.requirements import require_device, require_keys
+from .features import stage_paths
+from .look import attending_modules
+from .panels import Panel, Picture, draw_figure, save_figure
+from .scene import Scene
+from .subject import FINDERS, Subject, read_subjects
+from .views import VIEWS, View
+
+ALL = "all"
+# panels on a summary sheet
+MAX_SUMMARY = 16
+
+
+def look_at(subject: Subject, what: str, layer: str | None) -> dict[str, View]:
+    """Make the views of one image, by their names.
+
+    Raises:
+        ValueError: if the network has nothing of what is asked for, or no such layer.
+    """
+    scene = Scene(subject, layer)
+    if layer is not None:
+        there = {*scene.sizes, *attending_modules(subject.model), *stage_paths(subject.model)}
+        if layer not in there:
+            raise ValueError(f"no --layer {layer} to look at; there is: {', '.join(sorted(there))}")
+    names = [*VIEWS] if what == ALL else [what]
+    views = {name: view for name in names if (view := VIEWS[name](scene)) is not None}
+    if not views:
+        at = "" if layer is None else f" at --layer {layer}"
+        raise ValueError(
+            f"{type(subject.model).__name__} has nothing to show for --what {what}{at}: use --what "
+            "all to see what there is"
+        )
+    return views
+
+
+def input_panel(subject: Subject) -> Panel:
+    """Draw the image, the position that looks, and what was found."""
+    height, width = subject.pixels.shape[:2]
+    boxes = [] if subject.box is None else [(subject.box, "lime", "detection")]
+    y, x = subject.position
+    return Picture(
+        f"{subject.found}\nposition ({y}, {x}) of {height}×{width}",
+        subject.pixels,
+        (height, width),
+        boxes=boxes,
+        mark=(y + 0.5, x + 0.5),
+    )
+
+
+def write_views(subject: Subject, views: Mapping[str, View], name: str, out: Path) -> list[Path]:
+    """Write figures, numbers and the summary sheet of one image into a folder.
+
+    Returns:
+        paths of the written files.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    first, written = input_panel(subject), []
+    for what, view in views.items():
+        figure = draw_figure([first, *view.panels], f"{view.title} · {name}")
+        written += save_figure(figure, out / what)
+        # the arrays have paths of modules as names
+        np.savez_compressed(out / f"{what}.npz", **view.numbers)  # type: ignore[arg-type]
+        written.append(out / f"{what}.npz")
+    if len(views) > 1:
+        best = [
+            view.panels[i] for view in views.values() for i in view.best if i < len(view.panels)
+        ]
+        sheet = draw_figure([first, *best][:MAX_SUMMARY], f"Inside the network · {name}")
+        written += save_figure(sheet, out / "summary")
+    return written
+
+
+def explain(
+    cfg: Config,
+    image: str | Path,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    what: str = ALL,
+    layer: str | None = None,
+    at: tuple[int, int] | None = None,
+    device: str = "cpu",
+) -> list[Path]:
+    """Draw what a model looks at in an image, or in each image of a folder.
+
+    Args:
+        cfg: config of a detector, segmentor or classifier.
+        image: image file or folder of images.
+        checkpoint: checkpoint of the model.
+        out: folder for the pictures; for a folder of images, with a folder for each. Pictures of
+            an earlier run in it are overwritten.
+        what: key of :data:`VIEWS`, or ``'all'``.
+        layer: path of the module to look at; None chooses the last of each stage.
+        at: position (y, x) to look from, in pixels of the network's input; None looks from where
+            the strongest result is.
+        device: device of the model, such as 'cpu' or 'cuda:0'.
+
+    Returns:
+        paths of the written files.
+
+    Raises:
+        ValueError: if a file is missing, damaged, does not fit the model or cannot be written, or
+            the model has nothing of what is asked for.
+    """
+    require_keys(cfg, "default_scope", "model", "test_dataloader")
+    if cfg.test_dataloader.dataset.type == "SketchCocoDataset":
+        raise ValueError("the config searches by sketch: use tools/sketch_demo.py")
+    if cfg.default_scope not in FINDERS:
+        raise ValueError(f"default_scope must be one of {[*FINDERS]}, got {cfg.default_scope!r}")
+    require_device(device)
+    out, is_folder = Path(out), Path(image).is_dir()
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file: expected a folder")
+    existed, written = out.exists(), list[Path]()
+    try:
+        # checks the images, and that the folder can be written
+        images = plan(image, out if is_folder else out / "summary.png", checkpoint)
+        init_default_scope(cfg.default_scope)
+        for path, subject in read_subjects(cfg, images, checkpoint, device, at):
+            folder = out / path.name if is_folder else out
+            files = write_views(subject, look_at(subject, what, layer), path.name, folder)
+            print_log(f"saved {len(files)} files to {folder}")
+            written += files
+    finally:
+        # a mistake leaves no folder behind
+        if not existed and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+    return written

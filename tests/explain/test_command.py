@@ -1,0 +1,144 @@
+"""The command that draws what a network looks at: files, numbers, positions, mistakes."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from demo_cases import KINDS, noise, read
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from hybrid_backbones.explain import attention
+from hybrid_backbones.explain.command import explain
+from hybrid_backbones.explain.subject import read_subjects
+
+CLASSIFIER = "imagenet_swiftformer_xs"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A function that saves a random network of a config, once."""
+    folder, saved = tmp_path_factory.mktemp("checkpoints"), {}
+
+    def save(kind, cfg):
+        if kind not in saved:
+            saved[kind] = folder / f"{kind}.pth"
+            torch.manual_seed(0)
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):
+                model = MODELS.build(cfg.model)
+            for name, weight in model.named_parameters():
+                # so that labels and scores differ, although features hardly do
+                if name.endswith(("fc.weight", "fc_cls.weight", "conv_seg.weight")):
+                    torch.nn.init.normal_(weight, std=100)
+            torch.save(dict(state_dict=model.state_dict()), saved[kind])
+        return saved[kind]
+
+    return save
+
+
+def make_image(path, width=64, height=48):
+    Image.fromarray(noise(width, height)).save(path)
+    return path
+
+
+def small(repository, kind=CLASSIFIER):
+    """Read a config whose network receives images as they are."""
+    cfg = read(repository, kind)
+    if kind == CLASSIFIER:
+        steps = [dict(type="LoadImageStrict"), dict(type="PackInputs")]
+        cfg.test_dataloader.dataset.pipeline = steps
+    return cfg
+
+
+def test_pictures_and_numbers_of_one_view(repository, tmp_path, checkpoints):
+    cfg, out = small(repository), tmp_path / "new" / "inside"
+    checkpoint, image = checkpoints(CLASSIFIER, cfg), make_image(tmp_path / "a b.png")
+    before = image.read_bytes()
+    written = explain(cfg, image, checkpoint, out, what="attention", at=(40, 17))
+    assert sorted(p.name for p in written) == ["attention.npz", "attention.pdf", "attention.png"]
+    assert sorted(out.iterdir()) == sorted(written)
+    assert image.read_bytes() == before
+    # each panel is wide enough to be read
+    with Image.open(out / "attention.png") as picture:
+        assert picture.width >= 4 * 512
+    assert (out / "attention.pdf").read_bytes().startswith(b"%PDF")
+    ((_, subject),) = read_subjects(cfg, [image], checkpoint, "cpu", (40, 17))
+    with np.load(out / "attention.npz") as numbers:
+        assert list(numbers) == [
+            f"backbone.stages.{i}.{n}.attn" for i, n in enumerate((2, 2, 5, 3))
+        ]
+        path = "backbone.stages.1.2.attn"
+        expected = attention(subject.model, subject.inputs, path, (40 // 8, 17 // 8))[0]
+        assert np.allclose(numbers[path], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints, kind):
+    cfg, image = small(repository, kind), make_image(tmp_path / "image.png", 320, 192)
+    for to_rgb in (True, False):
+        if kind == CLASSIFIER:
+            cfg.data_preprocessor.to_rgb = to_rgb
+        else:
+            cfg.model.data_preprocessor.bgr_to_rgb = to_rgb
+            cfg.test_dataloader.dataset.pipeline[1].scale = (320, 192)
+        ((_, subject),) = read_subjects(cfg, [image], checkpoints(kind, cfg), "cpu", (9, 8))
+        assert subject.pixels.shape == (192, 320, 3)
+        assert np.abs(subject.pixels * 255 - noise(320, 192)).max() < 0.01
+        assert subject.position == (9, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_draws_all_there_is(repository, tmp_path, monkeypatch, checkpoints, kind):
+    monkeypatch.chdir(repository)
+    checkpoint = checkpoints(kind, read(repository, kind))
+    flags = ["--cfg-options", "test_dataloader.dataset.pipeline.1.scale=(96,64)"]
+    command = [
+        *("tools/explain.py", make_image(tmp_path / "image.png")),
+        *(f"configs/{kind}.py", checkpoint, "--out", tmp_path / "out"),
+        *(flags if kind != CLASSIFIER else ()),
+    ]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    runpy.run_path("tools/explain.py", run_name="__main__")
+    names = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert names >= {"attention", "tokens", "cam", "erf", "features", "summary"} - (
+        # a detector of random weights may find nothing to explain
+        {"cam"} if kind.startswith("maskrcnn") else set()
+    )
+
+
+def test_each_image_of_a_folder_has_its_folder(repository, tmp_path, checkpoints, capsys):
+    cfg, folder = small(repository), tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        make_image(folder / name)
+    (folder / "notes.txt").write_text("not an image")
+    written = explain(cfg, folder, checkpoints(CLASSIFIER, cfg), tmp_path / "out", what="features")
+    assert {path.parent.name for path in written} == {"a.png", "b.jpg"}
+    assert len(written) == 6
+    assert "skipped 1 files that cannot be loaded: notes.txt" in capsys.readouterr().out
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing_behind(repository, tmp_path, checkpoints):
+    cfg, image = small(repository), make_image(tmp_path / "image.png")
+    checkpoint, out = checkpoints(CLASSIFIER, cfg), tmp_path / "out"
+    (tmp_path / "file").write_text("kept")
+    sketches = read(repository, "locformer_swin_t")
+    cases = [
+        (dict(what="routes"), "has nothing to show for --what routes: use --what all"),
+        (dict(layer="stages.9"), "no --layer stages.9 to look at; there is: backbone.stages.0"),
+        (dict(at=(48, 0)), "--at Y X must lie in the 48×64 pixels .* got 48 0"),
+        (dict(device="cuda:77"), "--device cuda:77"),
+        (dict(image=tmp_path / "none.png"), "no image at"),
+        (dict(out=tmp_path / "file"), "is a file: expected a folder"),
+        (dict(cfg=sketches), "use tools/sketch_demo.py"),
+    ]
+    for changes, message in cases:
+        arguments = dict(cfg=cfg, image=image, checkpoint=checkpoint, out=out) | changes
+        with pytest.raises(ValueError, match=message) as error:
+            explain(**arguments)
+        assert "\n" not in str(error.value)
+        assert not out.exists()
+    assert (tmp_path / "file").read_text() == "kept"
