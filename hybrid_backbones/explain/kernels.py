@@ -22,7 +22,7 @@ def _projections(call: Call) -> tuple[Tensor, Tensor]:
     assert isinstance(module, MergedXVolution)
     by_group = call.inner["qkv"][-1].unflatten(1, (module.qkv.groups, 3, -1))
     query, key, _ = map(join_groups, by_group.unbind(2))
-    stride = module.placement["stride"]
+    stride = module.geometry["stride"]
     return query[..., ::stride, ::stride], key
 
 
@@ -37,7 +37,7 @@ def dynamic_kernel(call: Call) -> Tensor:
     query, key = _projections(call)
     exact = torch.promote_types(query.dtype, torch.float32)
     query, key = (split_groups(x.to(exact), module.num_heads) for x in (query, key))
-    stride, step, side = (module.placement[k] for k in ("stride", "dilation", "kernel_size"))
+    stride, step, side = (module.geometry[k] for k in ("stride", "dilation", "kernel_size"))
     padded = F.pad(key, (step * (side // 2),) * 4)
     rows, columns = query.shape[3:]
     # as far as the last query
@@ -58,7 +58,7 @@ def shift_weights(call: Call, position: Position) -> Tensor:
     if isinstance(module, XVolution) and module.attention == "global":
         weights = one_query(query[..., position[0], position[1]], to_tokens(key), module.num_heads)
         return weights.unflatten(2, size)
-    stride, step, side = (module.placement[k] for k in ("stride", "dilation", "kernel_size"))
+    stride, step, side = (module.geometry[k] for k in ("stride", "dilation", "kernel_size"))
     weights = dynamic_kernel(call)[..., position[0], position[1]].unflatten(2, (side, side))
     # in a map with the zeros around it
     radius = step * (side // 2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..backbones.uniformer_light import EvolvingBlock
+from ..backbones.uniformer_light import TokenPruningBlock
 from ..ops import (
     ACmix,
     ACmixWindow,
@@ -44,7 +44,7 @@ def _gates(call: Call) -> dict[str, Tensor]:
 
 def _kept(call: Call) -> dict[str, Tensor]:
     (x,), block = call.inputs, call.module
-    assert isinstance(block, EvolvingBlock)
+    assert isinstance(block, TokenPruningBlock)
     num_kept = num_kept_tokens(x.score.shape[1], block.keep_ratio)
     kept = torch.zeros_like(x.score, dtype=torch.bool)
     kept.scatter_(1, order_by_score(x.score)[:, :num_kept], True)
@@ -74,7 +74,7 @@ RECORDERS: dict[type[nn.Module], Callable[[Call], dict[str, Tensor]]] = {
     BiLevelRoutingAttention: _routes,
     BiLevelRoutingAttention2d: _routes,
     EfficientAdditiveAttention: _token_weights,
-    EvolvingBlock: _kept,
+    TokenPruningBlock: _kept,
     LocalRelationAggregator: _static_kernel,
     MergedXVolution: _dynamic_kernel,
     MixingAttention: _gates,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import to_tokens
-from ..locformer.backbone import DetectingBlock
+from ..locformer.backbone import RAMBlock
 from ..locformer.fusion import StageFusion, map_positions
 from .capture import Call
 from .one_query import Position, one_query
@@ -47,7 +47,7 @@ def fusion_weights(call: Call, position: Position) -> Tensor:
 def patch_weights(call: Call, position: Position) -> Tensor:
     """Compute the weights of a patch within its window of a map with zeros to whole windows."""
     block = call.module
-    assert isinstance(block, DetectingBlock)
+    assert isinstance(block, RAMBlock)
     attn = block.attn
     # the projection takes maps of patches, and then tokens
     (maps,) = (out for out in call.inner["attn.qkv"] if out.ndim == 4)
@@ -62,6 +62,6 @@ def patch_weights(call: Call, position: Position) -> Tensor:
 
 RECORDERS: dict[type[nn.Module], Callable[[Call], dict[str, Tensor]]] = {StageFusion: record_fusion}
 OPERATORS: dict[type[nn.Module], tuple[str, Callable[[Call, Position], Tensor]]] = {
-    DetectingBlock: ("attn", patch_weights),
+    RAMBlock: ("attn", patch_weights),
     StageFusion: ("", fusion_weights),
 }

@@ -63,7 +63,7 @@ def show_attention(scene: Scene) -> View | None:
         module = attending_modules(scene.model)[path][0]
         strided = module.stride if isinstance(module, ACmix) else 1
         if isinstance(module, XVolution | MergedXVolution):
-            strided = module.placement["stride"]
+            strided = module.geometry["stride"]
         down, right = (side / strided for side in scene.stride(path))
         signed = bool((weights < 0).any())
         settings: dict = dict(stride=(down, right), signed=signed, mark=scene.mark)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.uniformer_light import EvolvingBlock
+from ..backbones.uniformer_light import TokenPruningBlock
 from ..layers import join_groups, split_groups, to_tokens
 from ..ops import (
     ACmix,
@@ -169,7 +169,7 @@ def _additive(call: Call, position: Position) -> Tensor:
 
 def _pruned(call: Call, position: Position) -> Tensor:
     block, (x,) = call.module, call.inputs
-    assert isinstance(block, EvolvingBlock)
+    assert isinstance(block, TokenPruningBlock)
     size, num_tokens = x.map.shape[2:], x.score.shape[1]
     num_kept, order = num_kept_tokens(num_tokens, block.keep_ratio), order_by_score(x.score)
     dropped = order[:, num_kept:]
@@ -199,7 +199,7 @@ OPERATORS: dict[type[nn.Module], tuple[str, Callable[[Call, Position], Tensor]]]
     BiLevelRoutingAttention2d: ("", _routed),
     EfficientAdditiveAttention: ("", _additive),
     # only the block knows where the tokens of its attention are
-    EvolvingBlock: ("attn", _pruned),
+    TokenPruningBlock: ("attn", _pruned),
     GlobalRelationAggregator: ("", _global_relation),
     LocalRelationAggregator: ("", local_weights),
     MergedXVolution: ("", shift_weights),
