@@ -95,7 +95,9 @@ def match_published(
         ValueError: lists the entries that do not fit.
     """
     own, is_inside = target.state_dict(), target is not backbone
-    is_of_more = not is_inside and is_whole(entries, backbone)
+    # the rules of LocFormer are for all of its entries, not only for those of its backbone
+    is_backbone = not is_inside and not hasattr(backbone, "backbone")
+    is_of_more = is_backbone and is_whole(entries, backbone)
     require_settings(backbone, entries)
     given: dict[str, Tensor] = {}
     dropped, left = [], []

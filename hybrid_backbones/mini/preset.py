@@ -190,9 +190,9 @@ def dicts(settings) -> Iterator[ConfigDict]:
     """Iterate over all dicts in nested dicts and lists."""
     if isinstance(settings, dict):
         yield settings
-        settings = settings.values()
-    if not isinstance(settings, str):
-        for value in settings if hasattr(settings, "__iter__") else ():
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for value in settings:
             yield from dicts(value)
 
 

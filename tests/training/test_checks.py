@@ -282,7 +282,9 @@ def test_pictures_need_the_hook_that_draws_them(monkeypatch, hooks):
     cfg = Config(dict(default_scope="mmseg", default_hooks=hooks))
     monkeypatch.setattr(launch, "prepare_run", lambda *_: cfg)
     with pytest.raises(ValueError, match=r"--show-dir needs .*default_hooks\.visualization"):
-        launch.test(Namespace(compile=False, show_dir="pictures", out=None, checkpoint=""))
+        launch.test(
+            Namespace(compile=False, tta=False, show_dir="pictures", out=None, checkpoint="")
+        )
 
 
 @pytest.mark.parametrize("given", [dict(type="IoUMetric"), [dict(type="IoUMetric")]])
