@@ -6,7 +6,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.datasets import ImageNet
 from mmpretrain.structures import DataSample
@@ -62,3 +62,18 @@ def sample_of(kind, width, height, label=0):
         bboxes=box, masks=mask, scores=torch.tensor([0.9]), labels=torch.tensor([label])
     )
     return DetDataSample(pred_instances=objects)
+
+
+def save_network(folder, kind, cfg):
+    """Save a random network of a config in a folder, unless it is there, and return its path."""
+    path = folder / f"{kind}.pth"
+    if not path.exists():
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = MODELS.build(cfg.model)
+        for name, weight in model.named_parameters():
+            # so that labels and scores differ, although features hardly do
+            if name.endswith(("fc.weight", "fc_cls.weight", "conv_seg.weight")):
+                torch.nn.init.normal_(weight, std=100)
+        torch.save(dict(state_dict=model.state_dict()), path)
+    return path

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from ..ops import local_attention, pixel_shift_attention
+from ..ops.local_attention.api import BACKENDS as LOCAL_BACKENDS
+from ..ops.pixel_shift_attention.api import BACKENDS as PIXEL_SHIFT_BACKENDS
+from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
 from ..ops.routed_attention.api import routed_attention
 from .measure import attempt, follow
 from .probes import extra_memory, time_call
@@ -31,7 +34,7 @@ class Case(NamedTuple):
     """Operator at one stage: a function of query, key, value and backend, and their shape."""
 
     operator: str
-    backends: tuple[str, ...]
+    backends: list[str]
     size: str
     shape: tuple[int, ...]
     apply: Callable[..., Tensor]
@@ -43,7 +46,7 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
         shape = (1, heads, channels, *(-(-side // shrink) for side in size))
         yield Case(
             "local_attention",
-            ("triton", "tiled", "reference"),
+            [*LOCAL_BACKENDS],
             f"{heads} heads of {channels}, {shape[3]}×{shape[4]}",
             shape,
             partial(local_attention, kernel_size=7),
@@ -53,7 +56,7 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
         routes = [torch.randperm(regions)[:count] for _ in range(regions)]
         yield Case(
             "routed_attention",
-            ("triton", "chunked", "reference"),
+            [*ROUTED_BACKENDS],
             f"{heads} heads of {channels // heads}, {regions} regions of {tokens}, k = {count}",
             (1, regions, tokens, channels),
             partial(routed_attention, routes=torch.stack(routes)[None].to(device), num_heads=heads),
@@ -62,7 +65,7 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
         shape = (1, channels, *(-(-side // shrink) for side in size))
         yield Case(
             "pixel_shift_attention",
-            ("triton", "shifted", "reference"),
+            [*PIXEL_SHIFT_BACKENDS],
             f"{channels} channels, {shape[2]}×{shape[3]}",
             shape,
             pixel_shift_attention,
@@ -109,7 +112,7 @@ def _measure(apply: Callable[..., Tensor], inputs: list[Tensor], settings: Setti
 
     infer = torch.no_grad()(partial(apply, *inputs))
     return dict(
-        forward_ms=time_call(infer, **settings.clock)["median"],
-        forward_backward_ms=time_call(differentiate, **settings.clock)["median"],
+        forward_ms=time_call(infer, **settings.clock),
+        forward_backward_ms=time_call(differentiate, **settings.clock),
         extra_memory_mib=extra_memory(differentiate, device=settings.device),
     )

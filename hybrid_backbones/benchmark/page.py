@@ -21,8 +21,9 @@ SECTIONS = {
     "kernels": (
         "Kernels on a GPU",
         "The attention alone, with the heads and channels of its network at the first three stages "
-        "of an 800×1344 image. The table of 2026-11-26 comes from the draft of this command, whose "
-        "clock was Triton's `do_bench`. Small maps take the time of their launches.",
+        "of an 800×1344 image. The table of 2026-11-26 comes from the draft of "
+        "`tools/benchmark.py gpu --only kernels`, whose clock was Triton's `do_bench`. Small maps "
+        "take the time of their launches.",
     ),
     "ops": (
         "Operators",
@@ -55,9 +56,9 @@ SECTIONS = {
 GPU_SECTIONS = ("tests", "errors", "kernels")
 INTRODUCTION = """# Benchmarks
 
-Written by `python tools/benchmark.py page` from what its other commands saved in
-[benchmarks](benchmarks). Compare rows of one table only: each was measured in one run, on one
-machine. What no table shows was not measured, such as larger batches of operators and backbones.
+Written by `python tools/benchmark.py page` from the tables in [benchmarks](benchmarks). Compare
+rows of one table only: each was measured in one run, on one machine. What no table shows was not
+measured, such as larger batches of operators and backbones.
 """
 
 

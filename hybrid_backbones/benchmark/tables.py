@@ -110,6 +110,8 @@ def _cell(figure: dict | float | None, unit: float, sign: str = "") -> str:
 
 def explain(rows: list[dict], setting: dict[str, Any]) -> str:
     """Return the caption of the table: the settings, and the meaning of each column."""
+    if "tests" in rows[0]:
+        return "{device_name}, PyTorch {torch}.".format(**setting)
     figures = [FIGURES[name] for name in _present(rows)]
     notes = [f"{figure.title.split(' (')[0]}: {figure.meaning}" for figure in figures]
     if any(row.get("ratio") for row in rows):

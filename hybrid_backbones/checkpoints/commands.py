@@ -47,9 +47,7 @@ def verify(file: str | Path) -> list[str]:
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"no file at {str(file)!r}: check the path")
-    digest = hash_file(path)
-    same = [name for name, record in PUBLISHED.items() if record.sha256 == digest]
-    named = [name for name, record in PUBLISHED.items() if is_named(path, name, record)]
+    same, named = match_file(path)
     for name in [] if same else named:
         record = PUBLISHED[name]
         if record.sha256:
@@ -64,8 +62,17 @@ def verify(file: str | Path) -> list[str]:
     return [f"{file}: readable, {describe(path)}", *(said or [f"not by name or hash: {UNKNOWN}"])]
 
 
-def is_named(path: Path, name: str, record: PublishedCheckpoint) -> bool:
-    """Return whether a file has the name of a published one, as here or as at its addresses."""
+def match_file(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the published checkpoints that a file is: by its hash, and by its name.
+
+    A file has the name of a published one as here, or as at one of its addresses.
+    """
+    digest = hash_file(path)
+    same = [name for name, record in PUBLISHED.items() if record.sha256 == digest]
+    return same, [name for name, record in PUBLISHED.items() if _is_named(path, name, record)]
+
+
+def _is_named(path: Path, name: str, record: PublishedCheckpoint) -> bool:
     return path.stem == name or path.name in {
         address.rpartition("/")[2] for address in record.addresses if "://" in address
     }

@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from .commands import is_named
-from .fetch import fetch, hash_file
+from .commands import match_file
+from .fetch import fetch
 from .load import load_trained
 from .published import PUBLISHED, PublishedCheckpoint
 from .read import dataset_meta, read_checkpoint
@@ -26,16 +26,13 @@ def recognise(checkpoint: str | Path) -> PublishedCheckpoint:
     """
     if str(checkpoint) in PUBLISHED:
         return PUBLISHED[str(checkpoint)]
-    path = fetch(checkpoint)
-    digest = hash_file(path)
-    same = [record for record in PUBLISHED.values() if record.sha256 == digest]
-    named = [record for name, record in PUBLISHED.items() if is_named(path, name, record)]
+    same, named = match_file(fetch(checkpoint))
     if not same + named:
         raise ValueError(
             f"{checkpoint} is no published checkpoint, by its hash or by its name: give its config "
             "with --config, or name the file as tools/weights.py list does"
         )
-    return [*same, *named][0]
+    return PUBLISHED[[*same, *named][0]]
 
 
 def convert(cfg: Config, checkpoint: str | Path, out: str | Path) -> None:

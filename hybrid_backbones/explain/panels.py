@@ -243,7 +243,7 @@ def draw_figure(panels: Sequence[Panel], title: str) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(panels) :]:
         axes.axis("off")
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in zip(grid[: len(panels)], panels, strict=True):
         panel.draw(axes)
         panel.finish(axes)
     figure.suptitle(title, fontsize=11)

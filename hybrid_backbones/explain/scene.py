@@ -17,7 +17,7 @@ class Scene:
 
     Args:
         subject: image and network.
-        layer: path of the module to look at, or a part of the path; None chooses.
+        layer: path of the module to look at; None chooses.
     """
 
     def __init__(self, subject: Subject, layer: str | None = None):

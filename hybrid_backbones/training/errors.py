@@ -265,3 +265,11 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (OSError, r".*", _system_error),
 )
+
+
+def where_in_config(error: Exception) -> str:
+    """Describe an error in a config, with the line if it has been executed that far."""
+    calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
+    place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
+    reason = error.__cause__ or error
+    return f"{type(reason).__name__}: {reason}{place}"

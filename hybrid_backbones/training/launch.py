@@ -4,7 +4,6 @@ Errors that the user can fix are found before the training starts, and reported 
 """
 
 import os
-import traceback
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..mini.preset import apply_mini, dicts
 from .cfg_options import CfgOptions, apply_cfg_options
 from .checks import IterationsHook, require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
-from .errors import one_line_errors, stop_on_sigterm
+from .errors import one_line_errors, stop_on_sigterm, where_in_config
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .progress import ProgressHook
@@ -90,7 +89,9 @@ def read_config(args: Namespace) -> Config:
     try:
         cfg = Config.fromfile(args.config)
     except Exception as error:  # a config is a program and can raise anything
-        raise ValueError(f"cannot read the config {args.config}: {_where(error)}") from error
+        raise ValueError(
+            f"cannot read the config {args.config}: {where_in_config(error)}"
+        ) from error
     require_keys(cfg, "default_scope", "model")
     if args.mini:
         apply_mini(cfg)
@@ -251,14 +252,6 @@ def test(args: Namespace) -> dict:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _where(error: Exception) -> str:
-    """Describe an error in a config, with the line if it has been executed that far."""
-    calls = [c for c in traceback.extract_tb(error.__traceback__) if c.name == "<module>"]
-    place = f" ({calls[-1].filename}, line {calls[-1].lineno})" if calls else ""
-    reason = error.__cause__ or error
-    return f"{type(reason).__name__}: {reason}{place}"
 
 
 def _distribute_on_cpu(cfg: Config) -> None:

@@ -2,12 +2,11 @@
 
 import runpy
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from demo_cases import KINDS, noise, read
-from mmengine.registry import MODELS, DefaultScope
+from demo_cases import KINDS, noise, read, save_network
 from PIL import Image
 
 from hybrid_backbones.explain import attention
@@ -20,22 +19,7 @@ CLASSIFIER = "imagenet_swiftformer_xs"
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A function that saves a random network of a config, once."""
-    folder, saved = tmp_path_factory.mktemp("checkpoints"), {}
-
-    def save(kind, cfg):
-        if kind not in saved:
-            saved[kind] = folder / f"{kind}.pth"
-            torch.manual_seed(0)
-            with DefaultScope.overwrite_default_scope(cfg.default_scope):
-                model = MODELS.build(cfg.model)
-            for name, weight in model.named_parameters():
-                # so that labels and scores differ, although features hardly do
-                if name.endswith(("fc.weight", "fc_cls.weight", "conv_seg.weight")):
-                    torch.nn.init.normal_(weight, std=100)
-            torch.save(dict(state_dict=model.state_dict()), saved[kind])
-        return saved[kind]
-
-    return save
+    return partial(save_network, tmp_path_factory.mktemp("checkpoints"))
 
 
 def make_image(path, width=64, height=48):

@@ -2,11 +2,12 @@
 
 import runpy
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from demo_cases import FASTER, KINDS, noise, read
+from demo_cases import FASTER, KINDS, noise, read, save_network
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
@@ -27,22 +28,7 @@ every_kind_slowly = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A function that saves a random network of a config, once."""
-    folder, saved = tmp_path_factory.mktemp("checkpoints"), {}
-
-    def save(kind, cfg):
-        if kind not in saved:
-            saved[kind] = folder / f"{kind}.pth"
-            torch.manual_seed(0)
-            with DefaultScope.overwrite_default_scope(cfg.default_scope):
-                model = MODELS.build(cfg.model)
-            for name, weight in model.named_parameters():
-                # so that labels and scores differ, although features hardly do
-                if name.endswith(("fc.weight", "fc_cls.weight", "conv_seg.weight")):
-                    torch.nn.init.normal_(weight, std=100)
-            torch.save(dict(state_dict=model.state_dict()), saved[kind])
-        return saved[kind]
-
-    return save
+    return partial(save_network, tmp_path_factory.mktemp("checkpoints"))
 
 
 def test_classifiers_see_normalised_images(repository, tmp_path, checkpoints):

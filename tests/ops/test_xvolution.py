@@ -141,7 +141,7 @@ def test_channels_last_gives_the_same(attention, device):
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
     actual = output_and_gradients(lambda x, *_: module(x), [x, *module.parameters()])
     torch.testing.assert_close(actual, expected, **EXACT)
-    # cuDNN's convolutions in float64 give another layout
+    # on a GPU, convolutions in float64 return another layout
     if device == "cpu":
         assert module(x).is_contiguous(memory_format=torch.channels_last)
 
