@@ -63,7 +63,7 @@ def run_script(host: str, name: str, arguments: Sequence[str]) -> None:
     """Run a script of a host as the main program, as `python SCRIPT ARGUMENTS` would.
 
     Raises:
-        ValueError: if there is no such script, or it needs a package that is not installed.
+        ValueError: if there is no such script, or it needs a package or a file that is missing.
     """
     script = find_script(host, name)
     sys.argv = [str(script), *arguments]
@@ -75,6 +75,8 @@ def run_script(host: str, name: str, arguments: Sequence[str]) -> None:
         runpy.run_path(str(script), run_name="__main__")
     except ImportError as error:
         raise ValueError(f"{host}'s script {name} cannot import what it needs: {error}") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{host}'s script {name} does not find a file: {error}") from error
     finally:
         BROWSING.reset(token)
         sys.path.remove(str(script.parent))

@@ -192,13 +192,24 @@ def test_a_wrong_name_gets_one_line():
     assert find_script("mmseg", "misc/browse_dataset.py").parent.name == "misc"
 
 
-def test_a_script_that_lacks_a_package_says_which(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "import a_package_that_nobody_has",
+            r"script plot cannot import.*a_package_that_nobody_has",
+        ),
+        ("open('missing.py')", r"script plot does not find a file: .*missing\.py"),
+    ],
+    ids=["package", "file"],
+)
+def test_a_script_that_lacks_something_says_what(line, message, tmp_path, monkeypatch):
     script = tmp_path / "plot.py"
-    script.write_text("import a_package_that_nobody_has")
+    script.write_text(line)
     monkeypatch.setattr(
         "hybrid_backbones.host_scripts.find_scripts", lambda host: dict(plot=script)
     )
-    with pytest.raises(ValueError, match=r"script plot cannot import.*a_package_that_nobody_has"):
+    with pytest.raises(ValueError, match=message):
         run_script("mmdet", "plot", [])
     # as before: a training without the seeded sampler is refused
     with pytest.raises(ValueError, match="SeedSample needs"):
