@@ -1,0 +1,7 @@
+"""Tab under construction."""
+
+from .models import Models
+
+
+def build(models: Models) -> None:
+    """Lay out the tab."""
