@@ -6,11 +6,13 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 
-from ..inference.demo import build_trained, read_dataset_meta
+from ..inference.demo import build_pipeline, build_trained, build_visualizer, read_dataset_meta
 from ..training.requirements import require_keys
 
 # what a model does, by the scope of its config
@@ -20,11 +22,13 @@ _BUILDING = Lock()
 
 
 class Loaded(NamedTuple):
-    """A model in memory, in evaluation mode, with the names and colours of its classes."""
+    """A model in memory, in evaluation mode, with what it needs to be used."""
 
     cfg: Config
     net: BaseModel
-    meta: dict  # of `read_dataset_meta`: classes and palette
+    meta: dict  # classes, a list of names, and palette, a list of RGB colours
+    pipeline: Compose  # of tests, after the step that loads an image
+    visualizer: Visualizer | None  # None for detectors by sketch
 
 
 class Model:
@@ -55,6 +59,8 @@ class Model:
             )
         by_sketch = cfg.test_dataloader.dataset.type == "SketchCocoDataset"
         self.task = "sketch" if by_sketch else TASKS[cfg.default_scope]
+        if not by_sketch:
+            require_keys(cfg, "visualizer")
         self.name, self.cfg, self.device = name, cfg, device
         self._checkpoint = checkpoint
         self._loaded: Loaded | None = None
@@ -82,15 +88,13 @@ class Model:
         with _BUILDING:
             init_default_scope(self.cfg.default_scope)
             net = build_trained(self.cfg, checkpoint, self.device)
-            return Loaded(self.cfg, net, read_dataset_meta(self.cfg, checkpoint))
-
-
-@contextmanager
-def building(cfg: Config) -> Iterator[None]:
-    """Set the default scope of a config to build parts of its framework, one thread at a time."""
-    with _BUILDING:
-        init_default_scope(cfg.default_scope)
-        yield
+            # sketches are drawn on the page
+            _, pipeline = build_pipeline(self.cfg, "RenderSketch")
+            if self.task == "sketch":
+                meta = read_dataset_meta(self.cfg, checkpoint)
+                return Loaded(self.cfg, net, meta, pipeline, None)
+            visualizer = build_visualizer(self.cfg, checkpoint)
+            return Loaded(self.cfg, net, visualizer.dataset_meta, pipeline, visualizer)
 
 
 class Models(Sequence[Model]):
