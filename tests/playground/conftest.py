@@ -11,19 +11,18 @@ import pytest
 # the oldest versions that pyproject.toml admits are too old for Gradio, which is an extra
 pytest.importorskip("gradio", reason="needs the extra playground")
 
-import torch  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from mmengine.registry import MODELS, DefaultScope  # noqa: E402
-from selenium import webdriver  # noqa: E402
-from selenium.common.exceptions import TimeoutException  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
-from hybrid_backbones.mini.preset import apply_mini  # noqa: E402
-from hybrid_backbones.playground.models import Model, Models  # noqa: E402
-from hybrid_backbones.playground.page import build, private_uploads, serving  # noqa: E402
-
+from hybrid_backbones.mini.preset import apply_mini
+from hybrid_backbones.playground.models import Model, Models
+from hybrid_backbones.playground.page import build, private_uploads, serving
 
 # a small network of each kind, as on the mini set
 KINDS = ("imagenet_swiftformer_xs", "fpn_uniformer_xxs", "maskrcnn_uniformer_xxs")
