@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -124,8 +124,10 @@ class Visit:
 
     def until(self, condition, what="the page"):
         """Wait until a condition holds, and return its value."""
+        # the page may draw an element anew while it is looked at
+        waiting = WebDriverWait(self.browser, PATIENCE, 0.1, [StaleElementReferenceException])
         try:
-            return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), what)
+            return waiting.until(lambda _: condition(), what)
         except TimeoutException:
             self.screenshot("failed")
             raise
@@ -166,18 +168,15 @@ class Visit:
         """Choose a value in a drop-down list."""
         entry = self.find(f"#{field} input")
         entry.click()
-        option = self.until(
-            lambda: next(
-                (
-                    one
-                    for one in self.browser.find_elements(By.CSS_SELECTOR, "[role=option]")
-                    if one.is_displayed() and text in one.text
-                ),
-                None,
-            ),
-            text,
-        )
-        ActionChains(self.browser).move_to_element(option).click().perform()
+
+        def press():
+            for option in self.browser.find_elements(By.CSS_SELECTOR, "[role=option]"):
+                if option.is_displayed() and text in option.text:
+                    ActionChains(self.browser).move_to_element(option).click().perform()
+                    return True
+            return False
+
+        self.until(press, text)
         self.until(lambda: text in entry.get_attribute("value"), text)
 
     def click(self, name):
