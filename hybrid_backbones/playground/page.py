@@ -72,8 +72,8 @@ class OnThisMachine:
 def training_table(training: MiniTraining) -> str:
     """Return the states of the trainings as HTML."""
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td><progress value='{state.share:.3f}'></progress></td>"
-        f"<td class='state-{state.kind}'>{state.kind}</td><td>{html.escape(state.words)}</td></tr>"
+        f"<tr><td>{html.escape(name)}</td><td><span class='state-{state.kind}'>{state.kind}</span> "
+        f"{html.escape(state.words)}<progress value='{state.share:.3f}'></progress></td></tr>"
         for name, state in training.states.items()
     )
     return f"<table class='hb-table' id='trainings'>{rows}</table>"
@@ -81,7 +81,7 @@ def training_table(training: MiniTraining) -> str:
 
 def build_training(training: MiniTraining) -> None:
     """Lay out the progress of the trainings, which can be stopped and go on."""
-    with gr.Group(elem_id="training"):
+    with gr.Column(elem_id="training"):
         gr.Markdown(
             "**Models of the mini set.** Each can be used as soon as it is ready. Trained once, "
             "they are kept in `work_dirs`."

@@ -178,6 +178,8 @@ def test_a_training_ends_with_the_page_however_that_ends(tmp_path, mini_root, na
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
+    # where a page that is killed leaves its folder of uploads
+    environment["TMPDIR"] = str(tmp_path)
     page = subprocess.Popen(
         [sys.executable, REPOSITORY / "tools/playground.py", "--port", str(port)],
         cwd=tmp_path,
