@@ -1,0 +1,5 @@
+"""Tab Compare backbones."""
+
+
+def build() -> None:
+    """Lay out the tab."""

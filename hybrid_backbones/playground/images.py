@@ -1,0 +1,114 @@
+"""Pictures that users upload, decoded as the tools do, and the field of the page for them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+import mmcv
+import numpy as np
+from PIL import Image
+
+from ..datasets.loading import to_bgr
+from ..datasets.pictures import decode_picture
+from ..mini.shapes import draw_mini
+
+# longest side in pixels; larger pictures are scaled down
+MAX_SIDE = 1600
+# scenes and single shapes of the mini set, relative to its folder
+SAMPLES = (
+    *(f"coco/val2017/{i:012}.png" for i in (1, 2, 10, 13, 18)),
+    *(f"imagenet/val/{name}/0001.png" for name in ("ring", "star")),
+)
+
+
+class Picture(NamedTuple):
+    """An uploaded picture, upright and not larger than `MAX_SIDE`."""
+
+    pixels: np.ndarray  # (H, W, 3), RGB, uint8
+    scale: float  # pixels for each of the file
+    note: str  # says that it was scaled down, or is empty
+
+    def item(self) -> dict[str, Any]:
+        """Return what the first step of a test pipeline would return, with BGR pixels."""
+        size = self.pixels.shape[:2]
+        bgr = np.ascontiguousarray(self.pixels[..., ::-1])
+        return dict(img=bgr, img_path="upload", img_id=0, img_shape=size, ori_shape=size)
+
+
+def read_upload(path: str | Path | None) -> Picture:
+    """Read an uploaded file.
+
+    Raises:
+        ValueError: if there is none, or it is no picture; the message is one sentence.
+    """
+    if not path:
+        raise ValueError("Choose a picture first: upload one, or click on a sample.")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError("The picture is no longer here: upload it again.") from error
+    if not content:
+        raise ValueError("The picture is an empty file: choose another.")
+    pixels = to_bgr(_decode(content))[..., ::-1]
+    height, width = pixels.shape[:2]
+    scale = min(MAX_SIDE / max(height, width), 1.0)
+    if scale == 1.0:
+        return Picture(np.ascontiguousarray(pixels), 1.0, "")
+    small = max(round(scale * width), 1), max(round(scale * height), 1)
+    note = f"Scaled down from {width}×{height} to {small[0]}×{small[1]} pixels."
+    return Picture(mmcv.imresize(pixels, small, interpolation="area"), scale, note)
+
+
+def _decode(content: bytes) -> Image.Image:
+    try:
+        return decode_picture(content, "the picture")
+    except ValueError as error:
+        if isinstance(error.__cause__, Image.UnidentifiedImageError):
+            raise ValueError("This file is no picture that can be read: choose another.") from error
+        raise
+
+
+class Upload(gr.Image):
+    """Gradio's field for a picture, which hands over the file as it was uploaded."""
+
+    # so that the browser draws it as its base class
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return the path of the upload; Gradio's would decode it, and not name what is wrong."""
+        return None if payload is None else payload.path
+
+    async def async_move_resource_to_block_cache(
+        self, url_or_file_path: str | Path | None
+    ) -> str | None:
+        """Keep a file; an address, which Gradio would download, is refused."""
+        if "://" in str(url_or_file_path):
+            raise gr.Error("Only files can be uploaded, no addresses.", print_exception=False)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+def picture_field(label: str, name: str) -> Upload:
+    """Lay out a field for a picture, with samples of the mini set below it.
+
+    Args:
+        label: title of the field.
+        name: name of the field in the page's code.
+    """
+    field = Upload(
+        label=label,
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=None,
+        elem_id=name,
+        elem_classes="hb-image",
+    )
+    root = draw_mini("data/mini")
+    gr.Examples(
+        [[str(root / sample)] for sample in SAMPLES if (root / sample).is_file()],
+        inputs=field,
+        label="Samples",
+        cache_examples=False,
+        api_visibility="private",
+        elem_id=f"{name}-samples",
+    )
+    return field

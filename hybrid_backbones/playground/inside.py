@@ -1,0 +1,220 @@
+"""Tab Look inside: what a network looks at, from the place that the user clicks on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from mmengine.dataset import pseudo_collate
+from mmengine.visualization.utils import img_from_canvas
+
+from ..explain.command import ALL, input_panel
+from ..explain.features import stage_paths
+from ..explain.look import attending_modules
+from ..explain.panels import Panel, draw_figure
+from ..explain.scene import Scene
+from ..explain.subject import FINDERS, Subject, to_pixels
+from ..explain.views import VIEWS
+from .handlers import reporting
+from .images import Picture, picture_field, read_upload
+from .models import Loaded, Model, Models
+
+TASKS = ("detect", "segment", "classify")
+LAST = "the last of each stage"
+# what there is to see, in words
+WHAT = {
+    "attention": "attention of the position",
+    "routes": "routes of BiFormer",
+    "rates": "rates of ACmix, gates of MixFormer",
+    "tokens": "tokens: kept ones of UniFormerLight, weights of SwiftFormer",
+    "kernel": "kernels of X-volution and UniFormer",
+    "cam": "Grad-CAM of what is found",
+    "erf": "effective receptive field of the position",
+    "features": "features of the stages",
+}
+CHOICES = [
+    *((WHAT.get(name, name), name) for name in VIEWS),
+    ("all there is (takes a while)", ALL),
+]
+
+
+def layers_of(model: Model) -> list[str]:
+    """Return the layers of a model that one can look at.
+
+    Raises:
+        ValueError: if the model cannot be loaded.
+    """
+    with model.in_use() as loaded:
+        return sorted({*attending_modules(loaded.net), *stage_paths(loaded.net)})
+
+
+def place_of(click: tuple[float, float], picture: Picture, meta: dict[str, Any]) -> tuple[int, int]:
+    """Return the pixel of the network's input, (y, x), that shows a place of the uploaded file.
+
+    Pipelines scale a picture, and may then crop its middle.
+
+    Args:
+        click: column and row in the file, (x, y).
+        picture: picture of :func:`read_upload`.
+        meta: meta information of the prepared image.
+
+    Raises:
+        ValueError: if the network does not see this place.
+    """
+    scales = meta.get("scale_factor", (1.0, 1.0))[:2]
+    sizes = picture.pixels.shape[1::-1]
+    seen = tuple(meta["img_shape"][1::-1])
+    x, y = (
+        int((place + 0.5) * picture.scale * scale - (round(size * scale) - side) // 2)
+        for place, scale, size, side in zip(click, scales, sizes, seen, strict=True)
+    )
+    if not (0 <= x < seen[0] and 0 <= y < seen[1]):
+        raise ValueError("The network sees the middle of the picture only: click further inside.")
+    return y, x
+
+
+def prepare(loaded: Loaded, picture: Picture, click: tuple[float, float] | None) -> Subject:
+    """Prepare a picture to look into a network.
+
+    Args:
+        loaded: model in use.
+        picture: picture of :func:`read_upload`.
+        click: (x, y) in the file; None looks from where the strongest result is.
+
+    Raises:
+        ValueError: if the network does not see the place.
+    """
+    batch = loaded.net.data_preprocessor(pseudo_collate([loaded.pipeline(picture.item())]), False)
+    meta = batch["data_samples"][0].metainfo
+    height, width = size = tuple(meta["img_shape"][:2])
+    at = None if click is None else place_of(click, picture, meta)
+    found = FINDERS[loaded.cfg.default_scope](loaded.net, batch, loaded.meta["classes"])
+    y, x = at or found.position or (height // 2, width // 2)
+    position = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    pixels = to_pixels(loaded.net, batch["inputs"], size)
+    return Subject(
+        loaded.net, batch["inputs"], pixels, found.words, found.box, found.score, position
+    )
+
+
+def draw_panel(panel: Panel) -> np.ndarray:
+    """Draw one panel as an RGB picture, uint8."""
+    return img_from_canvas(FigureCanvasAgg(draw_figure([panel], "")))
+
+
+def look(
+    model: Model, picture: Picture, what: str, layer: str | None, click: tuple[float, float] | None
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Look into a network, step by step.
+
+    Args:
+        model: detector, segmentor or classifier.
+        picture: picture of :func:`read_upload`.
+        what: key of :data:`VIEWS`, or ``'all'``.
+        layer: path of the module to look at; None chooses the last of each stage.
+        click: (x, y) in the file; None looks from where the strongest result is.
+
+    Yields:
+        title and pictures of each view, first of the input.
+
+    Raises:
+        ValueError: if there is nothing to see of what is asked for.
+    """
+    with model.in_use() as loaded:
+        subject = prepare(loaded, picture, click)
+        scene = Scene(subject, layer)
+    yield "Input", [draw_panel(input_panel(subject))]
+    num_views = 0
+    for name in VIEWS if what == ALL else [what]:
+        with model.in_use():
+            view = VIEWS[name](scene)
+        if view is not None:
+            num_views += 1
+            yield view.title, [draw_panel(panel) for panel in view.panels]
+    if not num_views:
+        at = "" if layer is None else f" at {layer}"
+        raise ValueError(
+            f"{model.name} has nothing to show of {WHAT.get(what, what)}{at}: choose "
+            "something else."
+        )
+
+
+def build(models: Models) -> None:
+    """Lay out the tab."""
+    names = [model.name for model in models.of(*TASKS)]
+
+    def show(
+        upload: str | None,
+        name: str,
+        what: str,
+        layer: str,
+        click: tuple[float, float] | None,
+        progress: gr.Progress,
+    ) -> Iterator[tuple[list[np.ndarray], str]]:
+        picture, model = read_upload(upload), models.named(name)
+        chosen = None if layer in (None, LAST) else layer
+        shown: list[np.ndarray] = []
+        progress(0, desc="Running the network")
+        for i, (title, pictures) in enumerate(look(model, picture, what, chosen, click), start=1):
+            shown += pictures
+            yield shown, f"{picture.note} {title}: {len(shown)} pictures.".strip()
+            progress((i, len(VIEWS) + 1), desc=title)
+
+    @reporting
+    def run(
+        upload: str | None,
+        name: str,
+        what: str,
+        layer: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills it in)
+    ) -> Iterator[tuple[list[np.ndarray], str]]:
+        yield from show(upload, name, what, layer, None, progress)
+
+    @reporting
+    def run_at(
+        upload: str | None,
+        name: str,
+        what: str,
+        layer: str,
+        place: gr.SelectData,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills it in)
+    ) -> Iterator[tuple[list[np.ndarray], str]]:
+        yield from show(upload, name, what, layer, tuple(place.index), progress)
+
+    @reporting
+    def list_layers(name: str) -> Any:
+        return gr.Dropdown([LAST, *layers_of(models.named(name))], value=LAST)
+
+    gr.Markdown(
+        "Choose a picture, then **click into it**: the network is asked where that position looks. "
+        "**Look** starts from where the strongest result is."
+    )
+    with gr.Row():
+        with gr.Column(min_width=280):
+            upload = picture_field("Picture (click into it)", "inside-picture")
+        with gr.Column(min_width=280):
+            name = gr.Dropdown(names, label="Model", elem_id="inside-model")
+            what = gr.Dropdown(CHOICES, label="What to see", elem_id="inside-what")
+            layer = gr.Dropdown(
+                [LAST], value=LAST, label="Layer", elem_id="inside-layer", allow_custom_value=True
+            )
+            with gr.Row():
+                button = gr.Button("Look", variant="primary", elem_id="inside-run")
+                cancel = gr.Button("Cancel", elem_id="inside-cancel")
+    words = gr.Markdown(elem_id="inside-words")
+    gallery = gr.Gallery(
+        label="Inside the network",
+        columns=3,
+        object_fit="contain",
+        height="auto",
+        format="png",
+        interactive=False,
+        elem_id="inside-gallery",
+    )
+    settings: dict[str, Any] = dict(
+        inputs=[upload, name, what, layer], outputs=[gallery, words], api_visibility="private"
+    )
+    events = [button.click(run, **settings), upload.select(run_at, **settings)]
+    cancel.click(None, cancels=events, api_visibility="private")
+    name.change(list_layers, name, layer, show_progress="hidden", api_visibility="private")
