@@ -3,6 +3,7 @@
 The rows are those of `docs/model_zoo.md`, saved with the package.
 """
 
+import html
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,17 @@ MEASURED = {"latency (ms)": "forward_ms", "training memory (MiB)": "train_memory
 COSTS = (PARAMS, FLOPS, *MEASURED)
 # of each group of configs, so that all results of a task can be compared
 TASKS = {title: prefix for prefix, title in GROUPS.items()}
+# the same in every task, and apart for most of those who see colours differently (Okabe and Ito)
+COLOURS = dict(
+    zip(
+        sorted({re.sub(r"\[(.*?)\]\(.*?\)", r"\1", source) for source in SOURCES.values()}),
+        ("#e69f00", "#56b4e9", "#009e73", "#b8a800", "#555555", "#0072b2", "#d55e00", "#cc79a7"),
+        strict=True,
+    )
+)
+# widths of the columns of the table in pixels
+WIDTHS = dict(config=230, published=420)
+OTHER_WIDTH = 110
 COLUMNS = (
     *("config", "family"),
     *("published", "parameters published (M)", "FLOPs published (G)", "counted at"),
@@ -140,7 +152,9 @@ def describe(zoo: Zoo, x: str, y: str) -> str:
         "at this size, too".format(**at),
     )
     published = "published by the authors, at a single scale; nothing was trained here"
-    return " ".join(f"**{name}**: {sources.get(name, published)}." for name in dict.fromkeys((y, x)))
+    return " ".join(
+        f"<b>{name}</b>: {sources.get(name, published)}." for name in dict.fromkeys((y, x))
+    )
 
 
 def to_plot(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -150,12 +164,37 @@ def to_plot(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return dict(columns=[*types], data=data, datatypes=types, mark="point")
 
 
+def legend(points: Sequence[dict[str, Any]], words: str) -> str:
+    """Return the colours of the families, which Gradio's legend cuts off on phones, and `words`."""
+    names = sorted({point["family"] for point in points})
+    swatches = " ".join(
+        f"<span style='white-space: nowrap; margin-right: 1em'><span class='hb-swatch' "
+        f"style='background: {COLOURS[name]}'></span>{html.escape(name)}</span>"
+        for name in names
+    )
+    return f"<p>{swatches}</p><p class='hb-note'>{words}</p>"
+
+
 def to_table(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the points as a table with numbers, so that it sorts by them."""
     figures = [name for name in points[0] if name not in (*COLUMNS, "x", "y")]
     headers = [*COLUMNS[:2], *figures, *COLUMNS[2:]]
     data = [[_rounded(point[name]) for name in headers] for point in points]
     return dict(headers=headers, data=data)
+
+
+def table_of(points: Sequence[dict[str, Any]]) -> gr.Dataframe:
+    """Lay out the table of :func:`to_table`."""
+    value = to_table(points)
+    widths = [WIDTHS.get(name, OTHER_WIDTH) for name in value["headers"]]
+    return gr.Dataframe(
+        value,
+        column_widths=widths,
+        interactive=False,
+        wrap=True,
+        max_height=480,
+        elem_id="compare-table",
+    )
 
 
 def _rounded(value: Any) -> Any:
@@ -185,7 +224,7 @@ def build() -> None:
     @reporting
     def draw(task: str, families: Sequence[str], x: str, y: str) -> tuple[Any, Any, str]:
         points, words = chart(zoo, task, families, x, y)
-        return gr.ScatterPlot(**settings_of(points, x, y)), to_table(points), words
+        return gr.ScatterPlot(**settings_of(points, x, y)), table_of(points), legend(points, words)
 
     @reporting
     def choose_task(task: str) -> tuple[Any, ...]:
@@ -206,18 +245,14 @@ def build() -> None:
         x="x",
         y="y",
         color="family",
+        color_map=COLOURS,
+        colors_in_legend=[],
         tooltip=["config", "family"],
         height=420,
         elem_id="compare-plot",
     )
-    words = gr.Markdown(first.words, elem_id="compare-words")
-    table = gr.Dataframe(
-        to_table(first.points),
-        interactive=False,
-        wrap=True,
-        max_height=480,
-        elem_id="compare-table",
-    )
+    words = gr.HTML(legend(*first), elem_id="compare-words", padding=True)
+    table = table_of(first.points)
     fields, outputs = [task, shown, across, up], [plot, table, words]
     task.input(choose_task, task, [*fields[1:], *outputs], api_visibility="private")
     for field in fields[1:]:
