@@ -1,7 +1,8 @@
 """Tab Search by sketch: LocFormer finds in a picture what somebody draws.
 
-The canvas is ours, as Gradio's Sketchpad hands over pixels and needs a tool to be chosen before it
-draws: models learned from strokes, which are rendered here as the test pipeline renders QuickDraw's.
+The canvas is ours. Gradio's Sketchpad draws only after a tool has been chosen, needs WebGL (seconds
+a line without a GPU) and hands over pixels. The models learned from strokes, which are rendered here
+as the test pipeline renders QuickDraw's, so that neither the place nor the pen changes the sketch.
 """
 
 import json
@@ -46,7 +47,7 @@ canvas { width: 100%; max-width: 360px; aspect-ratio: 1; display: block; margin:
   background: white; border: 1px solid #8888; border-radius: 6px; cursor: crosshair;
   touch-action: none; }
 div { display: flex; justify-content: center; gap: 0.5rem; margin-top: 0.5rem; }
-button { padding: 0.35rem 1.2rem; border: 1px solid #8888; border-radius: 6px; min-height: 2.2rem; }
+button { margin: 0; padding: 0.35rem 1.2rem; border: 1px solid #8888; border-radius: 6px; min-height: 2.2rem; }
 """
 CANVAS_JS = (Path(__file__).parent / "canvas.js").read_text()
 
@@ -119,10 +120,17 @@ def sample_sketch(shape: str, index: int) -> str:
 
 
 def thumbnail(drawn: str) -> np.ndarray:
-    """Draw a sketch in black on white."""
-    return 255 - render_drawing(
-        read_strokes(drawn), THUMBNAIL, line_width=3, antialias=True, fit=True
-    )
+    """Render a sketch in white on black."""
+    return render_drawing(read_strokes(drawn), THUMBNAIL, line_width=3, antialias=True, fit=True)
+
+
+def side_by_side(sketches: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Draw sketches, white on black, in black on white in one picture; None if there are none."""
+    if not len(sketches):
+        return None
+    framed = [np.pad(255 - one, 8, constant_values=255) for one in sketches]
+    blank = [np.full_like(framed[0], 255)] * (MAX_SKETCHES - len(framed))
+    return np.hstack([*framed, *blank])
 
 
 def say_number(cfg: Config) -> str:
@@ -198,9 +206,9 @@ def build(models: Models) -> None:
     """Lay out the tab."""
     names = [model.name for model in models.of("sketch")]
 
-    def shown(kept: Sequence[str]) -> tuple[list[str], list[np.ndarray], str]:
+    def shown(kept: Sequence[str]) -> tuple[list[str], np.ndarray | None, str]:
         # an empty value clears the canvas
-        return list(kept), [thumbnail(one) for one in kept], ""
+        return list(kept), side_by_side([thumbnail(one) for one in kept]), ""
 
     @reporting
     def add(drawn: str, kept: list[str]) -> tuple[Any, ...]:
@@ -209,8 +217,7 @@ def build(models: Models) -> None:
     @reporting
     def add_sample(shape: str, drawn: str, kept: list[str]) -> tuple[Any, ...]:
         sample = sample_sketch(shape, len(kept))
-        taken, pictures, _ = shown(gather(sample, kept))
-        return taken, pictures, drawn
+        return *shown(gather(sample, kept))[:2], drawn
 
     @reporting
     def remove(kept: list[str]) -> tuple[Any, ...]:
@@ -222,8 +229,8 @@ def build(models: Models) -> None:
     ) -> tuple[Any, ...]:
         drawings = gather(drawn, kept)
         found = find(models.named(name), read_upload(upload), drawings, score_thr)
-        seen = [255 - sketch for sketch in found.sketches]
-        return found.result.drawn, found.attention, seen, to_html(name or "", found.result)
+        table = to_html(name or "", found.result)
+        return found.result.drawn, found.attention, side_by_side(found.sketches), table
 
     gr.Markdown(
         "Choose a picture, draw the outline of what you look for, and **Search**. To ask by "
@@ -231,6 +238,7 @@ def build(models: Models) -> None:
     )
     if not names:
         gr.Markdown("No model that searches by sketch is served: name a config of LocFormer.")
+    picture: dict[str, Any] = dict(interactive=False, format="png")
     with gr.Row():
         with gr.Column(min_width=280):
             upload = picture_field("Picture", "sketch-picture")
@@ -250,14 +258,8 @@ def build(models: Models) -> None:
                 shape = gr.Dropdown(CLASSES, label="Sample sketch", elem_id="sketch-shape")
                 sample = gr.Button("Add sample", size="sm", elem_id="sketch-sample")
             kept = gr.State([])
-            gallery = gr.Gallery(
-                label="Added sketches",
-                columns=MAX_SKETCHES,
-                height=110,
-                object_fit="contain",
-                format="png",
-                interactive=False,
-                elem_id="sketch-kept",
+            gallery = gr.Image(
+                label="Added sketches", height=110, elem_id="sketch-kept", buttons=[], **picture
             )
             model = gr.Dropdown(names, label="Model", elem_id="sketch-model")
             score_thr = gr.Slider(
@@ -266,23 +268,13 @@ def build(models: Models) -> None:
             with gr.Row():
                 button = gr.Button("Search", variant="primary", elem_id="sketch-run")
                 cancel = gr.Button("Cancel", elem_id="sketch-cancel")
+    picture |= dict(min_width=280, buttons=["fullscreen", "download"])
     with gr.Row():
-        picture = dict(interactive=False, format="png")
-        found = gr.Image(label="Found", elem_id="sketch-found", min_width=280, **picture)
-        heat = gr.Image(
-            label="Where the sketch attends", elem_id="sketch-heat", min_width=280, **picture
-        )
+        found = gr.Image(label="Found", elem_id="sketch-found", **picture)
+        heat = gr.Image(label="Where the sketch attends", elem_id="sketch-heat", **picture)
     with gr.Row():
-        table = gr.HTML(elem_id="sketch-table", padding=True)
-        seen = gr.Gallery(
-            label="What the model saw",
-            columns=MAX_SKETCHES,
-            height=150,
-            object_fit="contain",
-            format="png",
-            interactive=False,
-            elem_id="sketch-seen",
-        )
+        table = gr.HTML(elem_id="sketch-table", padding=True, min_width=280)
+        seen = gr.Image(label="What the model saw", elem_id="sketch-seen", **picture)
     hidden: dict[str, Any] = dict(api_visibility="private")
     more.click(add, [canvas, kept], [kept, gallery, canvas], **hidden)
     less.click(remove, kept, [kept, gallery], **hidden)
