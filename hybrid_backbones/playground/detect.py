@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 
 from ..inference.demo import draw
 from .handlers import reporting
-from .images import Picture, picture_field, read_upload
+from .images import Picture, picture_field, read_upload, result_field
 from .models import Loaded, Model, Models
 
 TASKS = ("detect", "segment", "classify")
@@ -123,6 +123,7 @@ def to_html(name: str, result: Result) -> str:
 def build(models: Models) -> None:
     """Lay out the tab."""
     names = [model.name for model in models.of(*TASKS)]
+    start = names[0] if names else None
 
     @reporting
     def run(
@@ -136,7 +137,7 @@ def build(models: Models) -> None:
         chosen = [models.named(name) for name in (first, second) if name != NONE]
         shown: list[Any] = [None, "", gr.Column(visible=len(chosen) > 1), None, ""]
         for i, model in enumerate(chosen):
-            progress((i, len(chosen)), desc=model.name)
+            progress((i, len(chosen)), desc=model.doing)
             result = find(model, picture, score_thr)
             shown[3 * i : 3 * i + 2] = result.drawn, to_html(model.name, result)
             yield tuple(shown)
@@ -146,8 +147,10 @@ def build(models: Models) -> None:
         with gr.Column(min_width=280):
             upload = picture_field("Picture", "detect-picture")
         with gr.Column(min_width=280):
-            first = gr.Dropdown(names, label="Model", elem_id="detect-model")
-            second = gr.Dropdown([NONE, *names], label="Second model", elem_id="detect-second")
+            first = gr.Dropdown(names, value=start, label="Model", elem_id="detect-model")
+            second = gr.Dropdown(
+                [NONE, *names], value=NONE, label="Second model", elem_id="detect-second"
+            )
             score_thr = gr.Slider(
                 *(0, 1, 0.3),
                 step=0.01,
@@ -160,15 +163,10 @@ def build(models: Models) -> None:
                 cancel = gr.Button("Cancel", elem_id="detect-cancel")
     with gr.Row():
         with gr.Column(min_width=280):
-            left = gr.Image(label="Found", interactive=False, elem_id="detect-left", format="png")
+            left = result_field("Found", "detect-left")
             left_table = gr.HTML(elem_id="detect-left-table", padding=True)
         with gr.Column(min_width=280, visible=False) as beside:
-            right = gr.Image(
-                label="Found by the second model",
-                interactive=False,
-                elem_id="detect-right",
-                format="png",
-            )
+            right = result_field("Found by the second model", "detect-right")
             right_table = gr.HTML(elem_id="detect-right-table", padding=True)
     event = button.click(
         run,

@@ -14,11 +14,8 @@ from ..mini.shapes import draw_mini
 
 # longest side in pixels; larger pictures are scaled down
 MAX_SIDE = 1600
-# scenes and single shapes of the mini set, relative to its folder
-SAMPLES = (
-    *(f"coco/val2017/{i:012}.png" for i in (1, 2, 10, 13, 18)),
-    *(f"imagenet/val/{name}/0001.png" for name in ("ring", "star")),
-)
+# pictures of the mini set to begin with: scenes, and single shapes of two classes
+SCENES, SHAPES = ("02", "10", "13", "18"), ("ring", "star")
 
 
 class Picture(NamedTuple):
@@ -68,43 +65,49 @@ def _decode(content: bytes) -> Image.Image:
         raise
 
 
-class Upload(gr.Image):
-    """Gradio's field for a picture, which hands over the file as it was uploaded."""
+def keep_as_uploaded(field: gr.Image) -> None:
+    """Let a field hand over the path of an upload, and refuse addresses.
 
-    # so that the browser draws it as its base class
-    is_template = True
+    Gradio's own would decode it without naming what is wrong, and download from addresses. This is
+    no subclass, beside whose file Gradio would write another into the package.
+    """
+    move = field.async_move_resource_to_block_cache
 
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the upload; Gradio's would decode it, and not name what is wrong."""
-        return None if payload is None else payload.path
-
-    async def async_move_resource_to_block_cache(
-        self, url_or_file_path: str | Path | None
-    ) -> str | None:
-        """Keep a file; an address, which Gradio would download, is refused."""
-        if "://" in str(url_or_file_path):
+    async def keep(path: str | Path | None) -> str | None:
+        if "://" in str(path):
             raise gr.Error("Only files can be uploaded, no addresses.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await move(path)
+
+    field.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore
+    field.async_move_resource_to_block_cache = keep  # type: ignore[method-assign]
 
 
-def picture_field(label: str, name: str) -> Upload:
+def sample_pictures() -> list[Path]:
+    """Return pictures of the mini set, which is drawn if it does not exist."""
+    root = draw_mini("data/mini")
+    scenes = [root / f"coco/val2017/{number:0>12}.png" for number in SCENES]
+    return scenes + [min((root / "imagenet/val" / name).iterdir()) for name in SHAPES]
+
+
+def picture_field(label: str, name: str) -> gr.Image:
     """Lay out a field for a picture, with samples of the mini set below it.
+
+    Handlers get the path of the file as it was uploaded, for :func:`read_upload`.
 
     Args:
         label: title of the field.
         name: name of the field in the page's code.
     """
-    field = Upload(
+    field = gr.Image(
         label=label,
-        type="filepath",
         sources=["upload", "clipboard"],
         height=None,
         elem_id=name,
         elem_classes="hb-image",
     )
-    root = draw_mini("data/mini")
+    keep_as_uploaded(field)
     gr.Examples(
-        [[str(root / sample)] for sample in SAMPLES if (root / sample).is_file()],
+        [[str(path)] for path in sample_pictures()],
         inputs=field,
         label="Samples",
         cache_examples=False,
@@ -112,3 +115,15 @@ def picture_field(label: str, name: str) -> Upload:
         elem_id=f"{name}-samples",
     )
     return field
+
+
+def result_field(label: str, name: str) -> gr.Image:
+    """Lay out a picture that the page draws, which can be enlarged and saved."""
+    return gr.Image(
+        label=label,
+        interactive=False,
+        format="png",
+        # not Gradio's third one, which uploads it to a public page
+        buttons=["fullscreen", "download"],
+        elem_id=name,
+    )

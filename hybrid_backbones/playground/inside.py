@@ -143,6 +143,7 @@ def look(
 def build(models: Models) -> None:
     """Lay out the tab."""
     names = [model.name for model in models.of(*TASKS)]
+    start = names[0] if names else None
 
     def show(
         upload: str | None,
@@ -155,7 +156,7 @@ def build(models: Models) -> None:
         picture, model = read_upload(upload), models.named(name)
         chosen = None if layer in (None, LAST) else layer
         shown: list[np.ndarray] = []
-        progress(0, desc="Running the network")
+        progress(0, desc=model.doing)
         for i, (title, pictures) in enumerate(look(model, picture, what, chosen, click), start=1):
             shown += pictures
             yield shown, f"{picture.note} {title}: {len(shown)} pictures.".strip()
@@ -194,8 +195,10 @@ def build(models: Models) -> None:
         with gr.Column(min_width=280):
             upload = picture_field("Picture (click into it)", "inside-picture")
         with gr.Column(min_width=280):
-            name = gr.Dropdown(names, label="Model", elem_id="inside-model")
-            what = gr.Dropdown(CHOICES, label="What to see", elem_id="inside-what")
+            name = gr.Dropdown(names, value=start, label="Model", elem_id="inside-model")
+            what = gr.Dropdown(
+                CHOICES, value="attention", label="What to see", elem_id="inside-what"
+            )
             layer = gr.Dropdown(
                 [LAST], value=LAST, label="Layer", elem_id="inside-layer", allow_custom_value=True
             )
@@ -204,12 +207,13 @@ def build(models: Models) -> None:
                 cancel = gr.Button("Cancel", elem_id="inside-cancel")
     words = gr.Markdown(elem_id="inside-words")
     gallery = gr.Gallery(
-        label="Inside the network",
         columns=3,
         object_fit="contain",
         height="auto",
         format="png",
         interactive=False,
+        show_label=False,
+        buttons=["fullscreen", "download"],
         elem_id="inside-gallery",
     )
     settings: dict[str, Any] = dict(

@@ -71,6 +71,11 @@ class Model:
         """The checkpoint; ValueError if there is none yet."""
         return self._checkpoint() if callable(self._checkpoint) else self._checkpoint
 
+    @property
+    def doing(self) -> str:
+        """What a request does first, for its progress."""
+        return f"Running {self.name}" if self._loaded else f"Loading {self.name} (first use)"
+
     @contextmanager
     def in_use(self) -> Iterator[Loaded]:
         """Hand out the model, loaded if it is not, to this thread alone.
