@@ -1,8 +1,8 @@
 """Tab Search by sketch: LocFormer finds in a picture what somebody draws.
 
 The canvas is ours. Gradio's Sketchpad draws only after a tool has been chosen, needs WebGL (seconds
-a line without a GPU) and hands over pixels. The models learned from strokes, which are rendered here
-as the test pipeline renders QuickDraw's, so that neither the place nor the pen changes the sketch.
+a line without a GPU) and hands over pixels. The models learned from strokes, which are rendered
+here as the test pipeline renders QuickDraw's, so that neither place nor pen changes a sketch.
 """
 
 import json
@@ -27,7 +27,7 @@ from ..locformer.shape_sketches import draw_shape_sketches
 from ..mini.shapes import CLASSES, draw_mini
 from .detect import MAX_ROWS, Result, to_html
 from .handlers import reporting
-from .images import Picture, picture_field, read_upload
+from .images import Picture, picture_field, read_upload, result_field
 from .models import Model, Models
 
 MAX_SKETCHES = 5
@@ -47,7 +47,8 @@ canvas { width: 100%; max-width: 360px; aspect-ratio: 1; display: block; margin:
   background: white; border: 1px solid #8888; border-radius: 6px; cursor: crosshair;
   touch-action: none; }
 div { display: flex; justify-content: center; gap: 0.5rem; margin-top: 0.5rem; }
-button { margin: 0; padding: 0.35rem 1.2rem; border: 1px solid #8888; border-radius: 6px; min-height: 2.2rem; }
+button { margin: 0; padding: 0.35rem 1.2rem; min-height: 2.2rem; border: 1px solid #8888;
+  border-radius: 6px; }
 """
 CANVAS_JS = (Path(__file__).parent / "canvas.js").read_text()
 
@@ -238,7 +239,6 @@ def build(models: Models) -> None:
     )
     if not names:
         gr.Markdown("No model that searches by sketch is served: name a config of LocFormer.")
-    picture: dict[str, Any] = dict(interactive=False, format="png")
     with gr.Row():
         with gr.Column(min_width=280):
             upload = picture_field("Picture", "sketch-picture")
@@ -258,8 +258,13 @@ def build(models: Models) -> None:
                 shape = gr.Dropdown(CLASSES, label="Sample sketch", elem_id="sketch-shape")
                 sample = gr.Button("Add sample", size="sm", elem_id="sketch-sample")
             kept = gr.State([])
-            gallery = gr.Image(
-                label="Added sketches", height=110, elem_id="sketch-kept", buttons=[], **picture
+            added = gr.Image(
+                label="Added sketches",
+                height=110,
+                interactive=False,
+                format="png",
+                buttons=[],
+                elem_id="sketch-kept",
             )
             model = gr.Dropdown(names, label="Model", elem_id="sketch-model")
             score_thr = gr.Slider(
@@ -268,17 +273,16 @@ def build(models: Models) -> None:
             with gr.Row():
                 button = gr.Button("Search", variant="primary", elem_id="sketch-run")
                 cancel = gr.Button("Cancel", elem_id="sketch-cancel")
-    picture |= dict(min_width=280, buttons=["fullscreen", "download"])
     with gr.Row():
-        found = gr.Image(label="Found", elem_id="sketch-found", **picture)
-        heat = gr.Image(label="Where the sketch attends", elem_id="sketch-heat", **picture)
+        found = result_field("Found", "sketch-found")
+        heat = result_field("Where the sketch attends", "sketch-heat")
     with gr.Row():
         table = gr.HTML(elem_id="sketch-table", padding=True, min_width=280)
-        seen = gr.Image(label="What the model saw", elem_id="sketch-seen", **picture)
+        seen = result_field("What the model saw", "sketch-seen")
     hidden: dict[str, Any] = dict(api_visibility="private")
-    more.click(add, [canvas, kept], [kept, gallery, canvas], **hidden)
-    less.click(remove, kept, [kept, gallery], **hidden)
-    sample.click(add_sample, [shape, canvas, kept], [kept, gallery, canvas], **hidden)
+    more.click(add, [canvas, kept], [kept, added, canvas], **hidden)
+    less.click(remove, kept, [kept, added], **hidden)
+    sample.click(add_sample, [shape, canvas, kept], [kept, added, canvas], **hidden)
     event = button.click(
         run, [upload, model, canvas, kept, score_thr], [found, heat, seen, table], **hidden
     )
