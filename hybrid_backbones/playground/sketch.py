@@ -90,10 +90,10 @@ def gather(drawn: str | None, kept: Sequence[str]) -> list[str]:
     Raises:
         ValueError: if there is none at all, or there are more than `MAX_SKETCHES`.
     """
-    on_canvas = [drawn] if drawn and json.loads(drawn) else []
-    sketches = [*kept, *on_canvas]
-    if not sketches:
-        read_strokes(None)
+    # what is left on the canvas is asked for, too, unless it is empty
+    sketches = [*kept, drawn] if drawn and drawn != "[]" else [*kept]
+    for one in sketches or [""]:
+        read_strokes(one)
     if len(sketches) > MAX_SKETCHES:
         raise ValueError(
             f"There are {len(sketches)} sketches, but at most {MAX_SKETCHES} can be asked for: "
@@ -129,9 +129,9 @@ def side_by_side(sketches: Sequence[np.ndarray]) -> np.ndarray | None:
     """Draw sketches, white on black, in black on white in one picture; None if there are none."""
     if not len(sketches):
         return None
-    framed = [np.pad(255 - one, 8, constant_values=255) for one in sketches]
-    blank = [np.full_like(framed[0], 255)] * (MAX_SKETCHES - len(framed))
-    return np.hstack([*framed, *blank])
+    factor = -(-THUMBNAIL // sketches[0].shape[0])
+    enlarged = [one.repeat(factor, axis=0).repeat(factor, axis=1) for one in sketches]
+    return np.hstack([np.pad(255 - one, 12, constant_values=255) for one in enlarged])
 
 
 def say_number(cfg: Config) -> str:
@@ -260,7 +260,7 @@ def build(models: Models) -> None:
             kept = gr.State([])
             added = gr.Image(
                 label="Added sketches",
-                height=110,
+                height=150,
                 interactive=False,
                 format="png",
                 buttons=[],
