@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization.utils import img_from_canvas
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..datasets.pictures import decode_picture
+from .data import RenderSketch
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
 # height of the panels of a figure, in inches, and largest ratio of width to height
@@ -85,7 +85,8 @@ def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
 
 def render_as_tested(cfg: Config, drawings: Sequence[Strokes]) -> np.ndarray:
     """Render drawings as the test pipeline does, uint8 (Q, size, size), white on black."""
-    return TRANSFORMS.build(_rendering(cfg))(dict(drawings=drawings))["sketches"]
+    settings = {name: value for name, value in _rendering(cfg).items() if name != "type"}
+    return RenderSketch(**settings).transform(dict(drawings=drawings))["sketches"]
 
 
 def _rendering(cfg: Config) -> dict:

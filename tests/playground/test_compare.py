@@ -11,6 +11,8 @@ from hybrid_backbones.playground import compare
 
 CLASSIFICATION = "Classification on ImageNet-1k"
 LATENCY = "latency (ms)"
+# millions of parameters behind the last feature map: MixFormer's has a hidden layer
+MAX_CLASSIFIER = 3
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,8 @@ def test_measured_figures_are_those_of_the_benchmark_table(zoo, repository):
     for row in found:
         one = measured[f"{row.backbone}-{row.arch}"]
         assert row.forward_ms == one["forward_ms"]["median"]
-        # the same network, but for the classifier and for layer scale
-        if list(row.size) == table["size"]:
-            assert row.macs == pytest.approx(one["macs"] / 1e9, rel=0.04)
+        # the same network, without its classifier
+        assert 0 < row.params - one["params"] / 1e6 < MAX_CLASSIFIER
 
 
 def test_what_was_measured_goes_with_results_at_its_size(zoo):
