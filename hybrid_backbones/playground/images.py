@@ -1,11 +1,13 @@
 """Pictures that users upload, decoded as the tools do, and the field of the page for them."""
 
+from abc import ABCMeta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 import mmcv
 import numpy as np
+from gradio.component_meta import ComponentMeta
 from PIL import Image
 
 from ..datasets.loading import to_bgr
@@ -22,7 +24,6 @@ class Picture(NamedTuple):
     """An uploaded picture, upright and not larger than `MAX_SIDE`."""
 
     pixels: np.ndarray  # (H, W, 3), RGB, uint8
-    scale: float  # pixels for each of the file
     note: str  # says that it was scaled down, or is empty
 
     def item(self) -> dict[str, Any]:
@@ -50,10 +51,10 @@ def read_upload(path: str | Path | None) -> Picture:
     height, width = pixels.shape[:2]
     scale = min(MAX_SIDE / max(height, width), 1.0)
     if scale == 1.0:
-        return Picture(np.ascontiguousarray(pixels), 1.0, "")
+        return Picture(np.ascontiguousarray(pixels), "")
     small = max(round(scale * width), 1), max(round(scale * height), 1)
     note = f"Scaled down from {width}×{height} to {small[0]}×{small[1]} pixels."
-    return Picture(mmcv.imresize(pixels, small, interpolation="area"), scale, note)
+    return Picture(mmcv.imresize(pixels, small, interpolation="area"), note)
 
 
 def _decode(content: bytes) -> Image.Image:
@@ -65,21 +66,31 @@ def _decode(content: bytes) -> Image.Image:
         raise
 
 
-def keep_as_uploaded(field: gr.Image) -> None:
-    """Let a field hand over the path of an upload, and refuse addresses.
+class NoStub(ComponentMeta):
+    """Metaclass of components that, unlike Gradio's, writes no stub file into the package."""
 
-    Gradio's own would decode it without naming what is wrong, and download from addresses. This is
-    no subclass, beside whose file Gradio would write another into the package.
-    """
-    move = field.async_move_resource_to_block_cache
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+        """Make the class, which inherits its events."""
+        return ABCMeta.__new__(mcs, name, bases, namespace)
 
-    async def keep(path: str | Path | None) -> str | None:
-        if "://" in str(path):
+
+class Upload(gr.Image, metaclass=NoStub):
+    """Gradio's field for a picture, which hands over the file as it was uploaded."""
+
+    # the browser draws it as its base class
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return the path of the upload; Gradio's would decode it, and not name what is wrong."""
+        return None if payload is None else payload.path
+
+    async def async_move_resource_to_block_cache(
+        self, url_or_file_path: str | Path | None
+    ) -> str | None:
+        """Keep a file; an address, from which Gradio would download, is refused."""
+        if "://" in str(url_or_file_path):
             raise gr.Error("Only files can be uploaded, no addresses.", print_exception=False)
-        return await move(path)
-
-    field.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore
-    field.async_move_resource_to_block_cache = keep  # type: ignore[method-assign]
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 def sample_pictures() -> list[Path]:
@@ -89,7 +100,7 @@ def sample_pictures() -> list[Path]:
     return scenes + [min((root / "imagenet/val" / name).iterdir()) for name in SHAPES]
 
 
-def picture_field(label: str, name: str) -> gr.Image:
+def picture_field(label: str, name: str, height: int | None = None) -> Upload:
     """Lay out a field for a picture, with samples of the mini set below it.
 
     Handlers get the path of the file as it was uploaded, for :func:`read_upload`.
@@ -97,15 +108,15 @@ def picture_field(label: str, name: str) -> gr.Image:
     Args:
         label: title of the field.
         name: name of the field in the page's code.
+        height: height in pixels; None enlarges small pictures.
     """
-    field = gr.Image(
+    field = Upload(
         label=label,
         sources=["upload", "clipboard"],
-        height=None,
+        height=height,
         elem_id=name,
-        elem_classes="hb-image",
+        elem_classes=[] if height else "hb-image",
     )
-    keep_as_uploaded(field)
     gr.Examples(
         [[str(path)] for path in sample_pictures()],
         inputs=field,
@@ -118,9 +129,15 @@ def picture_field(label: str, name: str) -> gr.Image:
 
 
 def result_field(label: str, name: str) -> gr.Image:
-    """Lay out a picture that the page draws, which can be enlarged and saved."""
+    """Lay out a picture that the page draws, which can be enlarged and saved.
+
+    Args:
+        label: title, which is not shown, as it would cover the picture.
+        name: name of the field in the page's code.
+    """
     return gr.Image(
         label=label,
+        show_label=False,
         interactive=False,
         format="png",
         # not Gradio's third one, which uploads it to a public page

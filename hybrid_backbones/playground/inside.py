@@ -16,8 +16,9 @@ from ..explain.panels import Panel, draw_figure
 from ..explain.scene import Scene
 from ..explain.subject import FINDERS, Subject, to_pixels
 from ..explain.views import VIEWS
+from ..inference.pictures import picture_size, resize
 from .handlers import reporting
-from .images import Picture, picture_field, read_upload
+from .images import Picture, picture_field, read_upload, result_field
 from .models import Loaded, Model, Models
 
 TASKS = ("detect", "segment", "classify")
@@ -49,28 +50,36 @@ def layers_of(model: Model) -> list[str]:
         return sorted({*attending_modules(loaded.net), *stage_paths(loaded.net)})
 
 
+def enlarge(picture: Picture) -> np.ndarray:
+    """Return the picture to click into, large enough to hit a pixel of the mini set."""
+    return resize(picture.pixels, picture_size(*picture.pixels.shape[:2]), fill=255)
+
+
 def place_of(click: tuple[float, float], picture: Picture, meta: dict[str, Any]) -> tuple[int, int]:
-    """Return the pixel of the network's input, (y, x), that shows a place of the uploaded file.
+    """Return the pixel of the network's input, (y, x), that shows a clicked place.
 
     Pipelines scale a picture, and may then crop its middle.
 
     Args:
-        click: column and row in the file, (x, y).
+        click: column and row, (x, y), of :func:`enlarge`.
         picture: picture of :func:`read_upload`.
         meta: meta information of the prepared image.
 
     Raises:
         ValueError: if the network does not see this place.
     """
-    scales = meta.get("scale_factor", (1.0, 1.0))[:2]
-    sizes = picture.pixels.shape[1::-1]
-    seen = tuple(meta["img_shape"][1::-1])
+    height, width = picture.pixels.shape[:2]
+    drawn = picture_size(height, width)[::-1]
+    seen = meta["img_shape"][1::-1]
     x, y = (
-        int((place + 0.5) * picture.scale * scale - (round(size * scale) - side) // 2)
-        for place, scale, size, side in zip(click, scales, sizes, seen, strict=True)
+        int((place + 0.5) * size / whole * scale - (round(size * scale) - side) // 2)
+        for place, whole, size, scale, side in zip(
+            *(click, drawn, (width, height), meta.get("scale_factor", (1, 1))[:2], seen),
+            strict=True,
+        )
     )
     if not (0 <= x < seen[0] and 0 <= y < seen[1]):
-        raise ValueError("The network sees the middle of the picture only: click further inside.")
+        raise ValueError("The network does not see this place: click further inside the picture.")
     return y, x
 
 
@@ -80,7 +89,7 @@ def prepare(loaded: Loaded, picture: Picture, click: tuple[float, float] | None)
     Args:
         loaded: model in use.
         picture: picture of :func:`read_upload`.
-        click: (x, y) in the file; None looks from where the strongest result is.
+        click: (x, y) of :func:`enlarge`; None looks from where the strongest result is.
 
     Raises:
         ValueError: if the network does not see the place.
@@ -113,10 +122,10 @@ def look(
         picture: picture of :func:`read_upload`.
         what: key of :data:`VIEWS`, or ``'all'``.
         layer: path of the module to look at; None chooses the last of each stage.
-        click: (x, y) in the file; None looks from where the strongest result is.
+        click: (x, y) of :func:`enlarge`; None looks from where the strongest result is.
 
     Yields:
-        title and pictures of each view, first of the input.
+        title and pictures of each view, first of the input; none where there is nothing to see.
 
     Raises:
         ValueError: if there is nothing to see of what is asked for.
@@ -129,9 +138,9 @@ def look(
     for name in VIEWS if what == ALL else [what]:
         with model.in_use():
             view = VIEWS[name](scene)
-        if view is not None:
-            num_views += 1
-            yield view.title, [draw_panel(panel) for panel in view.panels]
+        num_views += view is not None
+        # also where there is nothing, so that one can cancel between all steps
+        yield (view.title, [draw_panel(p) for p in view.panels]) if view else (WHAT[name], [])
     if not num_views:
         at = "" if layer is None else f" at {layer}"
         raise ValueError(
@@ -159,7 +168,7 @@ def build(models: Models) -> None:
         progress(0, desc=model.doing)
         for i, (title, pictures) in enumerate(look(model, picture, what, chosen, click), start=1):
             shown += pictures
-            yield shown, f"{picture.note} {title}: {len(shown)} pictures.".strip()
+            yield shown, f"{picture.note} {title}: {len(shown)} pictures in all.".strip()
             progress((i, len(VIEWS) + 1), desc=title)
 
     @reporting
@@ -187,24 +196,27 @@ def build(models: Models) -> None:
     def list_layers(name: str) -> Any:
         return gr.Dropdown([LAST, *layers_of(models.named(name))], value=LAST)
 
+    @reporting
+    def show_enlarged(upload: str | None) -> np.ndarray | None:
+        return enlarge(read_upload(upload)) if upload else None
+
     gr.Markdown(
-        "Choose a picture, then **click into it**: the network is asked where that position looks. "
-        "**Look** starts from where the strongest result is."
+        "Choose a picture, then **click into the large one**: where does the network look from "
+        "there? **Look** starts from where the strongest result is."
     )
     with gr.Row():
         with gr.Column(min_width=280):
-            upload = picture_field("Picture (click into it)", "inside-picture")
-        with gr.Column(min_width=280):
+            upload = picture_field("Picture", "inside-picture", height=190)
             name = gr.Dropdown(names, value=start, label="Model", elem_id="inside-model")
             what = gr.Dropdown(
                 CHOICES, value="attention", label="What to see", elem_id="inside-what"
             )
-            layer = gr.Dropdown(
-                [LAST], value=LAST, label="Layer", elem_id="inside-layer", allow_custom_value=True
-            )
+            layer = gr.Dropdown([LAST], value=LAST, label="Layer", elem_id="inside-layer")
             with gr.Row():
                 button = gr.Button("Look", variant="primary", elem_id="inside-run")
                 cancel = gr.Button("Cancel", elem_id="inside-cancel")
+        with gr.Column(min_width=280):
+            enlarged = result_field("Click into it", "inside-enlarged")
     words = gr.Markdown(elem_id="inside-words")
     gallery = gr.Gallery(
         columns=3,
@@ -219,6 +231,7 @@ def build(models: Models) -> None:
     settings: dict[str, Any] = dict(
         inputs=[upload, name, what, layer], outputs=[gallery, words], api_visibility="private"
     )
-    events = [button.click(run, **settings), upload.select(run_at, **settings)]
+    events = [button.click(run, **settings), enlarged.select(run_at, **settings)]
+    upload.change(show_enlarged, upload, enlarged, show_progress="hidden", api_visibility="private")
     cancel.click(None, cancels=events, api_visibility="private")
     name.change(list_layers, name, layer, show_progress="hidden", api_visibility="private")

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -23,7 +24,7 @@ from hybrid_backbones.playground.page import build, private_uploads, serving
 KINDS = ("imagenet_swiftformer_xs", "fpn_uniformer_xxs", "maskrcnn_uniformer_xxs")
 KINDS += ("imagenet_biformer_t", "locformer_swin_t")
 # seconds that a busy machine may take for an answer
-PATIENCE = 120
+PATIENCE = 60
 # set in .ci/run, where a browser must be there
 REQUIRED = "HB_BROWSER_REQUIRED"
 
@@ -118,7 +119,11 @@ class Visit:
 
     def until(self, condition, what="the page"):
         """Wait until a condition holds, and return its value."""
-        return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), what)
+        try:
+            return WebDriverWait(self.browser, PATIENCE, 0.1).until(lambda _: condition(), what)
+        except TimeoutException:
+            self.screenshot("failed")
+            raise
 
     def find(self, selector):
         """Return the first visible element of a CSS selector, or None."""

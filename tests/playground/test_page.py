@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     """Files that users upload."""
     folder = tmp_path_factory.mktemp("files")
     Image.fromarray(noise(96, 64)).save(folder / "small.png")
-    Image.fromarray(noise(2 * MAX_SIDE, 20)).save(folder / "large.png")
+    Image.fromarray(noise(2 * MAX_SIDE, 40)).save(folder / "large.png")
     (folder / "broken.png").write_bytes((folder / "small.png").read_bytes()[:99])
     (folder / "text.png").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
@@ -56,7 +56,7 @@ def test_a_picture_is_segmented_beside_a_second_model(visit, folder, models):
 
 
 def test_a_sample_is_classified_with_one_click(visit):
-    sample = visit.until(lambda: visit.find("#detect-picture-samples button img"))
+    sample = visit.until(lambda: visit.find("button.gallery-item"))
     sample.click()
     visit.wait_for_picture("detect-picture")
     visit.click("detect-run")
@@ -67,25 +67,28 @@ def test_a_sample_is_classified_with_one_click(visit):
     assert visit.find("#detect-right") is None
 
 
-def test_a_click_into_the_picture_shows_where_that_position_attends(visit, folder):
+def test_a_click_into_the_picture_shows_where_that_position_attends(visit, folder, monkeypatch):
+    positions = []
+    draw = inside.input_panel
+
+    def input_panel(subject):
+        positions.append(subject.position)
+        return draw(subject)
+
+    monkeypatch.setattr(inside, "input_panel", input_panel)
     visit.open_tab("Look inside")
     start_over(visit, "inside-picture", folder / "small.png")
     visit.choose("inside-model", "imagenet_biformer_t")
     visit.choose("inside-what", "routes")
-    image = visit.wait_for_picture("inside-picture")
-    box = visit.browser.execute_script(
-        """const box = arguments[0].getBoundingClientRect(), image = arguments[0];
-        return [box.width, box.height, image.naturalWidth, image.naturalHeight]""",
-        image,
-    )
-    scale = min(box[0] / box[2], box[1] / box[3])
+    image = visit.wait_for_picture("inside-enlarged")
     # column 70, row 20 of 96 × 64, from the centre
-    ActionChains(visit.browser).move_to_element_with_offset(
-        image, int((70 - 48) * scale), int((20 - 32) * scale)
-    ).click().perform()
+    scale = image.size["width"] / 96
+    offset = int((70.5 - 48) * scale), int((20.5 - 32) * scale)
+    ActionChains(visit.browser).move_to_element_with_offset(image, *offset).click().perform()
     visit.wait_for_text("inside-words", "Bi-level routing")
     images = visit.browser.find_elements("css selector", "#inside-gallery img")
     assert len(images) > 3
+    assert positions == [(20, 70)]
     visit.screenshot("inside")
 
 
@@ -137,7 +140,7 @@ def test_a_large_picture_is_scaled_down_with_a_note(visit, folder):
     start_over(visit, "detect-picture", folder / "large.png")
     visit.click("detect-run")
     text = visit.wait_for_text("detect-left-table", "network")
-    assert f"Scaled down from {2 * MAX_SIDE}×20 to {MAX_SIDE}×10 pixels" in text
+    assert f"Scaled down from {2 * MAX_SIDE}×40 to {MAX_SIDE}×20 pixels" in text
 
 
 def test_an_unforeseen_error_is_logged_and_the_page_lives_on(visit, folder, monkeypatch, logged):
