@@ -254,6 +254,8 @@ def build() -> None:
     words = gr.HTML(legend(*first), elem_id="compare-words", padding=True)
     table = table_of(first.points)
     fields, outputs = [task, shown, across, up], [plot, table, words]
-    task.input(choose_task, task, [*fields[1:], *outputs], api_visibility="private")
+    # a mistake must not cover the plot
+    quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+    task.input(choose_task, task, [*fields[1:], *outputs], **quiet)
     for field in fields[1:]:
-        field.input(draw, fields, outputs, api_visibility="private")
+        field.input(draw, fields, outputs, **quiet)

@@ -280,9 +280,11 @@ def build(models: Models) -> None:
         table = gr.HTML(elem_id="sketch-table", padding=True, min_width=280)
         seen = result_field("What the model saw", "sketch-seen")
     hidden: dict[str, Any] = dict(api_visibility="private")
-    more.click(add, [canvas, kept], [kept, added, canvas], **hidden)
-    less.click(remove, kept, [kept, added], **hidden)
-    sample.click(add_sample, [shape, canvas, kept], [kept, added, canvas], **hidden)
+    # a mistake must not cover the added sketches
+    quiet = dict(show_progress="hidden", **hidden)
+    more.click(add, [canvas, kept], [kept, added, canvas], **quiet)
+    less.click(remove, kept, [kept, added], **quiet)
+    sample.click(add_sample, [shape, canvas, kept], [kept, added, canvas], **quiet)
     event = button.click(
         run, [upload, model, canvas, kept, score_thr], [found, heat, seen, table], **hidden
     )

@@ -11,8 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -122,9 +121,9 @@ class Visit:
         """Wait until a condition holds, and return its value."""
         try:
             # the page may redraw what is being looked at
-        stale = [StaleElementReferenceException]
-        wait = WebDriverWait(self.browser, PATIENCE, 0.1, ignored_exceptions=stale)
-        return wait.until(lambda _: condition(), what)
+            stale = [StaleElementReferenceException]
+            wait = WebDriverWait(self.browser, PATIENCE, 0.1, ignored_exceptions=stale)
+            return wait.until(lambda _: condition(), what)
         except TimeoutException:
             self.screenshot("failed")
             raise
