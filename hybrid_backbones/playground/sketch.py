@@ -203,6 +203,13 @@ def _draw(pixels: np.ndarray, show: Any, shown: Any) -> np.ndarray:
     return img_from_canvas(FigureCanvasAgg(figure))
 
 
+def _titled(title: str, name: str) -> gr.Image:
+    """Lay out a picture of the result under its title."""
+    with gr.Column(min_width=280):
+        gr.Markdown(f"**{title}**")
+        return result_field(title, name)
+
+
 def build(models: Models) -> None:
     """Lay out the tab."""
     names = [model.name for model in models.of("sketch")]
@@ -242,6 +249,10 @@ def build(models: Models) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             upload = picture_field("Picture", "sketch-picture")
+            model = gr.Dropdown(names, label="Model", elem_id="sketch-model")
+            score_thr = gr.Slider(
+                *(0, 1, 0.3), step=0.01, label="Lowest score", elem_id="sketch-score"
+            )
         with gr.Column(min_width=280):
             canvas = gr.HTML(
                 "",
@@ -266,19 +277,20 @@ def build(models: Models) -> None:
                 buttons=[],
                 elem_id="sketch-kept",
             )
-            model = gr.Dropdown(names, label="Model", elem_id="sketch-model")
-            score_thr = gr.Slider(
-                *(0, 1, 0.3), step=0.01, label="Lowest score", elem_id="sketch-score"
-            )
             with gr.Row():
                 button = gr.Button("Search", variant="primary", elem_id="sketch-run")
                 cancel = gr.Button("Cancel", elem_id="sketch-cancel")
     with gr.Row():
-        found = result_field("Found", "sketch-found")
-        heat = result_field("Where the sketch attends", "sketch-heat")
+        found, heat = (
+            _titled(title, name)
+            for title, name in (
+                ("Found", "sketch-found"),
+                ("Where the sketch attends", "sketch-heat"),
+            )
+        )
     with gr.Row():
         table = gr.HTML(elem_id="sketch-table", padding=True, min_width=280)
-        seen = result_field("What the model saw", "sketch-seen")
+        seen = _titled("What the model saw", "sketch-seen")
     hidden: dict[str, Any] = dict(api_visibility="private")
     # a mistake must not cover the added sketches
     quiet = dict(show_progress="hidden", **hidden)
