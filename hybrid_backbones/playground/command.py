@@ -4,6 +4,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -50,7 +51,7 @@ def mini_models(device: str) -> Iterator[tuple[Models, MiniTraining]]:
     minis = [MiniModel(name) for name in QUICK]
     training = MiniTraining(minis)
     models = Models(
-        Model(mini.name, mini.cfg, lambda mini=mini: training.checkpoint(mini.name), device)
+        Model(mini.name, mini.cfg, partial(training.checkpoint, mini.name), device)
         for mini in minis
     )
     training.start()

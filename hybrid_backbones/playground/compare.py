@@ -253,7 +253,8 @@ def build() -> None:
     )
     words = gr.HTML(legend(*first), elem_id="compare-words", padding=True)
     table = table_of(first.points)
-    fields, outputs = [task, shown, across, up], [plot, table, words]
+    fields: list[Any] = [task, shown, across, up]
+    outputs: list[Any] = [plot, table, words]
     # a mistake must not cover the plot
     quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
     task.input(choose_task, task, [*fields[1:], *outputs], **quiet)

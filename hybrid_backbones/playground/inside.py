@@ -231,7 +231,7 @@ def build(models: Models) -> None:
     settings: dict[str, Any] = dict(
         inputs=[upload, name, what, layer], outputs=[gallery, words], api_visibility="private"
     )
-    events = [button.click(run, **settings), enlarged.select(run_at, **settings)]
+    events: list[Any] = [button.click(run, **settings), enlarged.select(run_at, **settings)]
     upload.change(show_enlarged, upload, enlarged, show_progress="hidden", api_visibility="private")
     cancel.click(None, cancels=events, api_visibility="private")
     name.change(list_layers, name, layer, show_progress="hidden", api_visibility="private")

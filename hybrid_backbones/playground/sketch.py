@@ -238,7 +238,7 @@ def build(models: Models) -> None:
         drawings = gather(drawn, kept)
         found = find(models.named(name), read_upload(upload), drawings, score_thr)
         table = to_html(name or "", found.result)
-        return found.result.drawn, found.attention, side_by_side(found.sketches), table
+        return found.result.drawn, found.attention, side_by_side([*found.sketches]), table
 
     gr.Markdown(
         "Choose a picture, draw the outline of what you look for, and **Search**. To ask by "
@@ -281,13 +281,8 @@ def build(models: Models) -> None:
                 button = gr.Button("Search", variant="primary", elem_id="sketch-run")
                 cancel = gr.Button("Cancel", elem_id="sketch-cancel")
     with gr.Row():
-        found, heat = (
-            _titled(title, name)
-            for title, name in (
-                ("Found", "sketch-found"),
-                ("Where the sketch attends", "sketch-heat"),
-            )
-        )
+        found = _titled("Found", "sketch-found")
+        heat = _titled("Where the sketch attends", "sketch-heat")
     with gr.Row():
         table = gr.HTML(elem_id="sketch-table", padding=True, min_width=280)
         seen = _titled("What the model saw", "sketch-seen")

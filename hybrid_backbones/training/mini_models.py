@@ -163,7 +163,7 @@ class MiniTraining:
         self.states[name] = State("training", 0.0, "starting")
         print_log(f"training {name} on the mini set, in {model.work_dir}", logger="current")
         lines: deque[str] = deque(maxlen=MAX_LINES)
-        self._process = _start(model)
+        self._process = start_alone(model)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             lines.append(line.strip())
@@ -192,7 +192,7 @@ def _share(step: re.Match, model: MiniModel) -> float:
     return (int(step[1]) - 1 + done) / model.length if step[1] else done
 
 
-def _start(model: MiniModel) -> subprocess.Popen:
+def start_alone(model: MiniModel) -> subprocess.Popen:
     """Start the training of a model in a process that ends when this one does, however it ends."""
     code = f"from {__name__} import train_alone; train_alone()"
     return subprocess.Popen(
