@@ -186,7 +186,7 @@ def to_table(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table_of(points: Sequence[dict[str, Any]]) -> gr.Dataframe:
     """Lay out the table of :func:`to_table`."""
     value = to_table(points)
-    widths = [WIDTHS.get(name, OTHER_WIDTH) for name in value["headers"]]
+    widths: list[str | int] = [WIDTHS.get(name, OTHER_WIDTH) for name in value["headers"]]
     return gr.Dataframe(
         value,
         column_widths=widths,

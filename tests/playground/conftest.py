@@ -127,14 +127,7 @@ class Visit:
         # the page may draw an element anew while it is looked at
         waiting = WebDriverWait(self.browser, PATIENCE, 0.1, [StaleElementReferenceException])
         try:
-<<<<<<< HEAD
-            # the page may redraw what is being looked at
-            stale = [StaleElementReferenceException]
-            wait = WebDriverWait(self.browser, PATIENCE, 0.1, ignored_exceptions=stale)
-            return wait.until(lambda _: condition(), what)
-=======
             return waiting.until(lambda _: condition(), what)
->>>>>>> play
         except TimeoutException:
             self.screenshot("failed")
             raise
