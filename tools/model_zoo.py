@@ -1,15 +1,19 @@
 """Write docs/model_zoo.md: parameters and FLOPs of every config beside published figures.
 
+The same rows, with what `tools/benchmark.py backbones` measured, are saved for the playground.
+
 Usage: python tools/model_zoo.py
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from rich.progress import track
 
 from hybrid_backbones.benchmark.zoo import measure_config, write_zoo
+from hybrid_backbones.benchmark.zoo_table import FILE, add_measured, save_zoo
 from hybrid_backbones.training.launch import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +27,8 @@ def main() -> int:
         page = ROOT / "docs" / "model_zoo.md"
         page.parent.mkdir(exist_ok=True)
         page.write_text(write_zoo(rows))
+        measured = json.loads((ROOT / "docs" / "benchmarks" / "cpu_backbones.json").read_text())
+        save_zoo(add_measured(rows, measured), ROOT / "hybrid_backbones" / "benchmark" / FILE)
     print(f"wrote {page} with {len(rows)} configs")
     return 0
 

@@ -6,7 +6,6 @@ The docstrings of the configs are the only place that holds published figures.
 import ast
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -17,9 +16,8 @@ from torch import Tensor, nn
 from ..checkpoints import PUBLISHED
 from ..ops import ACmix
 from .probes import count_macs
+from .zoo_table import Row
 
-# relative tolerance of our figures; one that rounds to the published figure agrees as well
-TOLERANCE = 0.02
 # height and width of published FLOPs, unless a docstring states others
 SIZES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
 # title of each group of configs, by the prefix of their names
@@ -85,38 +83,6 @@ REASONS = {
 }
 # numbers of RoIs that OpenMMLab's counters pass through box heads and mask heads
 NUM_BOX_ROIS, NUM_MASK_ROIS = 1000, 100
-
-
-class Row(NamedTuple):
-    """Computed and published costs of a config; None where nothing was published."""
-
-    config: str
-    backbone: str
-    arch: str | int
-    size: tuple[int, int]
-    params: float  # millions
-    published_params: str | None
-    macs: float | None  # billions; None if the model has a second input
-    published_macs: str | None
-    published: str
-    weights: list[str]
-
-    @property
-    def deviations(self) -> dict[str, float]:
-        """Ratios of our figures to the published ones, where they exceed the tolerance."""
-        pairs = dict(
-            parameters=(self.params, self.published_params), FLOPs=(self.macs, self.published_macs)
-        )
-        return {
-            name: ours / float(theirs)
-            for name, (ours, theirs) in pairs.items()
-            if theirs and ours and not _agree(ours, theirs)
-        }
-
-
-def _agree(ours: float, theirs: str) -> bool:
-    decimals = len(theirs.partition(".")[2])
-    return f"{ours:.{decimals}f}" == theirs or abs(ours / float(theirs) - 1) <= TOLERANCE
 
 
 def measure_config(path: Path) -> Row:

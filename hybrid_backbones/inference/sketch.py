@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from ..locformer.demo import draw, mean_attention, read_sketch
 from ..locformer.fusion import StageFusion
@@ -18,30 +20,49 @@ from .pictures import load_each, pixels_of, plan, write
 
 
 @torch.no_grad()
+def search(
+    model: BaseModel, item: dict, sketches: np.ndarray
+) -> tuple[BaseDataElement, np.ndarray]:
+    """Detect the objects that sketches of one category show, in an image.
+
+    Args:
+        model: detector by sketch, in evaluation mode.
+        item: what the test pipeline makes of an image and the sketches.
+        sketches: rendered sketches, uint8 (Q, size, size).
+
+    Returns:
+        prediction, and the heat map of :func:`mean_attention`, of the size of the resized image.
+    """
+    weights: list[Tensor] = []
+    fusions = [module for module in model.modules() if isinstance(module, StageFusion)]
+    hooks = [
+        fusion.register_forward_hook(
+            lambda fusion, inputs, _: weights.append(fusion.attention(*inputs)[0])
+        )
+        for fusion in fusions
+    ]
+    try:
+        (prediction,) = model.test_step(pseudo_collate([item]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    strokes = torch.tensor(sketches, dtype=torch.float32, device=weights[0].device)
+    return prediction.cpu(), mean_attention(weights, strokes, prediction.img_shape)
+
+
 def predict(
     cfg: Config, images: Iterable[Path], sketches: np.ndarray, checkpoint: str | Path, device: str
 ) -> Iterator[tuple[Path, np.ndarray, BaseDataElement, np.ndarray]]:
     """Build the model of a config, load a checkpoint and run it on images with a sketch.
 
     Yields:
-        image file, RGB image, (H, W, 3), prediction, and the heat map of :func:`mean_attention`,
-        of the size of the resized image.
+        image file, RGB image, (H, W, 3), and prediction and heat map of :func:`search`.
     """
     model = build_trained(cfg, checkpoint, device)
-    weights = []
-    for module in model.modules():
-        if isinstance(module, StageFusion):
-            module.register_forward_hook(
-                lambda fusion, inputs, _: weights.append(fusion.attention(*inputs)[0])
-            )
     load, pipeline = build_pipeline(cfg, "RenderSketch")
-    strokes = torch.tensor(sketches, dtype=torch.float32, device=device)
     for image, item in load_each(load, images):
         pixels = pixels_of(item)
-        prediction = model.test_step(pseudo_collate([pipeline(item | dict(sketches=sketches))]))[0]
-        attention = mean_attention(weights, strokes, prediction.img_shape)
-        weights.clear()
-        yield image, pixels, prediction.cpu(), attention
+        yield image, pixels, *search(model, pipeline(item | dict(sketches=sketches)), sketches)
 
 
 def sketch_demo(

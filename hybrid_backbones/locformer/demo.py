@@ -1,26 +1,28 @@
 """Read user sketches and draw the detections and the attention of LocFormer."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization.utils import img_from_canvas
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..datasets.pictures import decode_picture
+from .data import RenderSketch
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
-# height of the panels of a figure, in inches
-PANEL = 4
+# height of the panels of a figure, in inches, and largest ratio of width to height
+PANEL, MAX_RATIO = 4, 3
 
 # FILE.ndjson or FILE.ndjson:INDEX
 DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
@@ -76,10 +78,20 @@ def read_picture(path: str | Path, size: int = CANVAS) -> np.ndarray:
 
 def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
     """Read an image or a drawing as the test pipeline renders it, uint8 (1, size, size)."""
-    (render,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
     if DRAWING.fullmatch(sketch):
-        return TRANSFORMS.build(render)(dict(drawings=[read_drawing(sketch)]))["sketches"]
-    return read_picture(sketch, render.get("size", CANVAS))[None]
+        return render_as_tested(cfg, [read_drawing(sketch)])
+    return read_picture(sketch, _rendering(cfg).get("size", CANVAS))[None]
+
+
+def render_as_tested(cfg: Config, drawings: Sequence[Strokes]) -> np.ndarray:
+    """Render drawings as the test pipeline does, uint8 (Q, size, size), white on black."""
+    settings = {name: value for name, value in _rendering(cfg).items() if name != "type"}
+    return RenderSketch(**settings).transform(dict(drawings=drawings))["sketches"]
+
+
+def _rendering(cfg: Config) -> dict:
+    (step,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
+    return step
 
 
 def attention_to_strokes(weights: Tensor, strokes: Tensor) -> Tensor:
@@ -122,6 +134,35 @@ def mean_attention(weights: list[Tensor], sketches: Tensor, size: tuple[int, int
     return torch.stack(maps).mean(0)[:height, :width].cpu().numpy()
 
 
+def show_objects(panel: Axes, pixels: np.ndarray, objects: BaseDataElement) -> None:
+    """Show an image, RGB (H, W, 3), with the boxes and scores of objects."""
+    height, width = pixels.shape[:2]
+    unit = max(height, width / MAX_RATIO)
+    # box coordinates start at the corner of the first pixel
+    panel.imshow(pixels, extent=(0, width, height, 0))
+    for (x1, y1, x2, y2), score in zip(
+        objects.bboxes.tolist(), objects.scores.tolist(), strict=True
+    ):
+        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
+        # above the box, or inside it at the upper border of the image
+        panel.text(
+            max(min(x1, width - unit / 10), 0),
+            y1,
+            f"{score:.2f}",
+            color="white",
+            fontsize=8,
+            va="bottom" if y1 > unit / 15 else "top",
+            bbox=dict(facecolor="red", edgecolor="none", pad=1),
+        )
+
+
+def show_attention(panel: Axes, pixels: np.ndarray, attention: np.ndarray) -> None:
+    """Show a heat map over an image, RGB (H, W, 3), in grey."""
+    height, width = pixels.shape[:2]
+    panel.imshow(pixels.mean(axis=2), cmap="gray", extent=(0, width, height, 0))
+    panel.imshow(attention, cmap="inferno", alpha=0.6, extent=(0, width, height, 0))
+
+
 def draw(
     pixels: np.ndarray,
     sketch: np.ndarray,
@@ -143,31 +184,14 @@ def draw(
     """
     height, width = pixels.shape[:2]
     # aspect ratio of the image panels; longer images are scaled down to fit
-    ratio = min(max(width / height, 0.5), 3)
-    unit = max(height, width / ratio)
+    ratio = min(max(width / height, 0.5), MAX_RATIO)
     figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
     panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
-    extent = (0, width, height, 0)  # box coordinates start at the corner of the first pixel
-    panels[1].imshow(pixels, extent=extent)
-    panels[2].imshow(pixels.mean(axis=2), cmap="gray", extent=extent)
-    panels[2].imshow(attention, cmap="inferno", alpha=0.6, extent=extent)
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
-    for (x1, y1, x2, y2), score in zip(
-        objects.bboxes.tolist(), objects.scores.tolist(), strict=True
-    ):
-        panels[1].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="red", lw=2))
-        # above the box, or inside it at the upper border of the image
-        panels[1].text(
-            max(min(x1, width - unit / 10), 0),
-            y1,
-            f"{score:.2f}",
-            color="white",
-            fontsize=8,
-            va="bottom" if y1 > unit / 15 else "top",
-            bbox=dict(facecolor="red", edgecolor="none", pad=1),
-        )
+    show_objects(panels[1], pixels, objects)
+    show_attention(panels[2], pixels, attention)
     found = f"{len(objects)} found, scores from {score_thr:g}"
     for panel, title in zip(panels, ("sketch", found, "attention to the sketch"), strict=True):
         panel.set_title(title, fontsize=10)

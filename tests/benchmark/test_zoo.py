@@ -11,6 +11,7 @@ from hybrid_backbones.benchmark.zoo import (
     read_published,
     write_zoo,
 )
+from hybrid_backbones.benchmark.zoo_table import read_zoo
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,11 @@ def rows(repository):
 def test_the_page_is_up_to_date(rows, repository):
     page = (repository / "docs" / "model_zoo.md").read_text()
     assert page == write_zoo(rows), "run `python tools/model_zoo.py` and commit the page"
+
+
+def test_the_saved_rows_are_those_of_the_page(repository):
+    page = (repository / "docs" / "model_zoo.md").read_text()
+    assert page == write_zoo(read_zoo().rows), "run `python tools/model_zoo.py`, commit both files"
 
 
 def test_counts_agree_with_the_published_ones_or_the_page_says_why(rows):
