@@ -51,9 +51,9 @@ def _halos(
 ) -> Tensor:
     """Copy the halos of all tiles: ``(B, C, H, W)`` to ``(B, C, rows · halo, columns · halo)``."""
     for dim, number in zip((2, 3), grid, strict=True):
-        first = torch.arange(number, device=x.device)[:, None] * (TILE * stride)
-        first = first - kernel_size // 2 * dilation
-        positions = (first + torch.arange(halo, device=x.device)).flatten()
+        # no table of rows: torch.export would fix the number of tiles where there is one
+        index = torch.arange(number * halo, device=x.device)
+        positions = index // halo * (TILE * stride) + index % halo - kernel_size // 2 * dilation
         x = x.index_select(dim, reflect(positions, x.shape[dim]))
     return x
 
