@@ -5,6 +5,7 @@ Stochastic depth (per sample) and layer normalisation of feature maps are torchv
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,16 @@ __all__ = [
     "PatchEmbed",
     "PointwiseConv2d",
     "RelativePositionBias",
+    "are_known",
+    "at_least",
+    "ceil_div",
     "conv_bn",
     "conv_stem",
     "depthwise_conv",
     "init_linear_layers",
     "join_groups",
     "join_heads",
+    "pad_end",
     "pad_to_multiple",
     "relative_position_index",
     "require_divides",
@@ -62,6 +67,27 @@ def require_odd(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1 or size % 2 == 0:
             raise ValueError(f"{name} must be odd and positive, got {name}={size}")
+
+
+def are_known(*sizes: Any) -> bool:
+    """Return whether sizes are integers, not variables of a graph that takes inputs of any size.
+
+    They are variables in `torch.export` with dynamic shapes and in `torch.jit.trace`. Code that
+    branches on such a size would fix the branch in the graph, without a warning.
+    """
+    return all(isinstance(size, int) for size in sizes)
+
+
+def at_least(size: Any, bound: int) -> Any:
+    """Return the larger of a size, which may be a variable of a graph, and a bound."""
+    if isinstance(size, Tensor):
+        return size.clamp(min=bound)
+    return max(size, bound) if are_known(size) else torch.sym_max(size, bound)
+
+
+def ceil_div(size: Any, divisor: Any) -> Any:
+    """Divide a size and round up, without negative numbers, which ONNX would round to zero."""
+    return (size + divisor - 1) // divisor
 
 
 class Mlp(nn.Module):
@@ -140,8 +166,8 @@ class PatchConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H // patch, W // patch)``."""
-        below, right = (max(self.kernel_size[0] - side, 0) for side in x.shape[2:])
-        return super().forward(F.pad(x, (0, right, 0, below)) if below or right else x)
+        below, right = (at_least(side, self.kernel_size[0]) - side for side in x.shape[2:])
+        return super().forward(pad_end(x, below, right))
 
 
 class PatchEmbed(nn.Module):
@@ -217,9 +243,15 @@ class RelativePositionBias(nn.Module):
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad ``(B, C, H, W)`` at the right and the bottom to multiples of `divisor`."""
-    height, width = x.shape[2:]
-    below, right = -height % divisor, -width % divisor
-    return F.pad(x, (0, right, 0, below)) if below or right else x
+    below, right = (ceil_div(side, divisor) * divisor - side for side in x.shape[2:])
+    return pad_end(x, below, right)
+
+
+def pad_end(x: Tensor, below: int, right: int) -> Tensor:
+    """Zero-pad ``(B, C, H, W)`` at the bottom and the right."""
+    if are_known(below, right) and not (below or right):
+        return x
+    return F.pad(x, (0, right, 0, below))
 
 
 # the functions below split and merge dimensions only while the channels are last, in the backward

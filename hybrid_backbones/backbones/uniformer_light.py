@@ -77,8 +77,9 @@ class ClassTokenEmbed(PatchEmbed):
         """Embed a feature map ``(B, in_channels, H, W)`` at half its size, rounded down."""
         maps = super().forward(x)
         dtype = torch.promote_types(maps.dtype, torch.float32)
-        score = maps.new_zeros(len(maps), maps.shape[2] * maps.shape[3], dtype=dtype)
-        return ScoredTokens(maps, self.cls_token.expand(len(maps), -1, -1), score)
+        batch, _, height, width = maps.shape
+        score = maps.new_zeros(batch, height * width, dtype=dtype)
+        return ScoredTokens(maps, self.cls_token.expand(batch, -1, -1), score)
 
 
 class ScoredPatchEmbed(PatchEmbed):
@@ -162,10 +163,11 @@ class TokenPruningBlock(nn.Module):
         order = order_by_score(x.score)
         inverse = invert_order(order)
         score = apply_order(x.score, order)
-        kept, dropped = apply_order(tokens, order).tensor_split([num_kept], 1)
-        parts = [x.cls, kept]
-        if dropped.shape[1]:
-            parts.append(representative_token(dropped, score[:, num_kept:]))
+        tokens = apply_order(tokens, order)
+        kept, dropped = tokens[:, :num_kept], tokens[:, num_kept:]
+        # the slice is empty if no token is dropped
+        representative = representative_token(dropped, score[:, num_kept:])[:, : dropped.shape[1]]
+        parts = [x.cls, kept, representative]
         updated, branches, new_score = self._update(torch.cat(parts, 1))
         # without stochastic depth, as published; if nothing is dropped, this adds to no token
         dropped = dropped + branches[:, -1:]

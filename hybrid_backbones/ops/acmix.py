@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import join_groups, require_divides, require_odd, split_groups
+from ..layers import are_known, at_least, join_groups, require_divides, require_odd, split_groups
 from .local_attention import local_attention, validate_settings
 from .size_cache import cached_by_size
 from .validation import require_same_padding
@@ -30,10 +30,17 @@ def position_map(height: int, width: int, dtype: torch.dtype, *, device: torch.d
     Returns:
         Coordinates ``(1, 2, H, W)`` in channels-last memory: channel 0 is x, channel 1 is y.
     """
-    xs = torch.linspace(-1, 1, width, device=device, dtype=dtype)
-    ys = torch.linspace(-1, 1, height, device=device, dtype=dtype)
+    xs, ys = (_coordinates(side, dtype, device) for side in (width, height))
     grid = torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], -1)
     return grid[None].permute(0, 3, 1, 2)
+
+
+def _coordinates(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if are_known(length):
+        return torch.linspace(-1, 1, length, device=device, dtype=dtype)
+    # the exporter to ONNX would fix the length of linspace
+    steps = torch.arange(length, device=device, dtype=dtype)
+    return steps * 2 / torch.full_like(steps, at_least(length - 1, 1)) - 1
 
 
 def acmix_attention(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..layers import PointwiseConv2d, RelativePositionBias, require_divides
 from .acmix import ShiftConvolution, acmix_convolution
-from .window_attention import roll, shifted_window_attention
+from .window_attention import roll, shift_within, shifted_window_attention
 
 
 class ACmixWindow(RelativePositionBias):
@@ -52,7 +52,7 @@ class ACmixWindow(RelativePositionBias):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
-        shift = self.shift if min(x.shape[2:]) > self.window_size else 0
+        shift = shift_within(x.shape[2:], self.window_size, self.shift)
         qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3C, H, W)
         query, key, value = qkv.chunk(3, 1)
         bias = self.relative_position_bias()

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from ..layers import (
     PointwiseConv2d,
+    at_least,
+    ceil_div,
     depthwise_conv,
     require_divides,
     require_odd,
     to_maps,
     to_tokens,
 )
+from .choice import is_exporting
 from .routed_attention import routed_attention, validate_backend
 from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows, valid_positions
@@ -104,8 +107,9 @@ class _RoutingAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, *, valid_mask: Tensor | None = None
     ) -> Tensor:
         """Route by the means of the valid tokens and attend."""
-        # small maps have fewer regions
-        routes = route_regions(query, key, min(self.topk, key.shape[1]), valid_mask)
+        # small maps have fewer regions; a graph for any size has a constant k
+        topk = self.topk if is_exporting() else -at_least(-key.shape[1], -self.topk)
+        routes = route_regions(query, key, topk, valid_mask)
         return routed_attention(
             query, key, value, routes, self.num_heads, backend=self.attn_backend
         )
@@ -147,13 +151,13 @@ class BiLevelRoutingAttention(_RoutingAttention):
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         x = x.permute(0, 2, 3, 1)
         side, (height, width) = self.num_windows, x.shape[1:3]
-        window = -(-height // side), -(-width // side)
+        window = ceil_div(height, side), ceil_div(width, side)
         padded = side * window[0], side * window[1]
         tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         query, key, value = self.qkv["qkv"](partition_windows(tokens, window)).chunk(3, -1)
         lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
         # regions of padding only are cropped below, so they need no queries
-        rows, columns = -(-height // window[0]), -(-width // window[1])
+        rows, columns = ceil_div(height, window[0]), ceil_div(width, window[1])
         query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
         out = join_windows(self._attend(query, key, value), window, (height, width))
         out = out + lepe[..., :height, :width].permute(0, 2, 3, 1)
@@ -180,7 +184,7 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         size = x.shape[2:]
         # published without the lower bound, so sides of fewer than S pixels fail there
-        window = [max(side // self.num_windows, 1) for side in size]
+        window = [at_least(side // self.num_windows, 1) for side in size]
         maps = self.qkv_linear(x).chunk(3, 1)
         regions = (partition_windows(y.permute(0, 2, 3, 1), window) for y in maps)
         out = self._attend(*regions, valid_mask=valid_positions(size, window, x.device))

@@ -11,12 +11,24 @@ from . import triton_support
 logger = logging.getLogger(__name__)
 
 
+def is_exporting() -> bool:
+    """Return whether a call is recorded by `torch.export` or an exporter to ONNX.
+
+    The recorded graph runs without Python and gradients, and should suit other runtimes.
+    """
+    # PyTorch 2.6 does not say so of `torch.export`
+    in_export = getattr(torch.compiler, "is_exporting", None)
+    return torch.onnx.is_in_onnx_export() or (in_export is not None and in_export())
+
+
 def choose_backend(
     operator: str,
     backend: str | None,
     portable: str,
     device: torch.device,
     unsupported_reason: Callable[[], str | None],
+    *,
+    exported: str,
 ) -> str:
     """Choose the implementation of an operator that also has Triton kernels.
 
@@ -26,6 +38,8 @@ def choose_backend(
         portable: name of the fastest implementation without Triton.
         device: device of the tensors.
         unsupported_reason: function that returns why the kernels cannot run, or None if they can.
+        exported: name of the implementation for exported and traced graphs, without a loop whose
+            length depends on sizes.
 
     Raises:
         ValueError: if the kernels are named and cannot run.
@@ -34,6 +48,8 @@ def choose_backend(
         raise ValueError(f"{backend=} cannot run: {reason}")
     if backend is not None:
         return backend
+    if is_exporting() or torch.jit.is_tracing():
+        return exported
     if triton_support.is_fast(device):
         reason = unsupported_reason()
     else:

@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import PointwiseConv2d, depthwise_conv, require_divides, require_odd
+from ..layers import (
+    PointwiseConv2d,
+    are_known,
+    at_least,
+    depthwise_conv,
+    pad_end,
+    require_divides,
+    require_odd,
+)
 from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows
 
@@ -65,11 +73,17 @@ def update_score(old: Tensor, new: Tensor, trade_off: float) -> Tensor:
 def num_kept_tokens(num_tokens: int, keep_ratio: float) -> int:
     """Return the number of tokens to keep, ``int(num_tokens · keep_ratio)``, but at least one."""
     # the lower bound of one is ours: as published, a single token would be pruned
-    return max(1, int(num_tokens * keep_ratio))
+    if are_known(num_tokens):
+        return max(1, int(num_tokens * keep_ratio))
+    numerator, denominator = keep_ratio.as_integer_ratio()
+    return at_least(num_tokens * numerator // denominator, 1)
 
 
 def order_by_score(score: Tensor) -> Tensor:
     """Return the indices ``(B, N)`` that sort scores ``(B, N)`` from high to low."""
+    if torch.onnx.is_in_onnx_export():
+        # the sort of ONNX always keeps the order of equal scores
+        return score.sort(dim=1, descending=True).indices
     return score.argsort(stable=True, dim=1, descending=True)
 
 
@@ -80,14 +94,14 @@ def invert_order(order: Tensor) -> Tensor:
 
 def apply_order(x: Tensor, order: Tensor) -> Tensor:
     """Permute scores ``(B, N)`` or tokens ``(B, N, C)`` by indices ``(B, N)``."""
-    return x.take_along_dim(order if x.ndim == 2 else order[..., None], 1)
+    return x.gather(1, order if x.ndim == 2 else order[..., None].expand(-1, -1, x.shape[2]))
 
 
 def representative_token(tokens: Tensor, score: Tensor) -> Tensor:
     """Average tokens weighted by their scores, ``Σ_n score[n] tokens[n] / Σ_n score[n]``.
 
     Args:
-        tokens: tokens ``(B, N, C)``, at least one.
+        tokens: tokens ``(B, N, C)``.
         score: non-negative scores ``(B, N)``.
 
     Returns:
@@ -113,7 +127,7 @@ def pool_score(score: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = size
     maps = score.unflatten(1, (1, height, width))
-    maps = F.pad(maps, (0, int(width == 1), 0, int(height == 1)))
+    maps = pad_end(maps, at_least(height, 2) - height, at_least(width, 2) - width)
     pooled = F.avg_pool2d(maps, 2).flatten(1) + torch.finfo(score.dtype).tiny
     return pooled * (score.sum(1, keepdim=True) / pooled.sum(1, keepdim=True))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ..layers import require_odd
+from ..layers import ceil_div, require_odd
 
 
 def require_kernel(kernel_size: int, stride: int, dilation: int) -> None:
@@ -56,7 +56,7 @@ def require_same_device(**tensors: Tensor) -> None:
 def require_strided(query: Tensor, key: Tensor, stride: int) -> None:
     """Validate that `query` has the shape of `key` after a stride; only the batch may be empty."""
     *leading, height, width = key.shape
-    expected = (*leading, -(-height // stride), -(-width // stride))
+    expected = (*leading, ceil_div(height, stride), ceil_div(width, stride))
     if tuple(query.shape) != expected:
         raise ValueError(
             f"query must have shape {expected} for key of shape {tuple(key.shape)} and {stride=}, "

@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers import are_known, ceil_div
 from .size_cache import cached_by_size
 
 
 def partition_windows(x: Tensor, window: Sequence[int]) -> Tensor:
     """Partition feature maps ``(B, H, W, C)`` into windows ``(B, R, T, C)``."""
     height, width = window
-    below, right = -x.shape[1] % height, -x.shape[2] % width
-    if below or right:
+    rows, columns = ceil_div(x.shape[1], height), ceil_div(x.shape[2], width)
+    below, right = rows * height - x.shape[1], columns * width - x.shape[2]
+    if not are_known(below, right) or below or right:
         x = F.pad(x, (0, 0, 0, right, 0, below))
     # (B, rows, height, columns, width, C)
-    x = x.unflatten(2, (-1, width)).unflatten(1, (-1, height))
+    x = x.unflatten(2, (columns, width)).unflatten(1, (rows, height))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, R, T, C)
 
 
@@ -36,8 +38,8 @@ def join_windows(windows: Tensor, window: Sequence[int], size: Sequence[int]) ->
     Returns:
         Feature maps ``(B, H, W, C)``.
     """
-    columns = -(-size[1] // window[1])
-    x = windows.unflatten(1, (-1, columns)).unflatten(3, window)  # (B, rows, columns, *window, C)
+    grid = ceil_div(size[0], window[0]), ceil_div(size[1], window[1])
+    x = windows.unflatten(1, grid).unflatten(3, window)  # (B, rows, columns, *window, C)
     x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # zero-padded (B, H, W, C)
     return x[:, : size[0], : size[1]]
 
@@ -51,7 +53,7 @@ def valid_positions(
         Boolean mask ``(R, T)``, False for padding and shared between calls of equal sizes; None
         if there is no padding.
     """
-    if size[0] % window[0] == 0 and size[1] % window[1] == 0:
+    if are_known(*size, *window) and size[0] % window[0] == size[1] % window[1] == 0:
         return None
     return _find_valid(*size, *window, device=device)
 

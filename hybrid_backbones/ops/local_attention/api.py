@@ -11,6 +11,7 @@ from ..validation import (
     require_same_shape,
     require_strided,
 )
+from .fixed_tiles import local_attention_fixed_tiles
 from .reference import local_attention_reference
 from .tiled import local_attention_tiled
 from .triton import local_attention_triton, unsupported_reason
@@ -70,7 +71,10 @@ def local_attention(
         "tiled",
         query.device,
         lambda: unsupported_reason(query, key, value, kernel_size),
+        exported="fixed tiles",
     )
+    if backend == "fixed tiles":
+        return local_attention_fixed_tiles(query, key, value, kernel_size, stride, dilation)
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...layers import at_least
+
 
 def reflect(positions: Tensor, length: int) -> Tensor:
     """Fold integer positions into ``[0, length)`` by reflection at the first and last pixel.
@@ -14,8 +16,7 @@ def reflect(positions: Tensor, length: int) -> Tensor:
         positions: integer positions along the axis, any shape.
         length: number of pixels along the axis, at least 1.
     """
-    if length == 1:
-        return torch.zeros_like(positions)
-    period = 2 * (length - 1)
+    # with one pixel, a period of one gives zeros; a tensor, as ONNX takes no other divisor
+    period = torch.full_like(positions, at_least(2 * (length - 1), 1))
     positions = positions.remainder(period)
     return torch.minimum(positions, period - positions)

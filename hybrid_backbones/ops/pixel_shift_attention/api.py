@@ -74,6 +74,7 @@ def pixel_shift_attention(
         "shifted",
         query.device,
         lambda: unsupported_reason(query, kernel_size),
+        exported="shifted",
     )
     dtype = query.dtype if dtype is None else dtype
     if not dtype.is_floating_point:

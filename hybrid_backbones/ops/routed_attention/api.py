@@ -66,6 +66,7 @@ def routed_attention(
         "chunked",
         query.device,
         lambda: unsupported_reason(query, num_heads),
+        exported="reference",
     )
     return BACKENDS[backend](query, key, value, routes, num_heads)
 

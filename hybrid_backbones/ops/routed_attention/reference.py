@@ -23,7 +23,7 @@ def routed_attention_reference(
     query, key, value = (
         x.to(torch.promote_types(dtype, torch.float32)) for x in (query, key, value)
     )
-    batch = torch.arange(len(key), device=key.device)[:, None, None]
+    batch = torch.arange(key.shape[0], device=key.device)[:, None, None]
     keys, values = (
         split_heads(x[batch, routes].flatten(2, 3), num_heads) for x in (key, value)
     )  # (B, R', h, k·T, d)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ...layers import are_known
 from ..choice import log_choice
 from ..size_cache import is_traced
 from ..validation import require_same_dtype, require_same_shape
@@ -50,7 +51,7 @@ def _validate(
 ) -> None:
     require_same_shape("(B, C, H, W)", query=query, key=key, value=value)
     require_same_dtype(query=query, key=key, value=value)
-    if window_size < 1 or not 0 <= shift < window_size:
+    if window_size < 1 or (are_known(shift) and not 0 <= shift < window_size):
         raise ValueError(
             f"shift must satisfy 0 <= shift < window_size, got {window_size=}, {shift=}"
         )

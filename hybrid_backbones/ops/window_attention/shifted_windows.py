@@ -8,14 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...layers import pad_to_multiple
+from ...layers import are_known, at_least, ceil_div, pad_to_multiple
 from ..size_cache import cached_by_size
 from ..windows import join_windows, partition_windows
 
 
+def shift_within(size: Sequence[int], window_size: int, shift: int) -> int:
+    """Return `shift`, or 0 for H×W maps of which a side is at most one window."""
+    if are_known(*size):
+        return shift if min(size) > window_size else 0
+    for side in size:
+        # 1 if the side exceeds the window, else 0
+        shift = shift * (1 - at_least(1 - at_least(side - window_size, 0), 0))
+    return shift
+
+
 def roll(x: Tensor, shift: int) -> Tensor:
     """Roll maps ``(B, C, H, W)`` cyclically by `shift` rows down and `shift` columns right."""
-    return x.roll((shift, shift), (2, 3)) if shift else x
+    if are_known(shift):
+        return x.roll((shift, shift), (2, 3)) if shift else x
+    for dim in (2, 3):
+        positions = torch.arange(x.shape[dim], device=x.device)
+        x = x.index_select(dim, (positions - shift) % torch.full_like(positions, x.shape[dim]))
+    return x
 
 
 def partition_shifted_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
@@ -39,7 +54,7 @@ def join_shifted_windows(
         shift: shift with which the windows were cut, in positions.
         size: height H and width W of the maps, in positions.
     """
-    height, width = (side + -side % window_size for side in size)
+    height, width = (ceil_div(side, window_size) * window_size for side in size)
     x = join_windows(windows, (window_size, window_size), (height, width)).permute(0, 3, 1, 2)
     return roll(x, shift)[:, :, : size[0], : size[1]]
 
@@ -52,7 +67,11 @@ def window_regions(
     Returns:
         Labels ``(R, T)``, equal within a region, 0 for padding; None if each window is one region.
     """
-    if not shift and size[0] % window_size == size[1] % window_size == 0:
+    if (
+        are_known(shift, *size)
+        and not shift
+        and size[0] % window_size == size[1] % window_size == 0
+    ):
         return None
     # positions rolled to the opposite border share a window with those already there
     rows, columns = (torch.arange(side, device=device) < shift for side in size)
