@@ -81,6 +81,7 @@ def test_what_is_found_is_what_the_model_predicts(models):
     assert len(objects[0]) >= len(objects[1]) > 0
     assert objects[1] == [row for row in objects[0] if float(row[1]) >= 0.5]
     assert all(0 <= float(row[1]) <= 1 for row in objects[0])
+    assert find(models[2], picture, 1.01).rows == []
     for result in (classes, segments):
         assert result.drawn.shape[1] >= 512
         assert len(result.colours) == len(result.rows)
