@@ -6,7 +6,7 @@ All places are in pixels of the image as the network receives it: panels of all 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ from matplotlib.ticker import ScalarFormatter
 # width of a panel in inches, and dots per inch: more than 512 dots for the image
 WIDTH, DPI = 4.4, 160
 MAX_COLUMNS = 4
+# panels of single heads, or kernels of single channels
+MAX_SINGLE = 7
 # (x, y, width, height) in pixels
 Box = tuple[float, float, float, float]
 
@@ -192,6 +194,16 @@ class Chart(Panel):
         axes.set_ylabel(self.label, fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
+
+
+class View(NamedTuple):
+    """Panels to draw together, and the numbers in them."""
+
+    title: str
+    panels: list[Panel]
+    numbers: dict[str, np.ndarray]
+    # indices of the panels on the summary sheet
+    best: Sequence[int] = (0,)
 
 
 def _limits(values: np.ndarray, signed: bool, tight: bool = False) -> dict[str, Any]:
