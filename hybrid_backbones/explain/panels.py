@@ -241,14 +241,23 @@ def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
     bar.set_alpha(1)
 
 
-def draw_figure(panels: Sequence[Panel], title: str) -> Figure:
-    """Draw panels row by row, at most `MAX_COLUMNS` in a row, under a title."""
-    columns = min(len(panels), MAX_COLUMNS)
+def draw_figure(
+    panels: Sequence[Panel], title: str, *, columns: int = MAX_COLUMNS, width: float = WIDTH
+) -> Figure:
+    """Draw panels row by row under a title.
+
+    Args:
+        panels: panels to draw.
+        title: title of the figure.
+        columns: largest number of panels in a row.
+        width: width of a panel, in inches; letters have one size.
+    """
+    columns = min(len(panels), columns)
     rows = -(-len(panels) // columns)
     # very long images keep readable text around them
     ratio = min(max(max(panel.ratio for panel in panels), 0.45), 2.0)
     figure = Figure(
-        figsize=(WIDTH * columns, (0.86 * WIDTH * ratio + 0.6) * rows + 0.5),
+        figsize=(width * columns, (0.86 * width * ratio + 0.6) * rows + 0.5),
         dpi=DPI,
         layout="constrained",
     )

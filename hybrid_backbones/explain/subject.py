@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..inference.demo import build_pipeline, build_trained, read_dataset_meta
 from ..inference.pictures import load_each
+from ..locformer.data import SKETCHED
 from .capture import Images
 from .features import stage_paths
 from .gradients import class_activation
@@ -172,7 +173,10 @@ def read_subjects(
         ValueError: if a file is missing, damaged or does not fit, or `at` lies outside the image.
     """
     model = build_trained(cfg, checkpoint, device)
-    names = read_dataset_meta(cfg, checkpoint)["classes"]
+    if sketches is None:
+        names = read_dataset_meta(cfg, checkpoint)["classes"]
+    else:
+        names = [*SKETCHED["classes"]]
     load, pipeline = build_pipeline(cfg)
     strokes = None if sketches is None else torch.tensor(sketches, dtype=torch.float32)
     asked = {} if sketches is None else dict(sketches=sketches)

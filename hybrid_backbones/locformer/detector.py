@@ -236,9 +236,7 @@ class LocFormer(BaseDetector):
         if mode == "loss":
             return self.bbox_head.loss(*features, data_samples=data_samples)
         if mode == "predict":
-            results = self.bbox_head.predict(
-                *features, data_samples=data_samples, rescale=rescale
-            )
+            results = self.bbox_head.predict(*features, data_samples=data_samples, rescale=rescale)
             return self.add_pred_to_datasample(data_samples, results)
         return self.bbox_head(*features)
 
