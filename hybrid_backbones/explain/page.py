@@ -1,7 +1,7 @@
 """Write the page that shows a picture of each operator, of models trained on the mini set."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,16 @@ from ..locformer.demo import read_sketch
 from ..mini.preset import apply_mini
 from ..training.saving import find_last_checkpoint
 from .command import input_panels
-from .gallery import ENTRIES, FRONT, Entry
+from .gallery import ENTRIES, FRONT, FRONT_SCORE, FRONT_TITLES, Entry
 from .panels import Panel, Picture, View, draw_figure
 from .scene import Scene
 from .subject import Subject, read_subjects
 from .views import VIEWS
 
 # a page is some 900 pixels wide: letters are readable if a figure is some 10 inches wide
-COLUMNS, PANEL_WIDTH, DPI = 3, 3.4, 190
+COLUMNS, PANEL_WIDTH, DPI = 3, 3.4, 220
 # of a picture, so that it is small
-NUM_COLOURS = 128
+NUM_COLOURS, KMEANS_ROUNDS = 256, 2
 HEAD = """# What the networks look at
 
 One picture for each operator, of small models trained on the mini set (`--mini`), which draws its
@@ -48,10 +48,21 @@ class Trained(NamedTuple):
     checkpoint: Path
 
 
-def options_of(entry: Entry) -> str:
-    """Return the flag that changes the config of an entry, after a space, or nothing."""
-    changes = " ".join(f"{key}={value}" for key, value in entry.options.items())
+def flags_of(options: Mapping[str, int]) -> str:
+    """Return the flag for changes of a config, after a space, or nothing."""
+    changes = " ".join(f"{key}={value}" for key, value in options.items())
     return f" --cfg-options {changes}" if changes else ""
+
+
+def training_of(entry: Entry, work_dirs: Path) -> str:
+    """Return the command that trains the model of an entry."""
+    options = dict(entry.options)
+    if entry.epochs is not None:
+        options["train_cfg.max_epochs"] = entry.epochs
+    return (
+        f"python tools/train.py configs/{entry.config}.py --mini "
+        f"--work-dir {work_dirs}/{entry.config}_mini{flags_of(options)}"
+    )
 
 
 def find_trained(entries: Iterable[Entry], configs: Path, work_dirs: Path) -> dict[str, Trained]:
@@ -63,11 +74,7 @@ def find_trained(entries: Iterable[Entry], configs: Path, work_dirs: Path) -> di
     models = {entry.config: entry for entry in entries}
     found = {name: find_last_checkpoint(work_dirs / f"{name}_mini") for name in models}
     if missing := [name for name, checkpoint in found.items() if checkpoint is None]:
-        commands = "; ".join(
-            f"python tools/train.py configs/{name}.py --mini --work-dir {work_dirs}/{name}_mini"
-            f"{options_of(models[name])}"
-            for name in missing
-        )
+        commands = "; ".join(training_of(models[name], work_dirs) for name in missing)
         raise ValueError(f"{len(missing)} of {len(found)} models are not trained yet: {commands}")
     trained = {}
     for name, checkpoint in found.items():
@@ -92,9 +99,8 @@ def read_subject(entry: Entry, trained: Trained) -> Subject:
 def choose_panels(entry: Entry, subject: Subject) -> Iterator[Panel]:
     """Draw what an entry shows, after the image itself."""
     yield from input_panels(subject)
-    scene = Scene(subject, entry.layer)
-    for what, indices in entry.panels.items():
-        view = VIEWS[what](scene)
+    for what, indices, layer in entry.panels:
+        view = VIEWS[what](Scene(subject, layer))
         assert isinstance(view, View), f"{entry.config} has nothing to show for {what}"
         yield from (view.panels[i] for i in indices)
 
@@ -104,10 +110,23 @@ def draw_front(trained: Trained) -> list[Panel]:
     cfg, checkpoint = trained
     subject = read_subject(FRONT, trained)
     ((_, pixels, prediction),) = predict(cfg, [Path(FRONT.image)], checkpoint, "cpu")
-    drawn = draw(build_visualizer(cfg, checkpoint), pixels, prediction, 0.5) / 255
+    visualizer = build_visualizer(cfg, checkpoint)
+    drawn = draw(visualizer, pixels, prediction, FRONT_SCORE) / 255
+    names = visualizer.dataset_meta["classes"]
+    objects = prediction.pred_instances
+    boxes = [
+        ((x1, y1, x2 - x1, y2 - y1), f"C{i}", f"{names[label]} {score:.2f}")
+        for i, ((x1, y1, x2, y2), label, score) in enumerate(
+            zip(*(objects[key].tolist() for key in ("bboxes", "labels", "scores")), strict=True)
+        )
+        if score >= FRONT_SCORE
+    ]
     height, width = pixels.shape[:2]
     _, *panels = choose_panels(FRONT, subject)
-    return [Picture("detections of Mask R-CNN with BiFormer-S", drawn, (height, width)), *panels]
+    for panel, title in zip(panels, FRONT_TITLES, strict=True):
+        panel.title = title
+    title = "detections, with masks"
+    return [Picture(title, drawn, (height, width), boxes=boxes), *panels]
 
 
 def save_small(figure: Figure, path: Path) -> None:
@@ -116,22 +135,26 @@ def save_small(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
     with Image.open(buffer) as picture:
-        small = picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(
+            NUM_COLOURS, kmeans=KMEANS_ROUNDS, dither=Image.Dither.NONE
+        )
     small.save(path, optimize=True)
     print_log(f"saved to {path}")
 
 
 def commands_of(entry: Entry, checkpoint: Path) -> list[str]:
     """Return the commands that write the figures from which an entry has its panels."""
-    extras = f" --layer {entry.layer}" if entry.layer else ""
-    extras += options_of(entry)
+    extras = flags_of(entry.options)
     extras += f" \\\n    --sketch {entry.sketch}" if entry.sketch else ""
-    return [
-        f"python tools/explain.py {entry.image} configs/{entry.config}.py \\\n"
-        f"    work_dirs/{entry.config}_mini/{checkpoint.name} --mini --what {what} "
-        f"--out work_dirs/inside/{entry.name}{extras}"
-        for what in entry.panels
-    ]
+    commands = []
+    for what, _, layer in entry.panels:
+        looks = f"--what {what} --layer {layer}" if layer else f"--what {what}"
+        commands.append(
+            f"python tools/explain.py {entry.image} configs/{entry.config}.py \\\n"
+            f"    work_dirs/{entry.config}_mini/{checkpoint.name} --mini \\\n"
+            f"    --out work_dirs/inside/{entry.name} {looks}{extras}"
+        )
+    return commands
 
 
 def write_entry(entry: Entry, checkpoint: Path) -> str:
