@@ -67,7 +67,8 @@ def _on_maps(scene: Scene, numbers: dict[str, np.ndarray]) -> tuple[list[Panel],
         seen = weights.masked_fill(weights == 0, torch.nan)
         mean = weights.mean(0)
         settings["boxes"] = _support(mean, (down, right))
-        title = f"{short(path)}\nmean of {len(weights)} heads, position {place}"
+        heads_of = f"mean of {len(weights)} heads" if len(weights) > 1 else "one head"
+        title = f"{short(path)}\n{heads_of}, position {place}"
         title += scene.beside(mean, (down, right))
         panels.append(scene.heat(path, seen.nanmean(0), title, "weight", **settings))
         # maps of the last stage have few positions

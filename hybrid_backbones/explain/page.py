@@ -1,12 +1,12 @@
 """Write the page that shows a picture of each operator, of models trained on the mini set."""
 
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
@@ -129,8 +129,9 @@ def draw_front(trained: Trained) -> list[Panel]:
     return [Picture(title, drawn, (height, width), boxes=boxes), *panels]
 
 
-def save_small(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG of few colours."""
+def save_picture(entry: Entry, panels: Sequence[Panel], folder: Path) -> None:
+    """Write the picture of an entry as PNG of few colours into a folder."""
+    figure = draw_figure(panels, entry.heading, columns=COLUMNS, width=PANEL_WIDTH)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
@@ -138,6 +139,7 @@ def save_small(figure: Figure, path: Path) -> None:
         small = picture.convert("RGB").quantize(
             NUM_COLOURS, kmeans=KMEANS_ROUNDS, dither=Image.Dither.NONE
         )
+    path = folder / f"{entry.name}.png"
     small.save(path, optimize=True)
     print_log(f"saved to {path}")
 
@@ -164,7 +166,7 @@ def write_entry(entry: Entry, checkpoint: Path) -> str:
     commands = "\n".join(commands_of(entry, checkpoint))
     return (
         f"## {entry.heading}\n\n{shown}\n\n![{entry.heading}](inside/{entry.name}.png)\n\n"
-        f"{entry.caption}\n\n```bash\n{commands}\n```\n"
+        f"{textwrap.fill(entry.caption, 100)}\n\n```bash\n{commands}\n```\n"
     )
 
 
@@ -173,6 +175,8 @@ def write_page(
     work_dirs: str | Path,
     out: str | Path,
     entries: Sequence[Entry] = ENTRIES,
+    *,
+    with_front: bool = True,
 ) -> Path:
     """Draw all pictures into the folder `inside`, and write ``inside.md`` beside it.
 
@@ -181,6 +185,7 @@ def write_page(
         work_dirs: folder of the work dirs of models trained on the mini set.
         out: folder for the page.
         entries: what is on the page.
+        with_front: whether to draw the picture of the README, too.
 
     Returns:
         path of the page.
@@ -188,19 +193,15 @@ def write_page(
     Raises:
         ValueError: if a model is not trained.
     """
-    trained = find_trained([FRONT, *entries], Path(configs), Path(work_dirs))
-    out = Path(out)
+    out, front = Path(out), [FRONT] if with_front else []
+    trained = find_trained([*front, *entries], Path(configs), Path(work_dirs))
     pictures = out / "inside"
     pictures.mkdir(parents=True, exist_ok=True)
-    settings = dict(columns=COLUMNS, width=PANEL_WIDTH)
-    save_small(
-        draw_figure(draw_front(trained[FRONT.config]), FRONT.heading, **settings),  # type: ignore[arg-type]
-        pictures / f"{FRONT.name}.png",
-    )
+    for entry in front:
+        save_picture(entry, draw_front(trained[entry.config]), pictures)
     for entry in entries:
-        panels = [*choose_panels(entry, read_subject(entry, trained[entry.config]))]
-        figure = draw_figure(panels, entry.heading, **settings)  # type: ignore[arg-type]
-        save_small(figure, pictures / f"{entry.name}.png")
+        subject = read_subject(entry, trained[entry.config])
+        save_picture(entry, [*choose_panels(entry, subject)], pictures)
     page = out / "inside.md"
     sections = [write_entry(entry, trained[entry.config].checkpoint) for entry in entries]
     page.write_text("\n".join([HEAD, *sections]))
