@@ -109,8 +109,13 @@ ENTRIES = (
             Shown("attention", (0, 1)),
             Shown("rates", (0,)),
         ),
-        "CAPTION",
-        epochs=2,
+        "A position attends to the 7×7 positions of its window (green), which are shifted by "
+        "three in every second block and cut off at the border of the image; ACmix adds a "
+        "convolution of the same projections. From the hole of the ring, all of the window "
+        "gets nearly the same weight after a single epoch. The chart has the rates over "
+        "depth: β of the convolution is above α of the attention in each layer. Both start at "
+        "0.5.",
+        epochs=1,
     ),
     Entry(
         "xvolution",
@@ -122,7 +127,7 @@ ENTRIES = (
         "X-volution replaces attention by products of a position's query with the nine "
         "shifted keys around it: a kernel of 3×3 that differs at each position, with weights "
         "of either sign that are not normalised. Its norm is largest in the hole of the ring "
-        "and smallest on most of the ring itself. The kernel of the position has negative "
+        "and smaller on most of the ring itself. The kernel of the position has negative "
         "weights only; the last panel shows which part of the image each of them is for. A "
         "map of this stage has 4×4 positions here.",
         epochs=3,

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..datasets.pictures import decode_picture
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
-# height of the panels of a figure, in inches, and width of its image panels, in dots
-PANEL, IMAGE_DOTS = 4, 560
+# height of the panels of a figure, and width of its image panels, in inches: both at least
+PANEL, IMAGE_WIDTH = 4, 5.6
 
 # FILE.ndjson or FILE.ndjson:INDEX
 DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
@@ -145,8 +145,8 @@ def draw(
     # aspect ratio of the image panels; longer images are scaled down to fit
     ratio = min(max(width / height, 0.5), 3)
     unit = max(height, width / ratio)
-    size = PANEL * (1 + 2 * ratio), PANEL + 0.4
-    figure = Figure(size, layout="constrained", dpi=max(100, IMAGE_DOTS / (PANEL * ratio)))
+    panel = max(PANEL, IMAGE_WIDTH / ratio)
+    figure = Figure((panel * (1 + 2 * ratio), panel + 0.4), layout="constrained", dpi=100)
     panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
     extent = (0, width, height, 0)  # box coordinates start at the corner of the first pixel

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
-from tool_runs import run_tool
+from tool_runs import run
 
 from hybrid_backbones.inference.enlarged_detections import EnlargedDetVisualizer
 from hybrid_backbones.inference.enlarged_maps import EnlargedSegVisualizer
@@ -91,7 +91,8 @@ def test_pictures_of_validation_and_testing_are_wide(repository, mini_root, tmp_
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         checkpoint = save_network(tmp_path, kind, cfg)
     folders = ("--work-dir", tmp_path / "work", "--show-dir", tmp_path / "shown")
-    run_tool("test.py", f"configs/{kind}.py", checkpoint, "--mini", *folders)
+    code, _, err = run("tools/test.py", f"configs/{kind}.py", checkpoint, "--mini", *folders)
+    assert code == 0, err
     pictures = [path for path in tmp_path.rglob("*.png") if path.name != "curves.png"]
     assert pictures
     for path in pictures:
