@@ -92,7 +92,7 @@ def _on_sketches(scene: Scene, numbers: dict[str, np.ndarray]) -> list[Panel]:
         height, width = scene.subject.pixels.shape[:2]
         heat = mean_attention(stages, strokes.to(stages[0]), (height, width))
         title = "mean attention to the strokes\nfrom each position, over all stages"
-        label = "share of the largest"
+        label = "mean of maps from 0 to 1"
         panels.append(
             Heat(title, scene.subject.pixels, heat, label, (height, width), mark=scene.mark)
         )
