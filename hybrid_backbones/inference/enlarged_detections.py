@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
@@ -47,5 +48,7 @@ def _enlarge(objects: InstanceData, image: np.ndarray, size: tuple[int, int]) ->
     if isinstance(masks, BitmapMasks | PolygonMasks):
         scaled["masks"] = masks.resize(size)
     elif masks is not None:
-        scaled["masks"] = torch.nn.functional.interpolate(masks[None].float(), size)[0].bool()
+        # one by one, as there may be none
+        larger = [F.interpolate(mask[None, None].float(), size)[0, 0] for mask in masks]
+        scaled["masks"] = torch.stack(larger).bool() if larger else masks.new_zeros(0, *size)
     return InstanceData(**scaled)

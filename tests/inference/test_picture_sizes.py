@@ -61,6 +61,16 @@ def test_boxes_and_masks_are_enlarged_with_the_image(tmp_path, width, height, ma
     assert sample.pred_instances.bboxes.max() == 0.75 * max(width, height)
 
 
+def test_an_image_without_detections_is_drawn(tmp_path):
+    visualizer, sample = EnlargedDetVisualizer(name="none"), detections(128, 96, True)
+    visualizer.dataset_meta = META
+    sample.pred_instances = sample.pred_instances[:0]
+    image = np.full((96, 128, 3), 255, np.uint8)
+    visualizer.add_datasample("", image, sample, out_file=str(tmp_path / "drawn.png"))
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert picture.size == (1024, 384)
+
+
 def test_label_maps_are_enlarged_with_the_image(tmp_path):
     visualizer = EnlargedSegVisualizer(name="maps", alpha=1.0)
     visualizer.dataset_meta = META
