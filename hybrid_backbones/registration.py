@@ -17,8 +17,10 @@ MODULES = {
     ("mmdet", "TRANSFORMS"): ("locformer.data",),
     ("mmdet", "METRICS"): ("locformer.metric",),
     ("mmdet", "MODELS"): ("locformer",),
+    ("mmdet", "VISUALIZERS"): ("inference.enlarged_detections",),
     ("mmseg", "DATASETS"): ("datasets.segmentation",),
     ("mmseg", "TRANSFORMS"): ("datasets.segmentation",),
+    ("mmseg", "VISUALIZERS"): ("inference.enlarged_maps",),
     ("mmpretrain", "MODELS"): ("heads",),
     ("mmpretrain", "DATA_SAMPLERS"): ("training.repeated_augmentation",),
 }

@@ -2,8 +2,9 @@
 
 Usage: python tools/explain.py IMAGE CONFIG CHECKPOINT --out DIR [--layer PATH] [--at Y X]
        [--what all|routes|attention|rates|tokens|kernel|cam|erf|features] [--device cuda] [--mini]
-       [--cfg-options KEY=VALUE ...]
-       IMAGE may be a folder; DIR has a folder for each image then
+       [--sketch FILE ...] [--cfg-options KEY=VALUE ...]
+       IMAGE may be a folder; DIR has a folder for each image then.
+       --sketch, of LocFormer: an image, FILE.ndjson or FILE.ndjson:INDEX (from 0), up to five
 """
 
 import argparse
@@ -29,6 +30,13 @@ def main() -> None:
         metavar=("Y", "X"),
         help="pixel of the drawn image to look from (default: where the strongest result is)",
     )
+    parser.add_argument(
+        "--sketch",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what LocFormer searches for: images, FILE.ndjson or FILE.ndjson:INDEX (from 0)",
+    )
     parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
     launch.add_config_arguments(parser)
     args = parser.parse_args()
@@ -41,6 +49,7 @@ def main() -> None:
             what=args.what,
             layer=args.layer,
             at=tuple(args.at) if args.at else None,
+            sketches=args.sketch,
             device=args.device,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture import evaluating, network_of
+from .capture import Images, evaluating, network_of
 from .look import require_position
 
 
@@ -54,7 +54,7 @@ def _tracked_output(model: nn.Module, module: str) -> Iterator[list[Tensor]]:
 
 
 def receptive_field(
-    model: nn.Module, images: Tensor, module: str, position: Sequence[int]
+    model: nn.Module, images: Images, module: str, position: Sequence[int]
 ) -> Tensor:
     """Compute the effective receptive field of a position of a module's map.
 
@@ -63,7 +63,7 @@ def receptive_field(
 
     Args:
         model: backbone, or model with one.
-        images: batch of images ``(B, 3, H, W)``.
+        images: batch of images ``(B, 3, H, W)``, or a tuple of all arguments of the model.
         module: path of a module that returns a map, such as ``'stages.2'``.
         position: row and column ``(y, x)`` of that map.
 
@@ -73,10 +73,10 @@ def receptive_field(
     Raises:
         ValueError: if there is no such module or position, or the model does not take the images.
     """
-    network, _ = network_of(model, images)
-    pixels = images.detach().clone().requires_grad_()
+    network, (first, *more) = network_of(model, images)
+    pixels = first.detach().clone().requires_grad_()
     with _tracked_output(model, module) as maps:
-        network(pixels)
+        network(pixels, *more)
         if not maps:
             raise ValueError(f"the model does not run its module {module!r} on images")
         y, x = require_position(position, tuple(maps[-1].shape[2:]), module)

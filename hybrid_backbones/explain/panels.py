@@ -6,7 +6,7 @@ All places are in pixels of the image as the network receives it: panels of all 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,8 @@ from matplotlib.ticker import ScalarFormatter
 # width of a panel in inches, and dots per inch: more than 512 dots for the image
 WIDTH, DPI = 4.4, 160
 MAX_COLUMNS = 4
+# panels of single heads, or kernels of single channels
+MAX_SINGLE = 7
 # (x, y, width, height) in pixels
 Box = tuple[float, float, float, float]
 
@@ -194,6 +196,16 @@ class Chart(Panel):
         axes.legend(fontsize=7)
 
 
+class View(NamedTuple):
+    """Panels to draw together, and the numbers in them."""
+
+    title: str
+    panels: list[Panel]
+    numbers: dict[str, np.ndarray]
+    # indices of the panels on the summary sheet
+    best: Sequence[int] = (0,)
+
+
 def _limits(values: np.ndarray, signed: bool, tight: bool = False) -> dict[str, Any]:
     """Return colours and limits of the scale of some values."""
     finite = values[np.isfinite(values)]
@@ -229,14 +241,23 @@ def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
     bar.set_alpha(1)
 
 
-def draw_figure(panels: Sequence[Panel], title: str) -> Figure:
-    """Draw panels row by row, at most `MAX_COLUMNS` in a row, under a title."""
-    columns = min(len(panels), MAX_COLUMNS)
+def draw_figure(
+    panels: Sequence[Panel], title: str, *, columns: int = MAX_COLUMNS, width: float = WIDTH
+) -> Figure:
+    """Draw panels row by row under a title.
+
+    Args:
+        panels: panels to draw.
+        title: title of the figure.
+        columns: largest number of panels in a row.
+        width: width of a panel, in inches; letters have one size.
+    """
+    columns = min(len(panels), columns)
     rows = -(-len(panels) // columns)
     # very long images keep readable text around them
     ratio = min(max(max(panel.ratio for panel in panels), 0.45), 2.0)
     figure = Figure(
-        figsize=(WIDTH * columns, (0.86 * WIDTH * ratio + 0.6) * rows + 0.5),
+        figsize=(width * columns, (0.86 * width * ratio + 0.6) * rows + 0.5),
         dpi=DPI,
         layout="constrained",
     )

@@ -23,7 +23,7 @@ class Scene:
     def __init__(self, subject: Subject, layer: str | None = None):
         self.subject, self.layer = subject, layer
         self.model, self.inputs = subject.model, subject.inputs
-        self.records = record(self.model, self.inputs)
+        self.records = record(self.model, subject.arguments)
         self.sizes: dict[str, tuple[int, int]] = {}
         watched = {path: module for path, (module, _) in attending_modules(self.model).items()}
         watched |= {path: self.model.get_submodule(path) for path in self.records}
@@ -33,7 +33,7 @@ class Scene:
             self.sizes[path] = height, width
 
         with watching(watched, see):
-            run(self.model, self.inputs)
+            run(self.model, subject.arguments)
 
     def choose(self, *kinds: type[nn.Module]) -> list[str]:
         """Return the layers of these types to look at: `layer`, or the last one of each stage."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..inference.demo import build_pipeline, build_trained, read_dataset_meta
 from ..inference.pictures import load_each
+from ..locformer.data import SKETCHED
+from .capture import Images
 from .features import stage_paths
 from .gradients import class_activation
 
@@ -30,6 +32,13 @@ class Subject(NamedTuple):
     box: tuple[float, float, float, float] | None  # x, y, width and height of a detection
     score: Callable[[], Tensor] | None  # runs the model and returns the score of what is found
     position: tuple[int, int]  # (y, x)
+    more: tuple[Any, ...] = ()  # what the network takes beside the images: sketches and samples
+    strokes: Tensor | None = None  # (Q, S, S), rendered sketches, from 0 to 255 on the strokes
+
+    @property
+    def arguments(self) -> Images:
+        """All that the network takes."""
+        return (self.inputs, *self.more) if self.more else self.inputs
 
     def place(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the position in a map of the given size."""
@@ -69,8 +78,10 @@ def to_pixels(model: BaseModel, inputs: Tensor, size: tuple[int, int]) -> np.nda
 def _find_object(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     """Return the detection of the highest score."""
 
+    arguments = [batch[key] for key in ("inputs", "sketches", "data_samples") if key in batch]
+
     def predict() -> Any:
-        return model.predict(batch["inputs"], batch["data_samples"], rescale=False)[0]
+        return model.predict(*arguments, rescale=False)[0]
 
     with torch.no_grad():
         objects = predict().pred_instances
@@ -145,25 +156,32 @@ def read_subjects(
     checkpoint: str | Path,
     device: str,
     at: tuple[int, int] | None = None,
+    sketches: np.ndarray | None = None,
 ) -> Iterator[tuple[Path, Subject]]:
     """Build the trained model of a config, and prepare images to look into it.
 
     Args:
-        cfg: config of a detector, segmentor or classifier.
+        cfg: config of a detector, by sketch or not, segmentor or classifier.
         images: image files.
         checkpoint: checkpoint of the model.
         device: device of the model.
         at: position (y, x) to look from, in pixels of the network's input; None looks from where
             the strongest result is, or from the centre if there is none.
+        sketches: rendered sketches to search for, uint8 ``(Q, S, S)``, of a detector by sketch.
 
     Raises:
         ValueError: if a file is missing, damaged or does not fit, or `at` lies outside the image.
     """
     model = build_trained(cfg, checkpoint, device)
-    names = read_dataset_meta(cfg, checkpoint)["classes"]
+    if sketches is None:
+        names = read_dataset_meta(cfg, checkpoint)["classes"]
+    else:
+        names = [*SKETCHED["classes"]]
     load, pipeline = build_pipeline(cfg)
+    strokes = None if sketches is None else torch.tensor(sketches, dtype=torch.float32)
+    asked = {} if sketches is None else dict(sketches=sketches)
     for path, item in load_each(load, images):
-        batch = model.data_preprocessor(pseudo_collate([pipeline(item)]), False)
+        batch = model.data_preprocessor(pseudo_collate([pipeline(item | asked)]), False)
         inputs = batch["inputs"]
         height, width = size = tuple(batch["data_samples"][0].metainfo["img_shape"][:2])
         if at is not None and not (0 <= at[0] < height and 0 <= at[1] < width):
@@ -175,7 +193,6 @@ def read_subjects(
         y, x = at or finding.position or (height // 2, width // 2)
         position = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
         pixels = to_pixels(model, inputs, size)
-        yield (
-            path,
-            Subject(model, inputs, pixels, finding.words, finding.box, finding.score, position),
-        )
+        more = (batch["sketches"], batch["data_samples"]) if asked else ()
+        words, _, box, score = finding
+        yield path, Subject(model, inputs, pixels, words, box, score, position, more, strokes)

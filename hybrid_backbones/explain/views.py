@@ -1,7 +1,6 @@
 """What there is to see of an image inside a network: panels and numbers, by what is looked at."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,79 +10,13 @@ from torch import Tensor
 from ..ops import ACmix, ACmixWindow, LocalRelationAggregator, MixingAttention
 from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d
 from ..ops.xvolution import MergedXVolution, XVolution
+from .attention_views import show_attention
 from .features import principal_colours, stage_features, stage_paths
 from .gradients import class_activation, receptive_field
-from .look import attending_modules, attention
-from .panels import Box, Chart, Matrix, Panel, Picture
+from .look import attention
+from .panels import MAX_SINGLE, Box, Chart, Matrix, Panel, Picture, View
 from .routing import region_columns, region_size
 from .scene import Scene, short
-
-# panels of single heads, or kernels of single channels
-MAX_SINGLE = 7
-
-
-class View(NamedTuple):
-    """Panels to draw together, and the numbers in them."""
-
-    title: str
-    panels: list[Panel]
-    numbers: dict[str, np.ndarray]
-    # indices of the panels on the summary sheet
-    best: Sequence[int] = (0,)
-
-
-def _support(weights: Tensor, stride: tuple[float, float]) -> list[tuple[Box, str, str]]:
-    """Return the rectangle of the positions with weight, in pixels, if there is one."""
-    rows, columns = (weights != 0).nonzero().unbind(1)
-    if not len(rows):
-        return []
-    top, left = int(rows.min()), int(columns.min())
-    height, width = int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
-    # the whole map needs no outline, and routed regions have none
-    if height * width != len(rows) or len(rows) == weights.numel():
-        return []
-    box = left * stride[1], top * stride[0], width * stride[1], height * stride[0]
-    return [(box, "lime", "seen")]
-
-
-def show_attention(scene: Scene) -> View | None:
-    """Where the position looks: the mean over heads in each layer, and each head of one."""
-    paths = [
-        path
-        for path, (module, _) in attending_modules(scene.model).items()
-        if path in scene.sizes and not isinstance(module, LocalRelationAggregator)
-    ]
-    panels: list[Panel] = []
-    numbers: dict[str, np.ndarray] = {}
-    heads: list[Panel] = []
-    layers = scene.chosen(paths)
-    for path in layers:
-        place = scene.subject.place(scene.sizes[path])
-        weights = attention(scene.model, scene.inputs, path, place)[0]
-        module = attending_modules(scene.model)[path][0]
-        strided = module.stride if isinstance(module, ACmix) else 1
-        if isinstance(module, XVolution | MergedXVolution):
-            strided = module.geometry["stride"]
-        down, right = (side / strided for side in scene.stride(path))
-        signed = bool((weights < 0).any())
-        settings: dict = dict(stride=(down, right), signed=signed, mark=scene.mark)
-        # what cannot be seen stays bare
-        seen = weights.masked_fill(weights == 0, torch.nan)
-        mean = weights.mean(0)
-        settings["boxes"] = _support(mean, (down, right))
-        title = f"{short(path)}\nmean of {len(weights)} heads, position {place}"
-        title += scene.beside(mean, (down, right))
-        panels.append(scene.heat(path, seen.nanmean(0), title, "weight", **settings))
-        # maps of the last stage have few positions
-        if path == layers[-2:][0] and len(weights) > 1:
-            heads = [
-                scene.heat(path, seen[i], f"{short(path)}\nhead {i}", "weight", **settings)
-                for i in range(min(len(weights), MAX_SINGLE))
-            ]
-        numbers[path] = weights.cpu().numpy()
-    if not panels:
-        return None
-    return View("Where the position attends", [*panels, *heads], numbers, best=range(len(panels)))
 
 
 def _region_box(scene: Scene, path: str, index: int, columns: int) -> Box:
@@ -138,7 +71,7 @@ def show_routes(scene: Scene) -> View | None:
                 path, often, f"{title}\nchosen by all {len(routes)} regions", "times", **settings
             )
         )
-        weights = attention(scene.model, scene.inputs, path, place)[0].mean(0)
+        weights = attention(scene.model, scene.subject.arguments, path, place)[0].mean(0)
         tokens = weights.masked_fill(weights == 0, torch.nan)
         title = f"{short(path)}\nattention to tokens, mean of heads"
         panels.append(scene.heat(path, tokens, title, "weight", boxes=[own], mark=scene.mark))
@@ -253,11 +186,11 @@ def show_field(scene: Scene) -> View | None:
     """Effective receptive field of the position in each stage."""
     panels: list[Panel] = []
     numbers: dict[str, np.ndarray] = {}
-    features = stage_features(scene.model, scene.inputs)
+    features = stage_features(scene.model, scene.subject.arguments)
     for path in features if scene.layer is None else [scene.layer]:
         size = scene.sizes.get(path) or tuple(features[path].shape[2:])
         place = scene.subject.place((size[0], size[1]))
-        field = receptive_field(scene.model, scene.inputs, path, place)[0]
+        field = receptive_field(scene.model, scene.subject.arguments, path, place)[0]
         # square roots show what is weak; pixels that do not count stay bare
         shown = (field / field.max().clamp_min(torch.finfo(field.dtype).tiny)).sqrt()
         shown = shown.masked_fill(field == 0, torch.nan)
@@ -273,7 +206,7 @@ def show_features(scene: Scene) -> View | None:
     panels: list[Panel] = []
     numbers: dict[str, np.ndarray] = {}
     whole = scene.inputs.shape[2], scene.inputs.shape[3]
-    for path, features in stage_features(scene.model, scene.inputs).items():
+    for path, features in stage_features(scene.model, scene.subject.arguments).items():
         if scene.layer not in (None, path):
             continue
         colours = principal_colours(features)[0].permute(1, 2, 0).float().cpu().numpy()

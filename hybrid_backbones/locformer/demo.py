@@ -21,8 +21,10 @@ from ..datasets.pictures import decode_picture
 from .data import RenderSketch
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
-# height of the panels of a figure, in inches, and largest ratio of width to height
-PANEL, MAX_RATIO = 4, 3
+# height of the panels of a figure, and width of its image panels, in inches: both at least
+PANEL, IMAGE_WIDTH = 4, 5.6
+# largest ratio of width to height of an image panel
+MAX_RATIO = 3
 
 # FILE.ndjson or FILE.ndjson:INDEX
 DRAWING = re.compile(r"(.*\.ndjson)(?::(.*))?")
@@ -185,7 +187,8 @@ def draw(
     height, width = pixels.shape[:2]
     # aspect ratio of the image panels; longer images are scaled down to fit
     ratio = min(max(width / height, 0.5), MAX_RATIO)
-    figure = Figure(figsize=(PANEL * (1 + 2 * ratio), PANEL + 0.4), layout="constrained", dpi=100)
+    panel = max(PANEL, IMAGE_WIDTH / ratio)
+    figure = Figure((panel * (1 + 2 * ratio), panel + 0.4), layout="constrained", dpi=100)
     panels = figure.subplots(1, 3, width_ratios=[1, ratio, ratio])
     panels[0].imshow(255 - sketch, cmap="gray", vmin=0, vmax=255)
     objects = prediction.pred_instances

@@ -211,6 +211,8 @@ class LocFormer(BaseDetector):
         sketches: Tensor,
         data_samples: list[DetDataSample] | None = None,
         mode: str = "tensor",
+        *,
+        rescale: bool = True,
     ) -> dict[str, Tensor] | list[DetDataSample] | tuple[Tensor, Tensor]:
         """Compute losses, predictions or the raw outputs of the head.
 
@@ -219,6 +221,7 @@ class LocFormer(BaseDetector):
             sketches: batch of queries, ``(B, Q, 3, H', W')``, with Q sketches per query.
             data_samples: data samples with the `img_shape` of each image; None means no padding.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+            rescale: whether predicted boxes are in pixels of the original image, not of `inputs`.
         """
         if mode not in ("loss", "predict", "tensor"):
             raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
@@ -233,7 +236,7 @@ class LocFormer(BaseDetector):
         if mode == "loss":
             return self.bbox_head.loss(*features, data_samples=data_samples)
         if mode == "predict":
-            results = self.bbox_head.predict(*features, data_samples=data_samples)
+            results = self.bbox_head.predict(*features, data_samples=data_samples, rescale=rescale)
             return self.add_pred_to_datasample(data_samples, results)
         return self.bbox_head(*features)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.utils import get_object_from_string
 
-from .shapes import CLASSES, PALETTE, SCENES, SINGLES, draw_mini
+from .shapes import CLASSES, PALETTE, SCENES, SINGLE_SIZE, SINGLES, draw_mini
 
 # settings that only suit pre-trained weights or long training, and their replacements
 FROM_SCRATCH = dict(
@@ -24,6 +24,9 @@ DETECTION = dict(
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
 NUM_SINGLES = SINGLES[0][1] * len(CLASSES)
+# what draws pictures of validation and testing, and the width of mmpretrain's, in pixels
+VISUALIZERS = dict(mmdet="EnlargedDetVisualizer", mmseg="EnlargedSegVisualizer")
+PICTURE_WIDTH = 512
 # (height, width) in pixels, small so that more steps fit into the time
 SEGMENTATION_CROP = (96, 96)
 
@@ -60,8 +63,18 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
     for key, value in preset(cfg, draw_mini(root)).items():
         cfg[key] = value
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    _enlarge_pictures(cfg)
     set_interval(cfg, "logger", 10)
     set_interval(cfg, "visualization", 10)
+
+
+def _enlarge_pictures(cfg: Config) -> None:
+    """Enlarge the pictures of validation and testing to a width at which one can read them."""
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if cfg.default_scope == "mmpretrain" and hook:
+        hook.rescale_factor = PICTURE_WIDTH / SINGLE_SIZE[1]
+    elif cfg.default_scope in VISUALIZERS and cfg.get("visualizer"):
+        cfg.visualizer.type = VISUALIZERS[cfg.default_scope]
 
 
 def _detection(cfg: Config, root: Path) -> dict:

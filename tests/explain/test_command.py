@@ -1,17 +1,22 @@
 """The command that draws what a network looks at: files, numbers, positions, mistakes."""
 
 import runpy
+import shutil
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
 from demo_cases import KINDS, noise, read, save_network
+from mmengine.config import Config
 from PIL import Image
 
 from hybrid_backbones.explain import attention
 from hybrid_backbones.explain.command import explain
 from hybrid_backbones.explain.subject import read_subjects
+from hybrid_backbones.inference.sketch import predict
+from hybrid_backbones.locformer.demo import read_sketch
+from hybrid_backbones.mini.preset import apply_mini
 
 CLASSIFIER = "imagenet_swiftformer_xs"
 
@@ -117,7 +122,10 @@ def test_mistakes_end_in_one_line_and_leave_nothing_behind(repository, tmp_path,
         (dict(device="cuda:77"), "--device cuda:77"),
         (dict(image=tmp_path / "none.png"), "no image at"),
         (dict(out=tmp_path / "file"), "is a file: expected a folder"),
-        (dict(cfg=sketches), "use tools/sketch_demo.py"),
+        (dict(cfg=sketches), "searches by sketch: say which one by --sketch FILE"),
+        (dict(sketches=["a.png"]), "--sketch is for configs that search by sketch"),
+        (dict(cfg=sketches, sketches=["a", "b"]), "takes up to 1 sketches, got 2"),
+        (dict(cfg=sketches, sketches=["no.png"]), "cannot read the sketch no.png"),
     ]
     for changes, message in cases:
         arguments = dict(cfg=cfg, image=image, checkpoint=checkpoint, out=out) | changes
@@ -126,3 +134,64 @@ def test_mistakes_end_in_one_line_and_leave_nothing_behind(repository, tmp_path,
         assert "\n" not in str(error.value)
         assert not out.exists()
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.fixture(scope="module")
+def asked(repository, mini_root, checkpoints):
+    """A function that looks inside a small LocFormer on a folder of images of the mini set."""
+    drawn = mini_root / "sketches/ndjson"
+
+    def look(tmp_path, monkeypatch, name, *flags):
+        cfg = Config.fromfile(repository / f"configs/{name}.py")
+        apply_mini(cfg, mini_root)
+        checkpoint, folder = checkpoints(name, cfg), tmp_path / "images"
+        folder.mkdir()
+        for number in (5, 34):
+            shutil.copy(mini_root / f"coco/val2017/{number:012}.png", folder)
+        monkeypatch.chdir(repository)
+        command = ["explain.py", folder, f"configs/{name}.py", checkpoint, "--mini", *flags]
+        monkeypatch.setattr(sys, "argv", [*map(str, command), "--out", str(tmp_path / "out")])
+        runpy.run_path("tools/explain.py", run_name="__main__")
+        return cfg, folder, checkpoint, drawn
+
+    return look
+
+
+def test_sketches_are_looked_at(asked, mini_root, tmp_path, monkeypatch):
+    names = [str(mini_root / f"sketches/ndjson/{name}.ndjson") for name in ("ring", "ring:3")]
+    names = [name.replace(":3.ndjson", ".ndjson:3") for name in names]
+    cfg, folder, checkpoint, _ = asked(
+        *(tmp_path, monkeypatch, "locformer_swin_t_5sketch"),
+        *("--what", "attention", "--at", "40", "30", "--sketch", *names),
+    )
+    for path in folder.iterdir():
+        written = {file.name for file in (tmp_path / "out" / path.name).iterdir()}
+        assert written == {"attention.npz", "attention.pdf", "attention.png"}
+    sketches = np.concatenate([read_sketch(cfg, name) for name in names])
+    image = folder / "000000000034.png"
+    ((_, subject),) = read_subjects(cfg, [image], checkpoint, "cpu", (40, 30), sketches)
+    assert subject.found.startswith("sketched ")
+    with np.load(tmp_path / "out" / image.name / "attention.npz") as numbers:
+        fusions = [path for path in numbers if "fusions" in path]
+        assert fusions == [f"backbone.fusions.{i}" for i in range(4)]
+        assert len([path for path in numbers if path.endswith(".attn")]) == 4
+        path = "backbone.fusions.1"
+        expected = attention(subject.model, subject.arguments, path, (40 // 8, 30 // 8))[0]
+        # two sketches of 2×2 positions, one below the other
+        assert expected.shape[1:] == (4, 2)
+        assert np.allclose(numbers[path], expected)
+        # as the demo draws it
+        sketch = read_sketch(cfg, names[0])
+        ((_, _, _, heat),) = predict(cfg, [image], sketches, checkpoint, "cpu")
+        assert np.allclose(numbers["mean_attention"], heat, atol=1e-6)
+        ((_, _, _, other),) = predict(cfg, [image], sketch, checkpoint, "cpu")
+        assert not np.allclose(numbers["mean_attention"], other, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_all_there_is_of_a_detector_by_sketch(asked, mini_root, tmp_path, monkeypatch):
+    sketch = mini_root / "sketches/ndjson/star.ndjson:2"
+    asked(tmp_path, monkeypatch, "locformer_swin_t", "--sketch", sketch)
+    for folder in (tmp_path / "out").iterdir():
+        names = {path.stem for path in folder.iterdir()}
+        assert names == {"attention", "cam", "erf", "features", "summary"}

@@ -127,3 +127,17 @@ def test_features_that_do_not_vary_are_grey():
     colours = principal_colours(torch.randn(1, 2, 6, 6))
     assert (colours[:, 2] == 0.5).all()
     assert colours[:, :2].std() > 0.1
+
+
+def test_hooks_and_modes_are_undone_after_an_error():
+    model = build(*ALL_KINDS[0].values).train()
+
+    def fail():
+        raise RuntimeError("a score that cannot be computed")
+
+    with pytest.raises(RuntimeError, match="cannot be computed"):
+        class_activation(model, "layer2", fail)
+    with pytest.raises(ValueError, match="position"):
+        receptive_field(model, make_images(), "layer2", (999, 0))
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
