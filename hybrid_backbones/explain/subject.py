@@ -182,17 +182,38 @@ def read_subjects(
     asked = {} if sketches is None else dict(sketches=sketches)
     for path, item in load_each(load, images):
         batch = model.data_preprocessor(pseudo_collate([pipeline(item | asked)]), False)
-        inputs = batch["inputs"]
-        height, width = size = tuple(batch["data_samples"][0].metainfo["img_shape"][:2])
+        height, width = batch["data_samples"][0].metainfo["img_shape"][:2]
         if at is not None and not (0 <= at[0] < height and 0 <= at[1] < width):
             raise ValueError(
                 f"--at Y X must lie in the {height}×{width} pixels that the network receives of "
                 f"{path}, got {at[0]} {at[1]}"
             )
-        finding = FINDERS[cfg.default_scope](model, batch, names)
-        y, x = at or finding.position or (height // 2, width // 2)
-        position = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-        pixels = to_pixels(model, inputs, size)
-        more = (batch["sketches"], batch["data_samples"]) if asked else ()
-        words, _, box, score = finding
-        yield path, Subject(model, inputs, pixels, words, box, score, position, more, strokes)
+        yield path, find_subject(model, batch, cfg.default_scope, names, at, strokes)
+
+
+def find_subject(
+    model: BaseModel,
+    batch: dict,
+    scope: str,
+    names: list[str],
+    at: tuple[int, int] | None = None,
+    strokes: Tensor | None = None,
+) -> Subject:
+    """Find the strongest result of a network in an image, and the position to look from.
+
+    Args:
+        model: trained model in evaluation mode.
+        batch: one image, as the model's data preprocessor returns it.
+        scope: key of :data:`FINDERS`.
+        names: names of the classes.
+        at: position (y, x) to look from, in pixels of the network's input; None looks from where
+            the strongest result is, or from the centre if there is none.
+        strokes: rendered sketches ``(Q, S, S)`` that the batch has, of a detector by sketch.
+    """
+    height, width = size = tuple(batch["data_samples"][0].metainfo["img_shape"][:2])
+    words, place, box, score = FINDERS[scope](model, batch, names)
+    y, x = at or place or (height // 2, width // 2)
+    position = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    pixels = to_pixels(model, batch["inputs"], size)
+    more = () if strokes is None else (batch["sketches"], batch["data_samples"])
+    return Subject(model, batch["inputs"], pixels, words, box, score, position, more, strokes)

@@ -9,12 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmengine.dataset import pseudo_collate
 from mmengine.visualization.utils import img_from_canvas
 
-from ..explain.command import ALL, input_panel
+from ..explain.command import ALL, input_panels
 from ..explain.features import stage_paths
 from ..explain.look import attending_modules
 from ..explain.panels import Panel, draw_figure
 from ..explain.scene import Scene
-from ..explain.subject import FINDERS, Subject, to_pixels
+from ..explain.subject import Subject, find_subject
 from ..explain.views import VIEWS
 from ..inference.pictures import picture_size, resize
 from .handlers import reporting
@@ -95,16 +95,9 @@ def prepare(loaded: Loaded, picture: Picture, click: tuple[float, float] | None)
         ValueError: if the network does not see the place.
     """
     batch = loaded.net.data_preprocessor(pseudo_collate([loaded.pipeline(picture.item())]), False)
-    meta = batch["data_samples"][0].metainfo
-    height, width = size = tuple(meta["img_shape"][:2])
-    at = None if click is None else place_of(click, picture, meta)
-    found = FINDERS[loaded.cfg.default_scope](loaded.net, batch, loaded.meta["classes"])
-    y, x = at or found.position or (height // 2, width // 2)
-    position = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    pixels = to_pixels(loaded.net, batch["inputs"], size)
-    return Subject(
-        loaded.net, batch["inputs"], pixels, found.words, found.box, found.score, position
-    )
+    at = None if click is None else place_of(click, picture, batch["data_samples"][0].metainfo)
+    scope, names = loaded.cfg.default_scope, loaded.meta["classes"]
+    return find_subject(loaded.net, batch, scope, names, at)
 
 
 def draw_panel(panel: Panel) -> np.ndarray:
@@ -133,7 +126,7 @@ def look(
     with model.in_use() as loaded:
         subject = prepare(loaded, picture, click)
         scene = Scene(subject, layer)
-    yield "Input", [draw_panel(input_panel(subject))]
+    yield "Input", [draw_panel(panel) for panel in input_panels(subject)]
     num_views = 0
     for name in VIEWS if what == ALL else [what]:
         with model.in_use():
