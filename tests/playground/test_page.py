@@ -69,13 +69,13 @@ def test_a_sample_is_classified_with_one_click(visit):
 
 def test_a_click_into_the_picture_shows_where_that_position_attends(visit, folder, monkeypatch):
     positions = []
-    draw = inside.input_panel
+    draw = inside.input_panels
 
-    def input_panel(subject):
+    def input_panels(subject):
         positions.append(subject.position)
         return draw(subject)
 
-    monkeypatch.setattr(inside, "input_panel", input_panel)
+    monkeypatch.setattr(inside, "input_panels", input_panels)
     visit.open_tab("Look inside")
     start_over(visit, "inside-picture", folder / "small.png")
     visit.choose("inside-model", "imagenet_biformer_t")
