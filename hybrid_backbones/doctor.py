@@ -49,6 +49,8 @@ INSTALL = {ONEDL: "requirements.txt", UPSTREAM: "requirements/upstream.txt"}
 
 # pattern of an error and its remedy; the first match counts, {} is the installation command
 REMEDIES = (
+    # of mmpretrain beside a release of transformers that lacks what it imports
+    (r"NoneType takes no arguments", 'pip install "transformers<5"'),
     (r"No module named 'pkg_resources", 'pip install "setuptools<82"'),
     (r"No module named '(hybrid_backbones|torch|torchvision|mm\w+)'", "{}"),
     (r"No module named 'cv2|libGL", "pip install --force-reinstall opencv-python-headless"),

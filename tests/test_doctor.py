@@ -125,6 +125,7 @@ def test_both_sets_at_once_are_noted(run_doctor, tmp_path):
         ("mmdet", AssertionError("MMCV==2.2 is used but incompatible."), "pip install -r req"),
         ("mmengine", ImportError("No module named 'pkg_resources'"), 'pip install "setuptools<82"'),
         ("mmseg", ImportError("No module named 'ftfy'"), "pip install ftfy"),
+        ("mmpretrain", TypeError("NoneType takes no arguments"), "transformers<5"),
         ("mmcv", ImportError("libGL.so.1: cannot open"), "opencv-python-headless"),
         ("mmdet", ImportError("No module named 'mmdet.models'"), "--force-reinstall"),
         ("cuda:0", RuntimeError("no kernel image\nfor CUDA"), "install the torch that"),

@@ -209,6 +209,11 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     (TypeError, r"\(\) got an unexpected keyword argument '(\w+)'", _unknown_argument),
     (
         TypeError,
+        r"^NoneType takes no arguments$",
+        'mmpretrain cannot be imported beside transformers 5: pip install "transformers<5"',
+    ),
+    (
+        TypeError,
         r"(\w+)\.(?:__init__|build_iter_from_epoch)\(\) missing \d+ required .*arguments?: (.+)",
         _missing_argument,
     ),

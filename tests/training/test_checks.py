@@ -218,6 +218,7 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
         (OSError(errno.EBADF, os.strerror(errno.EBADF), "handle"), None),
         (ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD), "worker"), None),
         (TypeError("f() got an unexpected keyword argument 'x'"), None),
+        (TypeError("NoneType takes no arguments"), "beside transformers 5: pip install"),
     ],
     ids=[
         "memory",
@@ -231,6 +232,7 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
         "no file",
         *KINDS,
         "argument",
+        "transformers",
     ],
 )
 def test_errors_of_the_libraries_are_explained_where_they_are_known(error, line):
