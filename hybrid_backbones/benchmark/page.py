@@ -10,11 +10,11 @@ from .tables import to_markdown
 SECTIONS = {
     "tests": (
         "Tests on a GPU",
-        "Those marked `cuda`. A first run, on an H200, had 713 passed and 20 failed; what failed was "
-        "mended: 17 expectations that hold on CPUs only, `tiled` at large logits in half precision "
-        "(2 tests), and the training step of whole models, as mmpretrain could not be imported beside "
-        "transformers 5. The run below was stopped at its limit of time, when nine tenths of it were "
-        "done.",
+        "Those marked `cuda`. A first run, on an H200, had 713 passed and 20 failed; what failed "
+        "was mended: 17 expectations that hold on CPUs only, `tiled` at large logits in half "
+        "precision (2 tests), and the training step of whole models, as mmpretrain could not be "
+        "imported beside transformers 5. The run below was stopped at its limit of time, when nine "
+        "tenths of it were done.",
     ),
     "errors": (
         "Errors of the kernels on a GPU",
