@@ -44,5 +44,6 @@ def test_kernels_are_chosen_where_they_are_fast_and_can_run(
 ):
     monkeypatch.setattr(triton_support, "is_fast", lambda device: True)
     cpu = torch.device("cpu")
-    assert choose_backend("attention", None, "tiled", cpu, lambda: obstacle) == chosen
+    choice = choose_backend("attention", None, "tiled", cpu, lambda: obstacle, exported="plain")
+    assert choice == chosen
     assert log.messages == [f"attention runs as {chosen!r}: {reason}"]
