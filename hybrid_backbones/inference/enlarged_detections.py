@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from mmdet.registry import VISUALIZERS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, PolygonMasks
@@ -45,10 +43,9 @@ def _enlarge(objects: InstanceData, image: np.ndarray, size: tuple[int, int]) ->
     height, width = image.shape[:2]
     scaled["bboxes"] = boxes * boxes.new_tensor([size[1] / width, size[0] / height] * 2)
     masks = scaled.get("masks")
-    if isinstance(masks, BitmapMasks | PolygonMasks):
-        scaled["masks"] = masks.resize(size)
-    elif masks is not None:
-        # one by one, as there may be none
-        larger = [F.interpolate(mask[None, None].float(), size)[0, 0] for mask in masks]
-        scaled["masks"] = torch.stack(larger).bool() if larger else masks.new_zeros(0, *size)
+    if masks is not None:
+        # mmdet's own, or arrays or tensors
+        each = masks.to_ndarray() if isinstance(masks, BitmapMasks | PolygonMasks) else masks
+        larger = [resize(np.asarray(mask, np.uint8), size, 0) for mask in each]
+        scaled["masks"] = np.array(larger, bool) if larger else np.zeros((0, *size), bool)
     return InstanceData(**scaled)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.registry import VISUALIZERS
@@ -30,7 +31,8 @@ class EnlargedSegVisualizer(SegLocalVisualizer):
             data_sample = data_sample.cpu().clone()
             for key in ("gt_sem_seg", "pred_sem_seg"):
                 if key in data_sample:
-                    labels = data_sample.get(key).data
+                    # a tensor, or an array
+                    labels = torch.as_tensor(data_sample.get(key).data)
                     larger = F.interpolate(labels[None].float(), size)[0].to(labels.dtype)
                     setattr(data_sample, key, PixelData(data=larger))
         super().add_datasample(name, resize(image, size, 255), data_sample, *args, **kwargs)

@@ -16,6 +16,9 @@ def is_exporting() -> bool:
 
     The recorded graph runs without Python and gradients, and should suit other runtimes.
     """
+    # Dynamo says so for `torch.compile`, too
+    if torch.compiler.is_dynamo_compiling():
+        return False
     # PyTorch 2.6 does not say so of `torch.export`
     in_export = getattr(torch.compiler, "is_exporting", None)
     return torch.onnx.is_in_onnx_export() or (in_export is not None and in_export())

@@ -187,6 +187,8 @@ def test_a_training_ends_with_the_page_however_that_ends(tmp_path, mini_root, na
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # a shell in the background lets its children ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = []
