@@ -138,14 +138,20 @@ class Visit:
         return next((element for element in found if element.is_displayed()), None)
 
     def open_tab(self, name):
-        """Open a tab by its title."""
-        (tab,) = (
-            one
-            for one in self.browser.find_elements(By.CSS_SELECTOR, "button[role=tab]")
-            if one.is_displayed() and one.text == name
-        )
-        tab.click()
-        self.until(lambda: tab.get_attribute("aria-selected") == "true")
+        """Open a tab by its title; on a phone it may be in the menu of those that have no room."""
+        tabs = self.browser.find_elements(By.CSS_SELECTOR, "button[role=tab]")
+        shown = [tab for tab in tabs if tab.is_displayed() and tab.text == name]
+        if not shown:
+            self.find(".overflow-menu > button").click()
+            entries = self.browser.find_elements(By.CSS_SELECTOR, ".overflow-dropdown button")
+            shown = [entry for entry in entries if entry.text == name]
+        shown[0].click()
+        self.until(lambda: self._is_open(name))
+
+    def _is_open(self, name):
+        # the text of what is hidden is empty, unlike its content
+        chosen = self.browser.find_elements(By.CSS_SELECTOR, "button[role=tab][aria-selected=true]")
+        return any(tab.get_attribute("textContent").strip() == name for tab in chosen)
 
     def upload(self, field, path):
         """Choose a file in a field for pictures."""

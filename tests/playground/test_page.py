@@ -221,7 +221,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(address, folder):
             ("Look inside", "inside-picture", "inside-run"),
         ):
             if button != "detect-run":
-                open_tab_of_a_phone(visit, tab)
+                visit.open_tab(tab)
             start_over(visit, field, folder / "small.png")
             visit.click(button)
             words = "detect-left-table" if button == "detect-run" else "inside-words"
@@ -235,17 +235,6 @@ def test_a_phone_shows_all_without_scrolling_sideways(address, folder):
             assert box["height"] >= 32
     finally:
         phone.quit()
-
-
-def open_tab_of_a_phone(visit, name):
-    """Open a tab that may be in the menu of those that have no room."""
-    tabs = visit.browser.find_elements("css selector", "button[role=tab]")
-    shown = [tab for tab in tabs if tab.is_displayed() and tab.text == name]
-    if not shown:
-        visit.find(".overflow-menu > button").click()
-        menu = visit.browser.find_elements("css selector", ".overflow-dropdown button")
-        shown = [entry for entry in menu if entry.text == name]
-    shown[0].click()
 
 
 def test_nothing_leaves_this_machine(visit, folder):

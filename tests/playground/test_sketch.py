@@ -271,7 +271,7 @@ def test_a_finger_draws_on_a_phone(address, picture):
         )
         phone.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", dict(enabled=True))
         visit = Visit(phone, address)
-        open_on_phone(visit, "Search by sketch")
+        visit.open_tab("Search by sketch")
         visit.until(lambda: visit.find("#sketch-canvas canvas"))
         visit.upload("sketch-picture", picture)
         visit.wait_for_picture("sketch-picture")
@@ -285,14 +285,3 @@ def test_a_finger_draws_on_a_phone(address, picture):
         assert phone.execute_script("return document.documentElement.scrollWidth") <= 375
     finally:
         phone.quit()
-
-
-def open_on_phone(visit, name):
-    """Open a tab that may be in the menu of those that have no room."""
-    tabs = visit.browser.find_elements("css selector", "button[role=tab]")
-    shown = [tab for tab in tabs if tab.is_displayed() and tab.text == name]
-    if not shown:
-        visit.find(".overflow-menu > button").click()
-        menu = visit.browser.find_elements("css selector", ".overflow-dropdown button")
-        shown = [entry for entry in menu if entry.text == name]
-    shown[0].click()
