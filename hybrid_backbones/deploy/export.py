@@ -12,20 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..benchmark.probes import time_call
 from ..ops.xvolution import XVolution, merge_xvolutions
 from ..training.requirements import require_writable_file
+from .compare import INPUT, Outputs, compare, first_line, load_file
 
 # that of the exporter itself, which the most runtimes read
 OPSET = 18
-# largest error of an output in float32, relative to its largest value
-TOLERANCE = 1e-4
-INPUT = "images"
-
-Outputs = tuple[Tensor, ...]
 
 
 class _Tuple(nn.Module):
@@ -101,8 +97,8 @@ def export_onnx(
         program = capture(_Tuple(model).eval(), batches[0], dynamic=dynamic)
         operators = _write(program, draft, names, notes)
         seconds = time.perf_counter() - started
-        run = _load(draft)
-        errors = _compare(run, batches, references, names)
+        run = load_file(draft)
+        errors = compare(run, batches, references, names)
         report = dict(
             file=out.name,
             format=f"ONNX, opset {OPSET}" if out.suffix == ".onnx" else "torch.export",
@@ -168,7 +164,7 @@ def capture(model: nn.Module, batch: Tensor, *, dynamic: bool) -> torch.export.E
     except (RuntimeError, ValueError, TypeError, torch._dynamo.exc.TorchDynamoException) as error:
         raise ValueError(
             f"PyTorch cannot export the model{' with dynamic sizes' if dynamic else ''}: "
-            f"{_first_line(error)}; try another size, or the backbone alone"
+            f"{first_line(error)}; try another size, or the backbone alone"
         ) from error
 
 
@@ -192,7 +188,7 @@ def _run(model: nn.Module, batch: Tensor, shape: tuple) -> Outputs:
         return model(batch)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"the model cannot take images of {shape[1]}x{shape[2]} pixels: {_first_line(error)}"
+            f"the model cannot take images of {shape[1]}x{shape[2]} pixels: {first_line(error)}"
         ) from error
 
 
@@ -227,7 +223,7 @@ def _write(
         )
     except OnnxExporterError as error:
         raise ValueError(
-            f"an operator of the model has no form in ONNX: {_first_line(error)}; export to .pt2"
+            f"an operator of the model has no form in ONNX: {first_line(error)}; export to .pt2"
         ) from error
     assert exported is not None
     for key, value in notes.items():
@@ -236,78 +232,8 @@ def _write(
     return dict(Counter(node.op_type for node in exported.model.graph).most_common())
 
 
-def _load(path: Path) -> Callable[[Tensor], list[np.ndarray]]:
-    """Return the function that runs a written file by its runtime."""
-    if path.suffix == ".pt2":
-        program = torch.export.load(path).module()
-
-        def run_program(batch: Tensor) -> list[np.ndarray]:
-            with torch.no_grad():
-                return [x.numpy() for x in program(batch)]
-
-        return run_program
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda batch: session.run(None, {INPUT: batch.numpy()})
-
-
-def _compare(
-    run: Callable[[Tensor], list[np.ndarray]],
-    batches: list[Tensor],
-    references: list[Outputs],
-    names: list[str],
-) -> dict[str, float]:
-    """Return the largest error of each output: relative for numbers, the share of wrong labels.
-
-    Raises:
-        ValueError: if the file does not run, or an output differs.
-    """
-    errors = dict.fromkeys(names, 0.0)
-    for batch, reference in zip(batches, references, strict=True):
-        shape = "x".join(map(str, batch.shape))
-        try:
-            outputs = run(batch)
-        except Exception as error:  # onnxruntime's errors have no class of their own
-            raise ValueError(
-                f"the exported file does not run on images {shape}: {_first_line(error)}; nothing "
-                "was written"
-            ) from error
-        for name, ours, theirs in zip(names, outputs, reference, strict=True):
-            difference = _error(ours, theirs.numpy())
-            # this form also rejects NaN
-            if not difference <= TOLERANCE:
-                raise ValueError(
-                    f"the exported file differs from PyTorch: {name} by {difference:.1e} on images "
-                    f"{shape}, where {TOLERANCE:.0e} is allowed; nothing was written"
-                )
-            errors[name] = max(errors[name], difference)
-    return errors
-
-
-def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape or not theirs.size:
-        return float("inf") if ours.shape != theirs.shape else 0.0
-    if not np.issubdtype(theirs.dtype, np.floating):
-        return float((ours != theirs).mean())
-    return float(np.abs(ours - theirs).max() / max(float(np.abs(theirs).max()), 1e-12))
-
-
-def _milliseconds(call: Callable[[], Any], repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return round(1000 * sorted(times)[repeats // 2], 2)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error.__cause__ or error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+def _milliseconds(call: Callable[[], Any]) -> float:
+    return round(time_call(call, repeats=5)["median"], 2)
 
 
 def describe(report: dict[str, Any]) -> str:
