@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
+from .mlp import MapMlp, Mlp
+
 __all__ = [
     "DropPath",
     "LayerNorm2d",
@@ -73,9 +75,14 @@ def are_known(*sizes: Any) -> bool:
     """Return whether sizes are integers, not variables of a graph that takes inputs of any size.
 
     They are variables in `torch.export` with dynamic shapes and in `torch.jit.trace`. Code that
-    branches on such a size would fix the branch in the graph, without a warning.
+    branches on such a size would fix the branch in the graph, without a warning. An expression of
+    variables that is the same number for all of them is known.
     """
-    return all(isinstance(size, int) for size in sizes)
+    return all(isinstance(size, int) or _is_number(size) for size in sizes)
+
+
+def _is_number(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None
 
 
 def at_least(size: Any, bound: int) -> Any:
@@ -88,39 +95,6 @@ def at_least(size: Any, bound: int) -> Any:
 def ceil_div(size: Any, divisor: Any) -> Any:
     """Divide a size and round up, without negative numbers, which ONNX would round to zero."""
     return (size + divisor - 1) // divisor
-
-
-class Mlp(nn.Module):
-    """Two-layer perceptron over the channels of each position, ``fc2(GELU(fc1(x)))``.
-
-    Args:
-        embed_dims: number of input and output channels.
-        hidden_dims: number of hidden channels.
-        linear: constructor of a layer from its numbers of input and output channels: `nn.Linear`
-            for ``(..., C)``, `PointwiseConv2d` for ``(B, C, H, W)``.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int,
-        hidden_dims: int,
-        linear: Callable[[int, int], nn.Module] = nn.Linear,
-    ):
-        super().__init__()
-        self.fc1 = linear(embed_dims, hidden_dims)
-        self.fc2 = linear(hidden_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x to a tensor of the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class MapMlp(Mlp):
-    """MLP over the channels of a feature map, with linear layers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def init_linear_layers(network: nn.Module) -> None:

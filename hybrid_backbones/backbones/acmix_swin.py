@@ -12,11 +12,13 @@ This network takes images of any size and computes the same as the published one
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to_multiple
 from ..ops.acmix_swin import ACmixWindow
+from ..ops.choice import is_exporting
 from .base import HierarchicalBackbone, Parts, read_arch
 from .blocks import TransformerBlock
 from .names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
@@ -36,6 +38,10 @@ def gather_patches(x: Tensor) -> Tensor:
     Odd sides are zero-padded.
     """
     x = pad_to_multiple(x, 2)
+    if is_exporting():
+        # no tensor of six dimensions, which not all runtimes have
+        patches = [x[..., row::2, column::2] for column in range(2) for row in range(2)]
+        return torch.cat(patches, 1).permute(0, 2, 3, 1)
     x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, H', 2, W', 2)
     return x.permute(0, 2, 4, 5, 3, 1).flatten(3)  # the row varies first
 

@@ -17,6 +17,7 @@ from .names import PublishedNames, matches
 from .stage import Stage
 
 OUT_NORMS = ("each", "final", "none")
+STRIDES = (4, 8, 16, 32)
 
 
 def read_arch(arch: str | Mapping[str, Any], variants: Mapping[str, dict]) -> dict[str, Any]:
@@ -106,7 +107,6 @@ class StagedNetwork(BaseModule):
         ValueError: if an argument is outside the values listed above.
     """
 
-    strides = (4, 8, 16, 32)
     # whether inputs on a CPU are converted to channels-last, which speeds up some networks there
     channels_last: ClassVar[bool] = False
     published: ClassVar[PublishedNames] = PublishedNames()
@@ -177,6 +177,11 @@ class StagedNetwork(BaseModule):
     def out_channels(self) -> tuple[int, ...]:
         """Number of channels of each returned feature map."""
         return tuple(self.channels[i] for i in self.out_indices)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image per position of each returned feature map."""
+        return tuple(STRIDES[i] for i in self.out_indices)
 
     def run_stages(
         self, x: Any, before_blocks: Sequence[Callable[[Any], Any]] | None = None

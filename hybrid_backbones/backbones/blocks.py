@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..layers import DropPath
+from ..layers import DropPath, Mlp
 
 
 class TransformerBlock(nn.Module):
@@ -36,7 +36,7 @@ class TransformerBlock(nn.Module):
         *,
         pos_embed: nn.Module | None = None,
         attn: nn.Module,
-        mlp: nn.Module,
+        mlp: Mlp,
         layer_scale: float | None = None,
         drop_path_rate: float = 0.0,
     ):
@@ -56,7 +56,7 @@ class TransformerBlock(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed(x)
         x = x + self._branch(self.attn(self.norm1(x)), self.gamma_1)
-        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+        return x + self._branch(self.mlp(x, self.norm2), self.gamma_2)
 
     def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         return self.drop_path(x if gamma is None else gamma[:, None, None] * x)

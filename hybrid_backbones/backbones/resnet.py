@@ -10,18 +10,37 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from ..recompute import recompute_before_last
 from .base import HierarchicalBackbone, Parts
 from .names import PublishedNames
 from .stage import Stage
 
+
+class LeanBottleneck(Bottleneck):
+    """Bottleneck that normalises and activates again in the backward pass, before its last layer.
+
+    The output of an operator that replaces the 3×3 convolution is then kept once.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C', H', W')``."""
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        out = recompute_before_last(self._project, out, norms=[self.bn2])
+        return self.relu(self.bn3(out) + identity)
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.conv3(self.relu(self.bn2(x)))
+
+
 # blocks per stage by depth: He et al., CVPR 2016, table 1; 26 and 38 from ACmix's training script
 DEPTHS = {
     18: (BasicBlock, (2, 2, 2, 2)),
-    26: (Bottleneck, (1, 2, 4, 1)),
+    26: (LeanBottleneck, (1, 2, 4, 1)),
     34: (BasicBlock, (3, 4, 6, 3)),
-    38: (Bottleneck, (2, 3, 5, 2)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
+    38: (LeanBottleneck, (2, 3, 5, 2)),
+    50: (LeanBottleneck, (3, 4, 6, 3)),
+    101: (LeanBottleneck, (3, 4, 23, 3)),
 }
 # torchvision's names of the layers of the stem
 STEM = ("conv1", "bn1", "relu", "maxpool")

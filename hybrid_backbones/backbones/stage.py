@@ -1,14 +1,13 @@
 """Stages of a backbone, with gradient checkpointing that leaves running statistics exact."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
+
+from ..recompute import recompute
 
 
 class Stage(nn.Sequential):
@@ -35,34 +34,5 @@ class Stage(nn.Sequential):
         for name, part in self.named_children():
             if name == "0" and before_blocks is not None:
                 x = before_blocks(x)
-            x = _recompute(part, x) if recomputes and name in self.recomputed else part(x)
+            x = recompute(part, x) if recomputes and name in self.recomputed else part(x)
         return x
-
-
-def _recompute(part: nn.Module, x: Any) -> Any:
-    """Run a part of a stage with gradient checkpointing."""
-    return checkpoint(
-        part,
-        x,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _keep_running_statistics(part)),
-    )
-
-
-@contextmanager
-def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
-    """Leave the running statistics unchanged during recomputation, which sees a batch again."""
-    kept = [
-        (norm, norm.momentum, count, count.clone())
-        for norm in block.modules()
-        if isinstance(norm, _BatchNorm) and norm.training
-        if (count := norm.num_batches_tracked) is not None
-    ]
-    for norm, *_ in kept:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, count, number in kept:
-            norm.momentum = momentum
-            count.copy_(number)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import DropPath, Mlp, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.swiftformer import EfficientAdditiveAttention
+from ..recompute import recompute_before_last
 from .base import HierarchicalBackbone, Parts, read_arch
 from .names import PublishedNames
 
@@ -44,7 +45,8 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
-        branch = self.pwconv2(self.act(self.pwconv1(self.norm(self.dwconv(x)))))
+        hidden = self.pwconv1(self.norm(self.dwconv(x)))
+        branch = recompute_before_last(lambda hidden: self.pwconv2(self.act(hidden)), hidden)
         return torch.addcmul(x, self.layer_scale, branch)
 
 
@@ -60,9 +62,9 @@ class NormedMlp(Mlp):
         super().__init__(embed_dims, hidden_dims, PointwiseConv2d)
         self.norm1 = nn.BatchNorm2d(embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to the same shape."""
-        return super().forward(self.norm1(x))
+    def expand(self, x: Tensor) -> Tensor:
+        """Compute the hidden layer of ``(B, C, H, W)`` before its activation."""
+        return super().expand(self.norm1(x))
 
 
 class SwiftFormerEncoder(nn.Module):

@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .gpu import STEPS
@@ -13,7 +13,7 @@ from .training import benchmark_training
 
 # measuring function, default size and default batch of each subcommand; the sizes are stage 1 of an
 # 800×1344 image, that of published ImageNet figures, and COCO's usual image, padded
-TABLES = {
+TABLES: dict[str, tuple[Callable[..., list[dict]], tuple[int, int], int]] = {
     "ops": (benchmark_operators, (200, 336), 1),
     "backbones": (benchmark_backbones, (224, 224), 1),
     "train": (benchmark_training, (800, 1344), 2),
@@ -21,8 +21,12 @@ TABLES = {
 DOCS = Path("docs")
 
 
-def parse_args() -> argparse.Namespace:
-    """Parse the command line: `table`, `out`, and the arguments of the measuring function."""
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments: `table`, `out`, and those of the measuring function.
+
+    Args:
+        arguments: those of the command line by default.
+    """
     parser = argparse.ArgumentParser(description="Measure operators, backbones or whole models.")
     commands = parser.add_subparsers(dest="table", required=True)
     subparsers = {}
@@ -60,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     page = commands.add_parser("page", help="write the Markdown page of saved tables")
     page.add_argument("folder", type=Path, nargs="?", default=DOCS / "benchmarks")
     page.add_argument("--out", type=Path, default=DOCS / "benchmarks.md")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _json(name: str) -> Path:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
+from ..config_files import CONFIGS
 from .accuracy import benchmark_errors
 from .kernels import benchmark_kernels
 from .measure import benchmark_backbones, benchmark_operators
@@ -75,10 +76,17 @@ REHEARSAL = Plan(
 
 
 class _Outcomes:
-    """Plugin of pytest that counts the outcomes of the tests of each file."""
+    """Plugin of pytest that counts the outcomes of the tests of each file.
+
+    A file or folder whose tests cannot be collected counts as one failure.
+    """
 
     def __init__(self):
         self.counts: dict[str, Counter] = {}
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            self.counts.setdefault(report.nodeid, Counter())["failed"] += 1
 
     def pytest_runtest_logreport(self, report):
         # setup and teardown count only if they did not pass
@@ -130,7 +138,7 @@ def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
 
 def _measure_training(plan: Plan) -> tuple[Settings, list[dict]]:
     settings = plan.settings(plan.image_size, batch=2)
-    configs = [CHECKOUT / "configs" / f"{name}.py" for name in plan.configs]
+    configs = [CONFIGS / f"{name}.py" for name in plan.configs]
     return settings, [
         dict(dtype=dtype) | row
         for dtype in ("float32", "bfloat16")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..training.compilation import require_compiler
 from . import subjects
+from .counts import count_launches, kept_bytes
 from .probes import Process, capture, count_macs, extra_memory, run_alone, time_call
 from .settings import Settings
 from .tables import compare
@@ -25,7 +26,7 @@ _kept_process = Process()
 
 
 def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
-    """Measure an operator: times in ms and as multiples of a copy's, memory in MiB."""
+    """Measure an operator: times in ms and as multiples of a copy's, memory in MiB, counts."""
     torch.set_num_threads(settings.threads)
     function, inputs = make(settings)
     weights = list(function.parameters()) if isinstance(function, nn.Module) else []
@@ -40,6 +41,7 @@ def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> d
     step, infer = partial(train, *inputs), torch.no_grad()(partial(function, *inputs))
     memory = extra_memory(step, device=settings.device)
     forward, train_step = (time_call(call, **settings.clock) for call in (infer, step))
+    kept = kept_bytes(partial(function, *inputs), weights)
     moved = sum(x.nbytes for x in [*inputs, *weights, infer()])
     copy = _time_copy(moved, settings)
     return dict(
@@ -50,6 +52,9 @@ def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> d
         forward_backward_ms=train_step,
         forward_backward_copies=train_step["median"] / copy["min"],
         extra_memory_mib=memory,
+        kept_mib=kept / 2**20,
+        kept_maps=kept / inputs[0].nbytes,
+        launches=count_launches(step),
     )
 
 
@@ -98,21 +103,28 @@ def measure_backbone(make: Callable[[], nn.Module], mode: str, settings: Setting
 
 
 def _measure_training(model: nn.Module, images: Tensor, mode: str, settings: Settings) -> dict:
-    """Measure a training step and the memory that it takes."""
+    """Measure a training step, the memory that it takes, and what can be counted of it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-    def train():
+    def step():
         outs = model(images)
         outs = [outs] if isinstance(outs, Tensor) else outs
+        model.zero_grad()
         torch.autograd.backward([out.mean() for out in outs])
+
+    def train():
+        step()
         optimizer.step()
-        optimizer.zero_grad()
 
     model.train()
     # on a CPU the memory of the compiler cannot be separated from that of the model
     known = mode != "compiled" or settings.device == "cuda"
     memory = extra_memory(train, device=settings.device) if known else None
-    return dict(train_ms=time_call(train, **settings.clock), train_memory_mib=memory)
+    figures = dict(train_ms=time_call(train, **settings.clock), train_memory_mib=memory)
+    if mode == "eager":
+        kept = kept_bytes(partial(model, images), model.parameters())
+        figures |= dict(kept_mib=kept / 2**20, launches=count_launches(step))
+    return figures
 
 
 def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> dict:

@@ -13,8 +13,8 @@ SECTIONS = {
         "Those marked `cuda`. A first run, on an H200, had 713 passed and 20 failed; what failed "
         "was mended: 17 expectations that hold on CPUs only, `tiled` at large logits in half "
         "precision (2 tests), and the training step of whole models, as mmpretrain could not be "
-        "imported beside transformers 5. The run below was stopped at its limit of time, when nine "
-        "tenths of it were done.",
+        "imported beside transformers 5. In the run below, on a machine with transformers 5, 24 "
+        "files that need mmpretrain were not collected; none of them has a test marked `cuda`.",
     ),
     "errors": (
         "Errors of the kernels on a GPU",
@@ -42,8 +42,22 @@ SECTIONS = {
         "what the process did before.",
     ),
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
+    "kept": (
+        "What backbones keep for the backward pass",
+        "Counts, which are exact; the times were taken on a busy machine. The published networks "
+        "keep 1111 MiB (ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, hybrid) and 128 "
+        "(SwiftFormer-L1) at this size, and launch 1433, 2053, 825 and 863 operations without "
+        "stochastic depth, which BiFormer-S and UniFormer-S have here (without it they launch "
+        "2363 and 705).",
+    ),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
-    "compiled": ("Compiled backbones", "Without and with `torch.compile`."),
+    "compiled": (
+        "Compiled backbones",
+        "Without and with `torch.compile`. On CUDA, PyTorch 2.11 cannot compile the training step "
+        "of BiFormer-small at this size: its code generator fails while it looks for a tiling "
+        "(`raise CantSplit` without the arguments that this exception takes). The compiled "
+        "forward pass without gradients runs.",
+    ),
     "train": (
         "Training of detectors",
         "A step of `tools/train.py` on pictures of noise with eight objects each. The baseline is "
@@ -58,7 +72,7 @@ SECTIONS = {
 GPU_SECTIONS = ("tests", "errors", "kernels")
 INTRODUCTION = """# Benchmarks
 
-Written by `python tools/benchmark.py page` from the tables in [benchmarks](benchmarks). Compare
+Written by `python tools/benchmark.py page` from the tables in `docs/benchmarks`. Compare
 rows of one table only: each was measured in one run, on one machine. What no table shows was not
 measured, such as larger batches of operators and backbones.
 """

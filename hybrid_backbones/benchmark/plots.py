@@ -4,64 +4,99 @@ from pathlib import Path
 
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 COLORS = color_sequences["tab20"]
-# where the name of a point may stand: offset in points, horizontal and vertical alignment
-PLACES = (
-    ((4, 4), "left", "bottom"),
-    ((-4, -4), "right", "top"),
-    ((4, -4), "left", "top"),
-    ((-4, 4), "right", "bottom"),
-)
+# where the name of a point may stand: directions from the point, and distances in points; what is
+# further than the first gets a line to its point
+DIRECTIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1), (0, 1), (0, -1), (1, 0), (-1, 0))
+DISTANCES = (4, 16, 30, 46, 64, 84, 110)
+ALIGNMENTS = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
-def draw(rows: list[dict], out: Path) -> None:
+# of growth: what every panel shows for comparison, panels side by side, and size of a panel
+BASELINE, COLUMNS, PANEL = "Conv2d", 4, (3.6, 3.2)
+# in points, readable at half of the size
+LETTERS = 13
+
+
+def draw(rows: list[dict], out: Path) -> Figure:
     """Plot the measured rows of operators or backbones, and save the figure in `out`."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_prop_cycle(color=COLORS)
     measured = [row for row in rows if "error" not in row]
-    names = []
-    if "backbone" in rows[0]:
-        names = _plot_backbones(axes, measured)
-    else:
-        _plot_operators(axes, measured)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    plot = _plot_backbones if "backbone" in rows[0] else _plot_growth
+    figure = plot(measured)
+    figure.savefig(out, dpi=110)
+    return figure
+
+
+def _scale(axes, across: tuple[int, ...], up: tuple[int, ...]) -> None:
+    """Make both axes logarithmic, with ticks at these multiples of powers of ten."""
+    axes.set(xscale="log", yscale="log")
+    for axis, multiples in ((axes.xaxis, across), (axes.yaxis, up)):
+        axis.set_major_locator(LogLocator(subs=multiples))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize=LETTERS - 2)
     axes.grid(alpha=0.3, which="both")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    if names:
-        _write_names(axes, names)
-    figure.savefig(out, dpi=110)
 
 
-def _write_names(axes, names: list[tuple[str, tuple[float, float]]]) -> None:
-    """Write names beside their points, each at the first of PLACES where it covers nothing."""
-    # computes the layout, on which the extents of points and names depend
-    axes.figure.draw_without_rendering()
+def write_names(
+    axes, names: list[tuple[str, tuple[float, float]]], fontsize: float = 7
+) -> list[Annotation]:
+    """Write names beside their points, each at the nearest place where it covers nothing.
+
+    Args:
+        axes: axes of a figure whose layout is computed.
+        names: names, and points in the coordinates of the data.
+        fontsize: size of the letters in points.
+    """
+    frame, legend, texts = axes.get_window_extent(), axes.get_legend(), []
     centres = axes.transData.transform([point for _, point in names])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
+    taken += [legend.get_window_extent()] if legend else []
     for name, point in names:
-        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=7)
-        for offset, horizontal, vertical in PLACES:
-            text.set(position=offset, ha=horizontal, va=vertical)
-            box = text.get_window_extent()
-            if not box.count_overlaps(taken):
-                break
-        taken.append(box)
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=fontsize)
+        # a text that was part of the layout would change it
+        text.set_in_layout(False)
+        places = [(distance, place) for distance in DISTANCES for place in DIRECTIONS]
+        overlaps = [_put(text, *place, frame, taken) for place in places]
+        distance, direction = places[overlaps.index(min(overlaps))]
+        _put(text, distance, direction, frame, taken)
+        taken.append(text.get_window_extent())
+        texts.append(text)
+        if distance > DISTANCES[0]:
+            line = dict(arrowstyle="-", lw=0.6, color="gray")
+            offset = [distance * sign for sign in direction]
+            axes.annotate(
+                "", point, offset, textcoords="offset points", arrowprops=line
+            ).set_in_layout(False)
+    return texts
 
 
-def _plot_backbones(axes, rows: list[dict]) -> list[tuple[str, tuple[float, float]]]:
-    """Plot one line for each family, from its smallest network to its largest.
+def _put(
+    text: Annotation, distance: float, direction: tuple[int, int], frame: Bbox, taken: list[Bbox]
+) -> int:
+    """Put a name into a place, and return how many others it overlaps there; many outside."""
+    across, up = direction
+    text.set(
+        position=(distance * across, distance * up),
+        ha=ALIGNMENTS[across][0],
+        va=ALIGNMENTS[up][1],
+    )
+    box = text.get_window_extent()
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+    inside &= frame.y0 <= box.y0 and box.y1 <= frame.y1
+    return box.count_overlaps(taken) + (0 if inside else len(taken) + 1)
 
-    Returns:
-        name of each network, and its point.
-    """
+
+def _plot_backbones(rows: list[dict]) -> Figure:
+    """Plot one line for each family, from its smallest network to its largest."""
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=COLORS)
     families: dict[str, list[dict]] = {}
     names = []
     for row in rows:
@@ -71,32 +106,57 @@ def _plot_backbones(axes, rows: list[dict]) -> list[tuple[str, tuple[float, floa
         members.sort(key=lambda row: row["params"])
         x = [row["params"] / 1e6 for row in members]
         y = [row["images_per_s"] for row in members]
-        axes.plot(x, y, marker="o", markersize=5, label=family)
+        axes.plot(x, y, marker="o", markersize=7, label=family)
         for row, point in zip(members, zip(x, y, strict=True), strict=True):
             names.append((row["backbone"].rpartition("-")[2], point))
-    axes.set(xlabel="parameters (M)", ylabel="images/s of inference", xscale="log", yscale="log")
-    return names
+    _scale(axes, (1, 2, 3, 5), (1, 2, 3, 5))
+    axes.set_title("Speed of backbones against their size", fontsize=LETTERS + 2)
+    axes.set_xlabel("parameters (M)", fontsize=LETTERS)
+    axes.set_ylabel("images/s of inference", fontsize=LETTERS)
+    axes.legend(fontsize=LETTERS - 1, loc="center left", bbox_to_anchor=(1, 0.5))
+    # computes the layout, on which the extents of points and names depend
+    figure.draw_without_rendering()
+    write_names(axes, names, LETTERS - 2)
+    return figure
 
 
-def _plot_operators(axes, rows: list[dict]) -> None:
-    """Plot one line for each implementation over the map size, dashed for references."""
-    lines: dict[tuple[str, str], list[dict]] = {}
+def _plot_growth(rows: list[dict]) -> Figure:
+    """Plot time over the size of the map, with a panel for each operator and shared axes."""
+    lines: dict[str, dict[str, list[dict]]] = {}
     for row in rows:
-        lines.setdefault((row["operator"], row["implementation"]), []).append(row)
-    operators = dict.fromkeys(operator for operator, _ in lines)
-    colors = {operator: COLORS[i % len(COLORS)] for i, operator in enumerate(operators)}
-    for (operator, implementation), members in lines.items():
-        axes.plot(
-            [_positions(row["size"]) for row in members],
-            [row["forward_backward_ms"]["median"] for row in members],
-            color=colors[operator],
-            linestyle="--" if implementation == "reference" else "-",
-            marker="o",
-            markersize=4,
-            label=f"{operator}, {implementation}",
-        )
-    axes.set(xlabel="positions of the map", ylabel="forward + backward (ms)")
-    axes.set(xscale="log", yscale="log")
+        lines.setdefault(row["operator"], {}).setdefault(row["implementation"], []).append(row)
+    baseline = lines.pop(BASELINE, {}) if len(lines) > 1 else {}
+    columns = min(COLUMNS, len(lines))
+    height = -(-len(lines) // columns)
+    size = (PANEL[0] * columns + 0.6, PANEL[1] * height + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes in grid[len(lines) :]:
+        axes.remove()
+    for axes, (operator, implementations) in zip(figure.axes, lines.items(), strict=True):
+        for members in baseline.values():
+            _plot_line(axes, members, color="gray", lw=1.5, label=BASELINE)
+        for name, members in implementations.items():
+            style = dict(color="tab:orange", ls="--") if name == "reference" else {}
+            _plot_line(axes, members, **(dict(color="tab:blue", lw=2, marker="o") | style))
+        _scale(axes, (2, 5), (1,))
+        axes.set_title(operator, fontsize=LETTERS - 1)
+    figure.suptitle("Forward and backward pass over the size of the map", fontsize=LETTERS + 3)
+    # the last panel of each column, some of which are not in the last row
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("positions of the map", fontsize=LETTERS - 1)
+        axes.tick_params(labelbottom=True)
+    figure.supylabel("ms", fontsize=LETTERS)
+    styles = {"this implementation": ("tab:blue", "-"), "its reference": ("tab:orange", "--")}
+    styles |= {BASELINE: ("gray", "-")} if baseline else {}
+    handles = [Line2D([], [], color=c, ls=ls, lw=2, label=n) for n, (c, ls) in styles.items()]
+    figure.legend(handles=handles, fontsize=LETTERS, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _plot_line(axes, members: list[dict], **style) -> None:
+    x = [_positions(row["size"]) for row in members]
+    axes.plot(x, [row["forward_backward_ms"]["median"] for row in members], **style)
 
 
 def _positions(size: str) -> int:

@@ -72,11 +72,16 @@ def describe(settings: Settings) -> dict[str, Any]:
     """Return a description of the machine and the settings, which is saved with the rows."""
     return dict(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join([*_allocator_settings(), "python", *sys.argv]),
+        command=shlex.join([*_allocator_settings(), *program(), *sys.argv[1:]]),
         torch=torch.__version__,
         device_name=device_name(settings.device),
         **asdict(settings),
     )
+
+
+def program() -> list[str]:
+    """Return the words by which the program was started: `hb` and a command, or a script."""
+    return sys.argv[0].split() if sys.argv[0].startswith("hb ") else ["python", sys.argv[0]]
 
 
 def _allocator_settings() -> list[str]:

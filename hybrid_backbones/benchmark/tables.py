@@ -51,6 +51,15 @@ FIGURES = {
     "extra_memory_mib": Figure(
         "extra memory (MiB)", "growth at the peak of forward + backward", compared=True
     ),
+    "kept_mib": Figure(
+        "kept (MiB)", "storages kept for the backward pass, without parameters", compared=True
+    ),
+    "kept_maps": Figure("kept (maps)", "the same in maps of the input"),
+    "launches": Figure(
+        "launches",
+        "operations of forward + backward without views and allocations, in the chunks of a GPU",
+        compared=True,
+    ),
     "images_per_s": Figure("images/s", "of inference"),
     "train_ms": Figure(
         "training step (ms)",

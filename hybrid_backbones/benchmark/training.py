@@ -14,6 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from ..config_files import find_config
 from ..training.mixed_precision import train_in_mixed_precision
 from .measure import follow, measure_alone
 from .probes import extra_memory, time_call
@@ -36,10 +37,10 @@ def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict
     """Measure the models of configs, each after the baseline that it is compared with.
 
     Raises:
-        ValueError: if a config does not exist, has no baseline, or is not that of a detector or
-            segmentor that trains on images alone.
+        ValueError: if there is no such config, or it has no baseline, or is not that of a detector
+            or segmentor that trains on images alone.
     """
-    baselines = {config: baseline_of(config) for config in configs}
+    baselines = {config: baseline_of(config) for config in map(find_config, configs)}
     jobs = list(dict.fromkeys(path for pair in baselines.items() for path in reversed(pair)))
     for path in (*baselines, *baselines.values()):
         _validate(path)

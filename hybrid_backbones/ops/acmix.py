@@ -10,6 +10,7 @@ The head-mixing layer and the shift convolution compose into one grouped convolu
 is the product of the two weights; with few heads this takes no more multiplications.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import are_known, at_least, join_groups, require_divides, require_odd, split_groups
-from .local_attention import local_attention, validate_settings
+from ..recompute import recompute_before_last
+from .choice import is_exporting
+from .local_attention import local_attention, local_attention_fixed_tiles, validate_settings
 from .size_cache import cached_by_size
 from .validation import require_same_padding
 
@@ -75,6 +78,10 @@ def acmix_attention(
     """
     if stride > 1:
         query = query[..., ::stride, ::stride]
+    if backend is None and is_exporting():
+        key = key - position.repeat(1, num_heads, 1, 1)
+        settings = num_heads, kernel_size, stride, dilation
+        return local_attention_fixed_tiles(query, key, value, *settings)
     query, key, value = (split_groups(x, num_heads) for x in (query, key, value))
     # query · position(p) cancels in the softmax
     out = local_attention(
@@ -120,28 +127,46 @@ def acmix_convolution(
         Convolution output ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     num_taps = mixing.shape[0]
-    pixels = qkv.permute(0, 2, 3, 1).unflatten(3, (3 * num_heads, -1))  # (B, H, W, 3h, d)
-    stacked = pixels.transpose(3, 4)
     # int: sizes are tensors under tracing, which PyTorch 2.6 rejects as padding
     padding = int(dilation * (kernels.shape[-1] // 2))
     settings: dict[str, Any] = dict(stride=stride, padding=padding, dilation=dilation)
+    size = qkv.shape[0], *qkv.shape[2:]
     if num_heads > 1 + num_taps / 3:
         # with many heads, mixing first takes fewer multiplications
-        return _convolve(F.linear(stacked, mixing, mixing_bias), kernels, **settings)
+        def mix(qkv: Tensor) -> Tensor:
+            return F.linear(_stack_heads(qkv, num_heads), mixing, mixing_bias)
+
+        return _convolve(recompute_before_last(mix, qkv), size, kernels, **settings)
     # with few heads, composing the weights first avoids storing G
     composed = torch.einsum("th,ctyx->chyx", mixing, kernels)  # (C, 3h, Kc, Kc)
-    out = _convolve(stacked, composed, **settings)
+
+    def convolve(qkv: Tensor) -> Tensor:
+        return _convolve(_stack_heads(qkv, num_heads), size, composed, **settings)
+
+    out = recompute_before_last(convolve, qkv)
     if mixing_bias is None:
         return out
     # G including its bias is zero-padded, so fewer taps contribute the bias at the borders
-    composed = torch.einsum("t,ctyx->cyx", mixing_bias, kernels)[:, None]  # (C, 1, Kc, Kc)
-    return out + F.conv2d(qkv.new_ones(1, 1, *qkv.shape[2:]), composed, **settings)
+    of_bias = torch.einsum("t,ctyx->cyx", mixing_bias, kernels)[:, None]  # (C, 1, Kc, Kc)
+    return out + F.conv2d(qkv.new_ones(1, 1, *qkv.shape[2:]), of_bias, **settings)
 
 
-def _convolve(stacked: Tensor, weight: Tensor, **settings: Any) -> Tensor:
-    """Convolve ``(B, H, W, d, t)`` in d groups of t input channels."""
-    groups = stacked.shape[3]
-    maps = stacked.flatten(3).permute(0, 3, 1, 2)  # (B, d·t, H, W)
+def _stack_heads(qkv: Tensor, num_heads: int) -> Tensor:
+    """Stack the head maps channel by channel, ``(B, 3C, H, W)`` to ``(B, H, W, d, 3h)``."""
+    pixels = qkv.permute(0, 2, 3, 1)
+    if is_exporting():
+        # one dimension for the pixels of all maps, as not all runtimes have five
+        pixels = pixels.flatten(0, 2)
+    return pixels.unflatten(-1, (3 * num_heads, -1)).transpose(-2, -1)
+
+
+def _convolve(stacked: Tensor, size: Sequence[int], weight: Tensor, **settings: Any) -> Tensor:
+    """Convolve ``(B, H, W, d, t)``, of size ``(B, H, W)``, in d groups of t input channels."""
+    groups = stacked.shape[-2]
+    pixels = stacked.flatten(-2)
+    if is_exporting():
+        pixels = pixels.unflatten(0, size)
+    maps = pixels.permute(0, 3, 1, 2)  # (B, d·t, H, W)
     if maps.device.type != "cpu":
         # channels-last memory is measured, and faster, on CPUs only
         maps = maps.contiguous()

@@ -26,10 +26,11 @@ from ..layers import (
     to_maps,
     to_tokens,
 )
+from ..recompute import recompute_before_last
 from .choice import is_exporting
 from .routed_attention import routed_attention, validate_backend
 from .softmax_attention import full_attention
-from .windows import join_windows, partition_windows, valid_positions
+from .windows import crop, join_windows, partition_windows, valid_positions
 
 
 def region_means(x: Tensor, valid_mask: Tensor | None = None) -> Tensor:
@@ -153,13 +154,24 @@ class BiLevelRoutingAttention(_RoutingAttention):
         side, (height, width) = self.num_windows, x.shape[1:3]
         window = ceil_div(height, side), ceil_div(width, side)
         padded = side * window[0], side * window[1]
-        tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
-        query, key, value = self.qkv["qkv"](partition_windows(tokens, window)).chunk(3, -1)
-        lepe = self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
-        # regions of padding only are cropped below, so they need no queries
-        rows, columns = ceil_div(height, window[0]), ceil_div(width, window[1])
-        query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
-        out = join_windows(self._attend(query, key, value), window, (height, width))
+
+        def project(x: Tensor) -> Tensor:
+            tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+            return self.qkv["qkv"](partition_windows(tokens, window))
+
+        def encode_positions(value: Tensor) -> Tensor:
+            return self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
+
+        query, key, value = recompute_before_last(project, x).chunk(3, -1)
+        lepe = recompute_before_last(encode_positions, value)
+        if is_exporting():
+            out = join_windows(self._attend(query, key, value), window, padded)
+            out = crop(out, (height, width))
+        else:
+            # regions of padding only are cropped below, so they need no queries
+            rows, columns = ceil_div(height, window[0]), ceil_div(width, window[1])
+            query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
+            out = join_windows(self._attend(query, key, value), window, (height, width))
         out = out + lepe[..., :height, :width].permute(0, 2, 3, 1)
         return self.wo(out).permute(0, 3, 1, 2)
 

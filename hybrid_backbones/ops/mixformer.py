@@ -7,6 +7,8 @@ in parallel and complement each other: the convolution gates the channels of the
 attention gates the positions of the convolution.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from ..layers import (
     pad_to_multiple,
     require_odd,
 )
+from ..recompute import recompute_before_last
 from .window_attention import shifted_window_attention
 
 
@@ -142,18 +145,37 @@ class MixingAttention(RelativePositionBias):
         height, width = x.shape[2:]
         # tokens: (B, H, W, C), completed to whole windows
         tokens = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
-        local = self.proj_cnn_norm(self.proj_cnn(tokens)).permute(0, 3, 1, 2)
-        local = self.dwconv3x3(local)
-        channel_gate = self.channel_interaction(local.mean((2, 3), keepdim=True))
-        attended = self._attend(self.proj_attn_norm(self.proj_attn(tokens)), channel_gate)
+        local = recompute_before_last(self._convolve, self.proj_cnn(tokens))
+        projected, mean = recompute_before_last(self._project, local, norms=[self.dwconv3x3])
+        attended = self._attend(self.proj_attn(tokens), self.channel_interaction(mean))
         position_gate = self.spatial_interaction(attended)
-        local = self.conv_norm(position_gated_map(self.projection(local), position_gate))
-        halves = self.attn_norm(attended.permute(0, 2, 3, 1)), local.permute(0, 2, 3, 1)
-        out = self.proj(torch.cat(halves, -1)[:, :height, :width])
-        return out.permute(0, 3, 1, 2)
+        fuse = partial(self._fuse, size=(height, width))
+        maps = attended, projected, position_gate
+        return recompute_before_last(fuse, *maps, norms=[self.conv_norm])
+
+    def _convolve(self, tokens: Tensor) -> Tensor:
+        """Convolve normalised tokens ``(B, H, W, C)`` as a map ``(B, C, H, W)``."""
+        return self.dwconv3x3[0](self.proj_cnn_norm(tokens).permute(0, 3, 1, 2))
+
+    def _project(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise and activate a convolved map; return its projection, and its mean."""
+        _, norm, activation = self.dwconv3x3
+        local = activation(norm(local))
+        mean = local.mean((2, 3), keepdim=True)
+        return self.projection(local), mean
 
     def _attend(self, tokens: Tensor, gate: Tensor) -> Tensor:
         """Compute gated attention of tokens ``(B, H, W, C / 2)`` as a map ``(B, C / 2, H, W)``."""
-        query, key, value = self.qkv(tokens).permute(0, 3, 1, 2).chunk(3, 1)
+        qkv = recompute_before_last(lambda tokens: self.qkv(self.proj_attn_norm(tokens)), tokens)
+        query, key, value = qkv.permute(0, 3, 1, 2).chunk(3, 1)
         bias = self.relative_position_bias()
         return channel_gated_attention(query, key, value, gate, bias, self.window_size)
+
+    def _fuse(
+        self, attended: Tensor, projected: Tensor, position_gate: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Gate the projected map, and project both branches, cropped to the size of the input."""
+        local = self.conv_norm(position_gated_map(projected, position_gate))
+        halves = self.attn_norm(attended.permute(0, 2, 3, 1)), local.permute(0, 2, 3, 1)
+        out = self.proj(torch.cat(halves, -1)[:, : size[0], : size[1]])
+        return out.permute(0, 3, 1, 2)

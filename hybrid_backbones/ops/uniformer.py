@@ -22,6 +22,7 @@ from ..layers import (
     pad_end,
     require_divides,
     require_odd,
+    to_tokens,
 )
 from .softmax_attention import full_attention
 from .windows import join_windows, partition_windows
@@ -190,9 +191,15 @@ class GlobalRelationAggregator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to a tensor of the same shape."""
         size = x.shape[2:]
-        window = size if self.window_size is None else (self.window_size, self.window_size)
-        windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, R, T, C)
+        if self.window_size is None:
+            windows = to_tokens(x)[:, None]  # (B, R, T, C) with one window
+        else:
+            window = self.window_size, self.window_size
+            windows = partition_windows(x.permute(0, 2, 3, 1), window)  # (B, R, T, C)
         qkv = self.qkv(windows).flatten(0, 1).chunk(3, -1)
         out = full_attention(*qkv, num_heads=self.num_heads)  # (B·R, T, C)
-        out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)  # (B, H, W, C)
+        if self.window_size is None:
+            out = out.unflatten(1, size)  # (B, H, W, C)
+        else:
+            out = join_windows(out.unflatten(0, windows.shape[:2]), window, size)
         return self.proj(out).permute(0, 3, 1, 2)

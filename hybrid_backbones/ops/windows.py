@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import are_known, ceil_div
+from .choice import is_exporting
 from .size_cache import cached_by_size
 
 
@@ -22,6 +23,11 @@ def partition_windows(x: Tensor, window: Sequence[int]) -> Tensor:
     below, right = rows * height - x.shape[1], columns * width - x.shape[2]
     if not are_known(below, right) or below or right:
         x = F.pad(x, (0, 0, 0, right, 0, below))
+    if is_exporting():
+        # in steps of four dimensions, as not all runtimes have more
+        batch, channels = x.shape[0], x.shape[3]
+        x = x.reshape(batch * rows, height, columns, width * channels).transpose(1, 2)
+        return x.reshape(batch, rows * columns, height * width, channels)
     # (B, rows, height, columns, width, C)
     x = x.unflatten(2, (columns, width)).unflatten(1, (rows, height))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, R, T, C)
@@ -39,9 +45,24 @@ def join_windows(windows: Tensor, window: Sequence[int], size: Sequence[int]) ->
         Feature maps ``(B, H, W, C)``.
     """
     grid = ceil_div(size[0], window[0]), ceil_div(size[1], window[1])
+    if is_exporting():
+        (rows, columns), (height, width) = grid, window
+        batch, channels = windows.shape[0], windows.shape[3]
+        x = windows.reshape(batch * rows, columns, height, width * channels).transpose(1, 2)
+        x = x.reshape(batch, rows * height, columns * width, channels)
+        return crop(x, size)
     x = windows.unflatten(1, grid).unflatten(3, window)  # (B, rows, columns, *window, C)
     x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # zero-padded (B, H, W, C)
     return x[:, : size[0], : size[1]]
+
+
+def crop(x: Tensor, size: Sequence[int], start: Sequence[int] = (0, 0)) -> Tensor:
+    """Crop feature maps ``(B, H, W, C)`` to a size, in an exported graph only where needed."""
+    for dim, (length, first) in enumerate(zip(size, start, strict=True), 1):
+        excess = x.shape[dim] - length
+        if not are_known(excess) or excess:
+            x = x.narrow(dim, first, length)
+    return x
 
 
 def valid_positions(

@@ -239,8 +239,11 @@ class MergedXVolution(_XVolutionBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
-        by_group = self.qkv(x).unflatten(1, (self.qkv.groups, 3, -1))
-        query, key, value = map(join_groups, by_group.unbind(2))
+        if self.qkv.groups == 1:
+            query, key, value = self.qkv(x).chunk(3, 1)
+        else:
+            by_group = self.qkv(x).unflatten(1, (self.qkv.groups, 3, -1))
+            query, key, value = map(join_groups, by_group.unbind(2))
         stride = self.geometry["stride"]
         return self.conv(x) + self.attend(query[..., ::stride, ::stride], key, value)
 

@@ -125,7 +125,7 @@ def test_page_is_that_of_the_saved_tables(repository):
         (["train", "configs/_base_/runtime_detection.py"], "pictures, got configs/_base_"),
         (["page", "--out", "README.md/page.md"], "cannot write README.md/page.md"),
         (["page", "configs"], "expected tables such as cpu_ops.json in configs, found none"),
-        (["train", "configs/no_such.py"], "there is no config configs/no_such.py"),
+        (["train", "configs/no_such.py"], "no config at configs/no_such.py: check"),
         (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
         (["train", "configs/locformer_swin_t.py"], "that learns from pictures, got configs/loc"),
     ],

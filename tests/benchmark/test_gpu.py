@@ -6,7 +6,7 @@ import os
 import pytest
 from helpers import interpreted
 
-from hybrid_backbones.benchmark import accuracy
+from hybrid_backbones.benchmark import accuracy, gpu
 from hybrid_backbones.benchmark.accuracy import OPERATORS, measure_errors
 from hybrid_backbones.benchmark.gpu import REHEARSAL, prove
 from hybrid_backbones.benchmark.measure import measure_alone
@@ -70,3 +70,19 @@ def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
     assert measured == {*PAIRS}
     assert all(row["forward_ms"]["median"] > 0 for row in saved["kernels"])
     assert [row["backbone"] for row in saved["backbones"]] == [*REHEARSAL.backbones]
+
+
+def test_files_that_cannot_be_collected_count_as_failed(tmp_path, monkeypatch):
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_broken.py").write_text("raise ImportError('no such module')\n")
+    marked = "import pytest\n\n@pytest.mark.cuda\ndef test_one():\n    assert {}\n"
+    (tests / "test_passes.py").write_text(marked.format("True"))
+    (tests / "test_fails.py").write_text(marked.format("False"))
+    monkeypatch.setattr(gpu, "CHECKOUT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    [(_, _, failed)] = prove(REHEARSAL, ["tests"], tmp_path)
+    rows = json.loads((tmp_path / "cpu_tests.json").read_text())["rows"]
+    counts = {row["tests"].rpartition("/")[2]: (row["passed"], row["failed"]) for row in rows}
+    assert counts == {"test_broken.py": (0, 1), "test_fails.py": (0, 1), "test_passes.py": (1, 0)}
+    assert failed == 2

@@ -133,7 +133,7 @@ def test_compiled_backbones_are_compiled(monkeypatch):
     settings = Settings((8, 8), threads=1, repeats=1)
     row = measure_backbone(make, "compiled", settings)
     assert len(calls) == 1
-    # one call to load kernels; two that warm up and one that counts, of a training step and of
+    # one call to load kernels; two that warm up and one that is timed, of a training step and of
     # inference; products
     assert modes == [False] + 3 * [True] + 3 * [False] + [False]
     # what the compiler takes would count

@@ -7,8 +7,12 @@ from torch import nn
 from hybrid_backbones.layers import are_known, at_least
 from hybrid_backbones.ops.local_attention.fixed_tiles import local_attention_fixed_tiles
 from hybrid_backbones.ops.local_attention.reference import local_attention_reference
+from hybrid_backbones.ops.routed_attention.exported import routed_attention_exported
+from hybrid_backbones.ops.routed_attention.reference import routed_attention_reference
 from hybrid_backbones.ops.uniformer import num_kept_tokens, order_by_score
 from hybrid_backbones.ops.window_attention import roll, shift_within
+from hybrid_backbones.ops.window_attention.exported import shifted_window_attention_exported
+from hybrid_backbones.ops.window_attention.reference import shifted_window_attention_reference
 
 
 @pytest.mark.parametrize("settings", [(7, 1, 1), (3, 2, 1), (5, 1, 2), (1, 1, 1), (7, 2, 3)])
@@ -18,9 +22,31 @@ def test_fixed_tiles_equal_the_definition(size, settings):
     torch.manual_seed(0)
     key, value = torch.randn(2, 2, 2, 3, *size, dtype=torch.float64)
     query = torch.randn_like(key)[..., ::stride, ::stride]
+    maps = (x.flatten(1, 2) for x in (query, key, value))
     torch.testing.assert_close(
-        local_attention_fixed_tiles(query, key, value, *settings),
-        local_attention_reference(query, key, value, *settings),
+        local_attention_fixed_tiles(*maps, 2, *settings),
+        local_attention_reference(query, key, value, *settings).flatten(1, 2),
+    )
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(8, 12), (9, 6), (1, 1), (4, 19)])
+def test_exported_windows_equal_the_definition(size, shift):
+    torch.manual_seed(0)
+    maps, bias = torch.randn(3, 2, 6, *size, dtype=torch.float64), torch.randn(2, 16, 16).double()
+    torch.testing.assert_close(
+        shifted_window_attention_exported(*maps, bias, 4, shift),
+        shifted_window_attention_reference(*maps, bias, 4, shift),
+    )
+
+
+def test_exported_routed_attention_equals_the_definition():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 9, 4, 6, dtype=torch.float64)
+    routes = torch.rand(2, 5, 9).argsort(-1)[..., :3]
+    torch.testing.assert_close(
+        routed_attention_exported(query[:, :5], key, value, routes, 2),
+        routed_attention_reference(query[:, :5], key, value, routes, 2),
     )
 
 

@@ -74,7 +74,16 @@ def local_attention(
         exported="fixed tiles",
     )
     if backend == "fixed tiles":
-        return local_attention_fixed_tiles(query, key, value, kernel_size, stride, dilation)
+        out = local_attention_fixed_tiles(
+            query.flatten(1, 2),
+            key.flatten(1, 2),
+            value.flatten(1, 2),
+            num_heads=query.shape[1],
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+        )
+        return out.unflatten(1, query.shape[1:3])
     return BACKENDS[backend](query, key, value, kernel_size, stride, dilation)
 
 

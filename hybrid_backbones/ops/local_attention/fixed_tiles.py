@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import ceil_div, pad_to_multiple
+from ..windows import crop
 from .borders import reflect
 
 # side of a tile, in queries
@@ -17,23 +18,37 @@ TILE = 8
 
 
 def local_attention_fixed_tiles(
-    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
 ) -> Tensor:
-    """Compute :func:`local_attention_reference` in tiles; shapes as in :func:`local_attention`."""
-    batch, num_heads, _, height, width = query.shape
+    """Compute :func:`.local_attention_reference` in tiles, on tensors of at most four dimensions.
+
+    Args:
+        query: queries ``(B, C, H', W')``, channels head-major.
+        key, value: keys and values ``(B, C, H, W)``.
+        num_heads: number of attention heads h; must divide C.
+        kernel_size, stride, dilation: as in :func:`.local_attention`.
+
+    Returns:
+        Weighted sums of values, ``(B, C, H', W')``.
+    """
+    batch, channels, height, width = query.shape
     grid = ceil_div(height, TILE), ceil_div(width, TILE)
     halo = (TILE - 1) * stride + (kernel_size - 1) * dilation + 1
-    queries = _split(pad_to_multiple(query.flatten(1, 2), TILE), num_heads, grid, TILE)
+    queries = _split(pad_to_multiple(query, TILE), num_heads, grid, TILE)
     # keys and values at once, for fewer operations in the graph
-    maps = torch.cat([key, value], 1).flatten(1, 2)
-    maps = _halos(maps, grid, halo, kernel_size, stride, dilation)
+    maps = _halos(torch.cat([key, value], 1), grid, halo, kernel_size, stride, dilation)
     keys, values = _split(maps, 2 * num_heads, grid, halo).chunk(2, 1)
     mask = neighbours(halo, kernel_size, stride, dilation, query.device)
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    out = out.reshape(batch, *grid, num_heads, TILE, TILE, -1)  # (B, rows, columns, h, y, x, d)
-    out = out.permute(0, 3, 6, 1, 4, 2, 5)
-    out = out.reshape(batch, num_heads, query.shape[2], grid[0] * TILE, grid[1] * TILE)
-    return out[..., :height, :width]
+    out = out.transpose(1, 2).reshape(batch * grid[0], grid[1], TILE, TILE * channels)
+    out = out.transpose(1, 2).reshape(batch, grid[0] * TILE, grid[1] * TILE, channels)
+    return crop(out, (height, width)).permute(0, 3, 1, 2)
 
 
 def neighbours(
@@ -61,7 +76,8 @@ def _halos(
 def _split(x: Tensor, num_heads: int, grid: tuple[int, int], side: int) -> Tensor:
     """Split ``(B, h·d, rows · side, columns · side)`` into ``(B · tiles, h, side², d)``."""
     batch, channels = x.shape[:2]
-    x = x.reshape(batch, num_heads, channels // num_heads, grid[0], side, grid[1], side)
-    # (B, h, d, rows, y, columns, x) to (B, rows, columns, h, y, x, d)
-    x = x.permute(0, 3, 5, 1, 4, 6, 2)
-    return x.reshape(batch * grid[0] * grid[1], num_heads, side * side, -1)
+    x = x.permute(0, 2, 3, 1).reshape(batch * grid[0], side, grid[1], side * channels)
+    x = x.transpose(1, 2).reshape(
+        batch * grid[0] * grid[1], side * side, num_heads, channels // num_heads
+    )
+    return x.transpose(1, 2)

@@ -22,6 +22,7 @@ from ...layers import join_heads, split_heads
 from ..custom_gradient import with_gradient
 from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
+from ..workspace import fits_caches
 from .borders import reflect
 
 # side of a tile, in queries: smaller tiles copy larger halos, larger tiles mask more logits
@@ -133,8 +134,9 @@ def _tiles_at_a_time(query: Tensor, sizes: _Sizes) -> Iterator[_Tiles]:
         # query, key, value, their gradients and that of the output; weights and two gradients
         values = (3 * num_queries + 4 * num_keys) * query.shape[1]
         values += 3 * num_heads * num_queries * num_keys
-        on_cpu = query.device.type == "cpu"
-        workspace = WORKSPACE_ON_CPU * torch.get_num_threads() if on_cpu else WORKSPACE
+        workspace = WORKSPACE
+        if fits_caches(query.device):
+            workspace = WORKSPACE_ON_CPU * torch.get_num_threads()
         num_tiles = max(1, workspace // values)
     for start in range(0, len(queries), max(1, num_tiles)):
         part = slice(start, start + num_tiles)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...layers import join_groups, split_groups
+from ..choice import is_exporting
 from ..custom_gradient import with_gradient
 from ..size_cache import is_traced
 
@@ -32,6 +33,8 @@ def pixel_shift_attention_shifted(
 ) -> Tensor:
     """Compute :func:`pixel_shift_attention_reference` window by window."""
     inputs = query, key, value, kernel_size, num_heads, stride, dilation, dtype
+    if is_exporting():
+        return _attend(*inputs).reshape(query.shape)
     if is_traced(query.device):
         return join_groups(_attend(*inputs))
     return join_groups(with_gradient(_attend, _differentiate, *inputs))
@@ -50,7 +53,7 @@ def _attend(
     radius = dilation * (kernel_size // 2)
     queries = _wide_heads(query, num_heads)
     keys, values = (_wide_heads(F.pad(x, (radius,) * 4), num_heads) for x in (key, value))
-    scale = queries.shape[2] ** -0.5
+    scale = queries.shape[-3] ** -0.5
     out = queries.new_zeros(())
     for window in _windows(query, kernel_size, stride, dilation):
         out = out + scale * _dot(queries, keys[window]) * values[window]
@@ -91,12 +94,18 @@ def _wide_heads(x: Tensor, num_heads: int) -> Tensor:
 
     The sums are cubic in the inputs and may overflow in half precision.
     """
-    return split_groups(x, num_heads).to(torch.promote_types(x.dtype, torch.float32))
+    if is_exporting():
+        # heads in the batch, (B·h, d, H, W), as not all runtimes have five dimensions
+        batch, channels, *size = x.shape
+        heads = x.reshape(batch * num_heads, channels // num_heads, *size)
+    else:
+        heads = split_groups(x, num_heads)
+    return heads.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Multiply two maps ``(B, h, d, H, W)`` and sum over channels: ``(B, h, 1, H, W)``."""
-    return (a * b).sum(2, keepdim=True)
+    return (a * b).sum(-3, keepdim=True)
 
 
 def _windows(query: Tensor, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple]:

@@ -12,6 +12,7 @@ from ..validation import (
     require_same_shape,
 )
 from .chunked import routed_attention_chunked
+from .exported import routed_attention_exported
 from .reference import routed_attention_reference
 from .triton import routed_attention_triton, unsupported_reason
 
@@ -66,8 +67,10 @@ def routed_attention(
         "chunked",
         query.device,
         lambda: unsupported_reason(query, num_heads),
-        exported="reference",
+        exported="exported",
     )
+    if backend == "exported":
+        return routed_attention_exported(query, key, value, routes, num_heads)
     return BACKENDS[backend](query, key, value, routes, num_heads)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...layers import join_heads, split_heads
 from ..custom_gradient import with_gradient
 from ..softmax_attention import attention_gradients
+from ..workspace import fits_caches
 
 # a chunk may hold half as many values as query, or this many if query is small: a CPU is fastest
 # within its caches, and on a GPU small chunks mean many kernel launches
@@ -38,7 +39,7 @@ def routed_attention_chunked(
     batch, num_regions, num_tokens, channels = key.shape
     num_queries, num_keys = routes.shape[1], routes.shape[2] * num_tokens
     if chunk is None:
-        least = MIN_WORKSPACE_ON_CPU if query.device.type == "cpu" else MIN_WORKSPACE
+        least = MIN_WORKSPACE_ON_CPU if fits_caches(query.device) else MIN_WORKSPACE
         # in the backward pass: keys, values and their gradients; weights and their gradients
         values = num_keys * (4 * channels + 2 * num_heads * query.shape[2])
         chunk = max(1, max(query.numel() // 2, least) // values)

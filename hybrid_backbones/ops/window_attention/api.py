@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from ...layers import are_known
-from ..choice import log_choice
+from ..choice import is_exporting, log_choice
 from ..size_cache import is_traced
 from ..validation import require_same_dtype, require_same_shape
 from .chunked import shifted_window_attention_chunked
+from .exported import shifted_window_attention_exported
 from .reference import shifted_window_attention_reference
 
 
@@ -20,8 +21,8 @@ def shifted_window_attention(
     outside take no part (Liu et al., "Swin Transformer", ICCV 2021,
     https://arxiv.org/abs/2103.14030).
 
-    On a CPU, windows are computed in chunks; on other devices, and in compiled or exported code, by
-    one call of PyTorch's scaled dot-product attention.
+    On a CPU, windows are computed in chunks; on other devices, and in compiled code, by one call of
+    PyTorch's scaled dot-product attention; exported graphs have a form of their own.
 
     Args:
         query: queries, ``(B, C, H, W)``, channels head-major; channels-last memory is fastest.
@@ -39,6 +40,8 @@ def shifted_window_attention(
         ValueError: if a shape, dtype or setting is invalid.
     """
     _validate(query, key, value, bias, window_size, shift)
+    if is_exporting() and are_known(shift):
+        return shifted_window_attention_exported(query, key, value, bias, window_size, shift)
     if query.device.type != "cpu" or is_traced(query.device):
         log_choice("window_attention", "reference", "one call is fastest off the CPU and in traces")
         return shifted_window_attention_reference(query, key, value, bias, window_size, shift)

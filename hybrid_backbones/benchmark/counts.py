@@ -1,0 +1,60 @@
+"""What can be counted on any device: memory kept for the backward pass, and operations."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..ops.workspace import chunks_as_on_gpu
+
+# operations that return uninitialised memory, a view that the schema does not mark, or a dtype
+LAUNCH_NOTHING = {
+    *("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"),
+    *("_unsafe_view", "promote_types"),
+}
+
+
+def kept_bytes(function: Callable[[], Any], weights: Iterable[Tensor] = ()) -> int:
+    """Count the bytes of what autograd saves in a call, each storage once.
+
+    A storage counts in full, also where only a view of it is saved, because it stays allocated.
+
+    Args:
+        function: function whose backward pass is not run.
+        weights: tensors that stay allocated anyway, and do not count.
+    """
+    kept, others = {}, {x.untyped_storage()._cdata for x in weights}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage._cdata] = storage  # alive, so that no later storage has its address
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        function()
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in others)
+
+
+def count_launches(function: Callable[[], Any]) -> int:
+    """Count the operations of a call that launch kernels on a GPU, after a warm-up call.
+
+    These are PyTorch's operations, those of the backward pass included, except views and
+    allocations. Chunks have the size that they have on a GPU, on which counts thus do not depend;
+    only window attention, which is in one piece there, runs in chunks on a CPU.
+    """
+    with chunks_as_on_gpu():
+        function()  # fills the tables that depend on sizes only
+        with _CountLaunches() as counter:
+            function()
+    return counter.launches
+
+
+class _CountLaunches(TorchDispatchMode):
+    launches = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.launches += not (func.is_view or name in LAUNCH_NOTHING)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,56 @@
+"""Measure operators, backbones or whole models on this machine; print a table and save it as JSON.
+
+The command is `hb benchmark`, or `tools/benchmark.py`, which has the usage.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..benchmark.command import TABLES, parse_args
+from ..benchmark.gpu import REHEARSAL, Plan, prove
+from ..benchmark.page import write_page
+from ..benchmark.plots import draw
+from ..benchmark.settings import Settings, describe
+from ..benchmark.tables import report
+from ..checkpoints import guard_loads
+from ..training import launch
+from ..training.requirements import require_device, require_writable_file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = vars(parse_args(arguments))
+    table, out = args.pop("table"), args.pop("out")
+    if table == "page":
+        with launch.one_line_errors():
+            text = write_page(args["folder"])
+            require_writable_file(out)
+            out.write_text(text)
+        print(f"saved to {out}")
+        return 0
+    if table == "gpu":
+        return run_proof(args["only"], out, rehearse=args["rehearse"])
+    measure, markdown = TABLES[table][0], args.pop("markdown")
+    keys = ("only", "scales", "modes", "configs")
+    own = {key: args.pop(key) for key in keys if key in args}
+    with launch.one_line_errors(), guard_loads():
+        settings = Settings(**{name: value for name, value in args.items() if value is not None})
+        require_writable_file(out)
+        rows = measure(settings, **own)
+        report(rows, describe(settings), out, markdown=markdown)
+        if table == "backbones" or len(own.get("scales", ())) > 1:
+            draw(rows, out.with_suffix(".png"))
+    return int(any("error" in row for row in rows))
+
+
+def run_proof(steps: list[str], out: Path, *, rehearse: bool) -> int:
+    """Take the steps of the proof on a GPU, and say how long each took."""
+    failed = 0
+    with launch.one_line_errors(), guard_loads():
+        plan = REHEARSAL if rehearse else Plan()
+        require_device(plan.device)
+        require_writable_file(out / "proof.json")
+        for name, seconds, failures in prove(plan, steps, out):
+            print(f"{name}: {seconds:.0f} s, {failures} failed")
+            failed += failures
+    return int(failed > 0)

@@ -1,0 +1,83 @@
+"""Recomputation in the backward pass of what is cheap to compute, instead of keeping it."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_before_last(
+    function: Callable[..., Any], *inputs: Tensor, norms: Iterable[nn.Module] = ()
+) -> Any:
+    """Compute ``function(*inputs)``, whose last operation keeps only `inputs` for its gradient.
+
+    The last operation, such as a convolution, is costly; those before it, such as normalisation and
+    activation, are cheap and run again in the backward pass, up to what the last one keeps. The
+    values, and gradients of any order, are those of ``function(*inputs)``. It is called as it is
+    without gradients, by `torch.compile`, which decides itself what to compute again, in other
+    traces, and in transforms of `torch.func`, which have no hooks for saved tensors.
+
+    Args:
+        function: deterministic function; all maps that it takes are among `inputs`.
+        inputs: maps, which are kept.
+        norms: modules with batch normalisation that `function` calls before its last operation.
+    """
+    if not torch.is_grad_enabled() or _is_transformed():
+        return function(*inputs)
+    norms = tuple(norms)
+    return checkpoint(
+        function,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _KeepRunningStatistics(norms)),
+    )
+
+
+def _is_transformed() -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+class _KeepRunningStatistics:
+    """Context that leaves running statistics unchanged, because it sees a batch again.
+
+    A graph that is retained enters it more than once.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]):
+        self.norms = [
+            norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)
+        ]
+        self.kept: list[tuple] = []
+
+    def __enter__(self) -> None:
+        self.kept = [
+            (norm, norm.momentum, count, count.clone())
+            for norm in self.norms
+            if norm.training and (count := norm.num_batches_tracked) is not None
+        ]
+        for norm, *_ in self.kept:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum, count, number in self.kept:
+            norm.momentum = momentum
+            count.copy_(number)
+
+
+def recompute(function: nn.Module, x: Any) -> Any:
+    """Compute ``function(x)``, and all of it again in the backward pass."""
+    return checkpoint(
+        function,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _KeepRunningStatistics([function])),
+    )

@@ -1,0 +1,118 @@
+"""Laws of what the benchmark counts: memory kept for the backward pass, and operations."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from hybrid_backbones.benchmark.counts import count_launches, kept_bytes
+from hybrid_backbones.benchmark.measure import measure_backbone, measure_operator
+from hybrid_backbones.benchmark.settings import Settings
+from hybrid_backbones.benchmark.subjects import BACKBONES, OPERATORS
+from hybrid_backbones.ops import local_attention, routed_attention
+
+
+def test_kept_memory_counts_each_storage_once_and_no_weights():
+    x = torch.randn(6, 10, requires_grad=True)
+    layer = nn.Linear(10, 5)
+    assert kept_bytes(lambda: layer(x), layer.parameters()) == x.nbytes
+    assert kept_bytes(lambda: layer(x)) == x.nbytes + layer.weight.nbytes
+    # both factors are x
+    assert kept_bytes(lambda: x * x) == x.nbytes
+    # the whole storage of a view
+    assert kept_bytes(lambda: x[:2] * x[2:4]) == x.nbytes
+    assert kept_bytes(lambda: x.sin().exp()) == 2 * x.nbytes
+    with torch.no_grad():
+        assert kept_bytes(lambda: layer(x)) == 0
+
+
+def test_launches_are_operations_without_views_and_allocations():
+    x = torch.randn(4, 6, requires_grad=True)
+
+    def step():
+        torch.empty(3)
+        (x.sin().view(3, 8)[1] * 2).sum().backward()
+
+    forward = ["sin", "mul", "sum"]
+    # the gradient of x is added to what x has
+    backward = ["ones_like", "mul", "select_backward", "cos", "mul"]
+    x.grad = None
+    assert count_launches(lambda: x.sin().view(24).sum()) == 2
+    x.grad = torch.zeros_like(x)
+    assert count_launches(step) == len([*forward, *backward, "add_"])
+
+
+@pytest.mark.parametrize("operator", ["local", "routed"])
+def test_launches_do_not_depend_on_the_threads_of_a_cpu(monkeypatch, operator):
+    if operator == "local":
+        maps = [torch.randn(1, 4, 16, 72, 72, requires_grad=True) for _ in range(3)]
+        run = lambda: local_attention(*maps, 7).sum().backward()  # noqa: E731
+    else:
+        tokens = [torch.randn(1, 64, 100, 64, requires_grad=True) for _ in range(3)]
+        routes = torch.arange(64).view(1, 64, 1)
+        run = lambda: routed_attention(*tokens, routes, 2).sum().backward()  # noqa: E731
+    counts = []
+    for threads in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        counts.append(count_launches(run))
+    assert counts[0] == counts[1] < 200
+
+
+def test_rows_have_what_can_be_counted():
+    settings = Settings((9, 12), threads=1, repeats=1)
+    row = measure_operator(OPERATORS["Conv2d"]["3×3"], settings)
+    assert row["kept_maps"] == 1
+    assert row["kept_mib"] == 64 * 9 * 12 * 4 / 2**20
+    # convolution, its gradient, and a gradient of ones
+    assert row["launches"] == 3
+    row = measure_backbone(lambda: nn.Conv2d(3, 4, 3), "eager", settings)
+    assert row["kept_mib"] == 3 * 9 * 12 * 4 / 2**20
+    # the same, and the mean with its gradient, a division
+    assert row["launches"] == 5
+
+
+# in maps of the input, with 64 channels and whole maps; more is kept of what the padding adds
+KEPT_MAPS = {
+    ("local_attention", "tiled"): 4,
+    ("ACmix", "tiled"): 7,
+    ("MixingAttention", "ours"): 8,
+    # of 5, as is aimed at: query, key and value of the padding are 0.12
+    ("BiLevelRoutingAttention", "chunked"): 5.13,
+}
+
+
+@pytest.mark.parametrize(("operator", "implementation"), KEPT_MAPS, ids="-".join)
+def test_operators_keep_few_maps(operator, implementation):
+    function, inputs = OPERATORS[operator][implementation](Settings((200, 336), threads=1))
+    inputs = [x.requires_grad_() for x in inputs]
+    weights = function.parameters() if isinstance(function, nn.Module) else ()
+    kept = kept_bytes(lambda: function(*inputs), weights)
+    assert kept / inputs[0].nbytes <= KEPT_MAPS[operator, implementation]
+
+
+# MiB that the published networks keep for one image of 256×320 in float32, the share of it that
+# ours may keep, and the operations that the published ones launch
+PUBLISHED = {
+    "ACmixResNet-50": (1111, 1 / 5.5, None),
+    "BiFormer-small": (611, 1 / 3, None),
+    "UniFormer-small": (200, 1 / 1.5, 825),
+    "SwiftFormer-l1": (128, 1 / 1.25, 863),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_backbones_keep_less_than_the_published_networks(name):
+    kept, share, launches = PUBLISHED[name]
+    model, image = BACKBONES[name]().train(), torch.randn(1, 3, 256, 320)
+    # as in the published constructors, which drop no branches by default
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0
+
+    def step():
+        torch.autograd.backward([out.mean() for out in model(image)])
+        model.zero_grad()
+
+    assert kept_bytes(lambda: model(image), model.parameters()) <= kept * share * 2**20
+    if launches is not None:
+        assert count_launches(step) <= launches
