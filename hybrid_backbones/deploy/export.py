@@ -5,35 +5,42 @@ A file is written only after its runtime has run it and its outputs are those of
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..benchmark.probes import time_call
-from ..ops.xvolution import XVolution, merge_xvolutions
 from ..training.requirements import require_writable_file
-from .compare import INPUT, Outputs, compare, first_line, load_file
+from .compare import BOUNDS, BOXES, INPUT, compare, load_file, require_accuracy, wider
+from .eager import Half, Predict, Tupled, as_tuple, halve_features, predict, run_model
+from .formats import (
+    OPSET,
+    describe_format,
+    require_options,
+    write_onnx,
+    write_package,
+    write_program,
+)
+from .fuse import fuse_program, merge_branches
+from .report import measure_times
+from .runtime import ExportedModel, first_line
 
-# that of the exporter itself, which the most runtimes read
-OPSET = 18
+if TYPE_CHECKING:
+    from .resize import Resizing
 
+# at which graphs for any size are recorded: every map of a network has several windows, and no side
+# is a multiple of a window's or equals another, so no branch is taken for a coincidence
+GENERIC_SIZE = (1031, 1287)
 
-class _Tuple(nn.Module):
-    """A model whose outputs are always a tuple."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Outputs:
-        out = self.model(images)
-        return (out,) if isinstance(out, Tensor) else tuple(out)
+# what a report says of the smaller types
+REMARKS = dict(
+    float16="onnxruntime has few kernels of float16 for CPUs, and computes the other operators in "
+    "float32 between conversions: expect its speed on other devices"
+)
 
 
 def export_onnx(
@@ -44,28 +51,51 @@ def export_onnx(
     dynamic: bool = False,
     fuse: bool = True,
     force: bool = False,
-    example: Callable[[int, int, int], Tensor] | None = None,
+    example: Callable[[int, int, int], Tensor | tuple[Tensor, ...]] | None = None,
+    single: bool = False,
+    input_names: Sequence[str] = (INPUT,),
     output_names: Sequence[str] = (),
     metadata: dict[str, Any] | None = None,
+    resizing: "Resizing | None" = None,
+    precision: str = "float32",
+    calibration: Sequence[Tensor] = (),
+    evaluate: Callable[[Predict], dict[str, float]] | None = None,
+    aot: bool = False,
+    time_compiled: bool = False,
+    optimize: bool = True,
 ) -> dict[str, Any]:
     """Export a model to ONNX, run the file by onnxruntime and compare it with PyTorch.
 
     The file is written, with the report beside it as ``.json``, if all outputs agree within
-    `TOLERANCE`; a dynamic file is compared on three sizes and batches, another one on three images.
+    `BOUNDS`; a dynamic file is compared on three sizes and batches, one in int8 on three images of
+    its calibration, another one on three images.
 
     Args:
-        model: model from a batch ``(B, 3, H, W)`` to a tensor or several, in evaluation mode.
+        model: model from a batch ``(B, 3, H, W)``, and possibly further inputs whose first
+            dimension varies, to a tensor or several, in evaluation mode.
         out: path of the file, ``.onnx``; with ``.pt2`` a program of `torch.export` is written.
         size: height and width of the images, or one number for both.
         dynamic: whether the file takes any batch and size; otherwise one image of `size`.
-        fuse: whether the branches of X-volutions are merged first.
+        fuse: whether the branches of X-volutions are merged, and batch norms and products of
+            weights folded; all are exact up to rounding.
         force: whether an existing file is overwritten.
-        example: function from batch, height and width to a batch; None draws random numbers.
+        example: function from batch, height and width to a batch, or to a tuple of all inputs;
+            None draws random numbers.
+        single: whether also a dynamic file takes one image at a time, as detectors do.
+        input_names: names of the inputs.
         output_names: names of the outputs; by default ``output_0``, ``output_1`` ...
         metadata: entries that the file keeps, written as JSON.
+        resizing: steps that resize images of any size inside an ONNX file.
+        precision: type of the weights and of most arithmetic, a key of `BOUNDS`.
+        calibration: batches ``(1, 3, H, W)`` of real images as they enter the file, for int8.
+        evaluate: function that measures predictions, for the report before and after.
+        aot: whether a ``.pt2`` file is a package that AOTInductor compiles for this processor.
+        time_compiled: whether the model is also timed by `torch.compile`, which takes a minute.
+        optimize: as in :func:`~.formats.write_onnx`.
 
     Returns:
-        report: file, format, size, error of each output, milliseconds of PyTorch and of the file.
+        report: file, format, size, error and bound of each output, milliseconds of PyTorch, of
+        compiled PyTorch and of the file, its operators, and accuracy if it was measured.
 
     Raises:
         ValueError: if a package is missing, the file exists or cannot be written, the model cannot
@@ -73,44 +103,84 @@ def export_onnx(
     """
     out, height, width = Path(out), *_read_size(size)
     require_new(out, force=force)
+    require_options(
+        out,
+        aot=aot,
+        precision=precision,
+        resizes=resizing is not None,
+    )
     torch.manual_seed(0)
     make = example or (lambda *shape: torch.randn(shape[0], 3, *shape[1:]))
     model = deepcopy(model).cpu().eval()
     # before anything merges what it is compared with
-    expected = _Tuple(deepcopy(model))
-    if fuse:
-        _fuse(model)
-    draft = out.with_name(f".{out.stem}.draft{out.suffix}")
-    shapes = [(2 if dynamic else 1, height, width)]
-    if dynamic:
-        shapes += [(1, height + 32, width), (3, height, width + 67)]
-    else:
-        shapes *= 3
-    batches = [make(*shape) for shape in shapes]
-    references = [
-        _run(expected, batch, shape) for batch, shape in zip(batches, shapes, strict=True)
+    expected: nn.Module = Tupled(deepcopy(model))
+    fused = dict(xvolutions=merge_branches(model)) if fuse else {}
+    # coordinates need float32
+    gives_boxes = any(name.endswith(BOXES) for name in output_names)
+    halves_features = precision == "float16" and gives_boxes
+    if halves_features:
+        halve_features(model)
+    elif precision == "float16" and out.suffix == ".pt2":
+        model = Half(model)
+    if resizing is not None and resizing.size is not None:
+        height, width = resizing.size
+    is_dynamic = dynamic or (resizing is not None and resizing.size is None)
+    inner = as_tuple(make(1 if single or not is_dynamic else 2, height, width))
+    bounds = BOUNDS[precision]
+    if resizing is not None:
+        expected = resizing.around(expected, output_names)
+        bounds = wider(bounds, BOUNDS["resized"])
+    batches = [
+        as_tuple(make(*shape)) for shape in _shapes(height, width, is_dynamic, single, resizing)
     ]
-    names = list(output_names) or [f"output_{i}" for i in range(len(references[0]))]
-    notes = dict(size=[height, width], dynamic=dynamic, **(metadata or {}))
+    if precision == "int8":
+        batches = [(images,) for images in calibration[:3]]
+    references = [run_model(expected, batch) for batch in batches]
+    network_names = list(output_names) or [f"output_{i}" for i in range(len(references[0]))]
+    names = resizing.names(network_names) if resizing else network_names
+    notes = dict(
+        size=[height, width],
+        dynamic=is_dynamic,
+        precision=precision,
+        outputs=names,
+        opset=OPSET if out.suffix == ".onnx" else None,
+        **(metadata or {}),
+    )
+    draft = out.with_name(f".{out.stem}.draft{out.suffix}")
     try:
         started = time.perf_counter()
-        program = capture(_Tuple(model).eval(), batches[0], dynamic=dynamic)
-        operators = _write(program, draft, names, notes)
+        program = capture(Tupled(model).eval(), inner, dynamic=is_dynamic, single=single)
+        if fuse:
+            fused.update(fuse_program(program))
+        if out.suffix == ".onnx":
+            changes = _changes(None if halves_features else precision, calibration, resizing)
+            operators = write_onnx(
+                program, draft, notes, input_names, network_names, changes, optimize=optimize
+            )
+        else:
+            operators = (write_package if aot else write_program)(program, draft, notes)
         seconds = time.perf_counter() - started
         run = load_file(draft)
-        errors = compare(run, batches, references, names)
+        errors = compare(run, batches, references, names, bounds)
+        accuracy = None
+        if evaluate is not None:
+            before = evaluate(lambda pixels: predict(expected, pixels, notes))
+            after = evaluate(ExportedModel(draft))
+            accuracy = {name: dict(before=before[name], after=after[name]) for name in before}
+            require_accuracy(accuracy)
         report = dict(
             file=out.name,
-            format=f"ONNX, opset {OPSET}" if out.suffix == ".onnx" else "torch.export",
+            format=describe_format(out, aot=aot),
             **notes,
             bytes=draft.stat().st_size,
             export_seconds=round(seconds, 1),
-            errors=errors,
-            milliseconds=dict(
-                pytorch=_milliseconds(lambda: _run(expected, batches[0], shapes[0])),
-                file=_milliseconds(lambda: run(batches[0])),
-            ),
+            fused=fused,
+            errors={name: error for name, (error, _) in errors.items()},
+            bounds={name: bound for name, (_, bound) in errors.items()},
+            milliseconds=measure_times(expected, batches[0], run, compiled=time_compiled),
             operators=operators,
+            accuracy=accuracy,
+            remarks=[REMARKS[precision]] if precision in REMARKS and out.suffix == ".onnx" else [],
         )
         out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
         draft.replace(out)
@@ -138,25 +208,33 @@ def require_new(out: Path, *, force: bool) -> None:
         require_writable_file(path)
 
 
-def capture(model: nn.Module, batch: Tensor, *, dynamic: bool) -> torch.export.ExportedProgram:
+def capture(
+    model: nn.Module, inputs: tuple[Tensor, ...], *, dynamic: bool, single: bool = False
+) -> torch.export.ExportedProgram:
     """Record a model as a program of `torch.export`.
 
     Args:
-        model: model from a batch of images to tensors.
-        batch: images, of which a dynamic program needs at least two.
+        model: model from a batch of images, and further inputs, to tensors.
+        inputs: images, of which a dynamic program needs at least two, and the further inputs.
         dynamic: whether the program takes any batch and size.
+        single: whether a dynamic program takes one image at a time.
 
     Raises:
         ValueError: if PyTorch cannot export the model; the message gives its reason.
     """
+    if dynamic:
+        images, *others = inputs
+        inputs = (images.new_empty(*images.shape[:2], *GENERIC_SIZE), *others)
     any_size = torch.export.Dim.DYNAMIC
-    shapes = ({0: any_size, 2: any_size, 3: any_size},) if dynamic else None
+    sizes = {2: any_size, 3: any_size} | ({} if single else {0: any_size})
+    # as `Tupled` takes them
+    shapes = ((sizes, *({0: any_size} for _ in inputs[1:])),) if dynamic else None
     try:
         # a cache that takes more time than it saves where every shape is a new expression
         with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            return torch.export.export(
+            program = torch.export.export(
                 model,
-                (batch,),
+                inputs,
                 dynamic_shapes=shapes,
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
@@ -166,13 +244,22 @@ def capture(model: nn.Module, batch: Tensor, *, dynamic: bool) -> torch.export.E
             f"PyTorch cannot export the model{' with dynamic sizes' if dynamic else ''}: "
             f"{first_line(error)}; try another size, or the backbone alone"
         ) from error
+    remove_assertions(program)
+    return program
 
 
-def _fuse(model: nn.Module) -> None:
-    """Merge the X-volutions, if they can be merged."""
-    operators = [module for module in model.modules() if isinstance(module, XVolution)]
-    if operators and all(x.attention == "shift" for x in operators) and operators[0] is not model:
-        merge_xvolutions(model)
+def remove_assertions(program: torch.export.ExportedProgram) -> None:
+    """Remove what a program asserts of sizes, in place.
+
+    While it was recorded, PyTorch asked whether sizes coincide, such as for the order in memory,
+    and asserts that they do not. The operators do not need it, and ONNX files have no assertions; a
+    file is compared at several sizes before it is kept.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _read_size(size: int | Sequence[int]) -> tuple[int, int]:
@@ -182,69 +269,31 @@ def _read_size(size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-@torch.no_grad()
-def _run(model: nn.Module, batch: Tensor, shape: tuple) -> Outputs:
-    try:
-        return model(batch)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the model cannot take images of {shape[1]}x{shape[2]} pixels: {first_line(error)}"
-        ) from error
+def _changes(
+    precision: str | None, calibration: Sequence[Tensor], resizing: "Resizing | None"
+) -> list[Callable[[Any], Any]]:
+    """Return what changes an ONNX model after its export."""
+    changes: list[Callable[[Any], Any]] = []
+    if precision == "float16":
+        from .precision import to_float16
+
+        changes.append(to_float16)
+    if precision == "int8":
+        from .precision import to_int8
+
+        images = [resizing.resize(x) if resizing else x for x in calibration]
+        changes.append(lambda model: to_int8(model, [x.numpy() for x in images]))
+    if resizing is not None:
+        changes.append(resizing.add)
+    return changes
 
 
-def _write(
-    program: torch.export.ExportedProgram, path: Path, names: list[str], notes: dict
-) -> dict[str, int]:
-    """Write a program as a file, and return how often it uses each operator."""
-    if path.suffix == ".pt2":
-        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(notes)})
-        calls = (node for node in program.graph.nodes if node.op == "call_function")
-        return dict(Counter(str(node.target) for node in calls).most_common())
-    from onnxscript import opset18
-    from torch.onnx import OnnxExporterError
-
-    # its own types do not follow what it records
-    op: Any = opset18
-
-    def stable_sort(x: Any, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
-        # TopK puts the first of equal values first
-        length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
-        return op.TopK(x, length, axis=dim, largest=int(descending))
-
-    try:
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=names,
-            custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
-        )
-    except OnnxExporterError as error:
-        raise ValueError(
-            f"an operator of the model has no form in ONNX: {first_line(error)}; export to .pt2"
-        ) from error
-    assert exported is not None
-    for key, value in notes.items():
-        exported.model.metadata_props[f"hybrid_backbones.{key}"] = json.dumps(value)
-    exported.save(str(path))
-    return dict(Counter(node.op_type for node in exported.model.graph).most_common())
-
-
-def _milliseconds(call: Callable[[], Any]) -> float:
-    return round(time_call(call, repeats=5)["median"], 2)
-
-
-def describe(report: dict[str, Any]) -> str:
-    """Return the lines that a command prints about an export."""
-    times = report["milliseconds"]
-    return "\n".join(
-        [
-            f"saved to {report['file']}: {report['format']}, {report['bytes'] / 1e6:.1f} MB, "
-            f"{sum(report['operators'].values())} operators",
-            "any batch and size" if report["dynamic"] else f"only images of {report['size']}",
-            f"PyTorch {times['pytorch']} ms, this file {times['file']} ms",
-            *(f"largest error of {name}: {error:.1e}" for name, error in report["errors"].items()),
-        ]
-    )
+def _shapes(
+    height: int, width: int, dynamic: bool, single: bool, resizing: "Resizing | None"
+) -> list[tuple[int, int, int]]:
+    """Return batch, height and width of the images on which a file is compared."""
+    if not dynamic and resizing is None:
+        return [(1, height, width)] * 3
+    batches = (1, 1, 1) if single or not dynamic else (2, 1, 3)
+    sizes = (height, width), (height + 32, width), (height, width + 67)
+    return [(batch, *one) for batch, one in zip(batches, sizes, strict=True)]

@@ -1,18 +1,30 @@
 """Export of trained models: images of 8 bits in, predictions or feature maps out."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..inference.demo import build_trained, read_dataset_meta
+from ..inference.pictures import ENDINGS
 from ..training.requirements import require_keys
+from .accuracy import all_have_size, measure_accuracy
+from .detectors import Anchors, Detector
 from .export import export_onnx, require_new
+from .locformer import SketchSearch, require_search, search_options
+from .runtime import read_image
+
+# number of images for calibration
+MIN_IMAGES, MAX_IMAGES = 8, 128
 
 
 class Normalisation(nn.Module):
@@ -40,6 +52,12 @@ class Normalisation(nn.Module):
 class Backbone(nn.Module):
     """The feature maps of a model's backbone."""
 
+    task = "backbone"
+    # of the outputs; none are those of `export_onnx`
+    names: tuple[str, ...] = ()
+    # whether a dynamic file takes one image at a time
+    single = False
+
     def __init__(self, model: Any, normalise: nn.Module):
         super().__init__()
         self.normalise = normalise
@@ -52,7 +70,9 @@ class Backbone(nn.Module):
 class Classifier(nn.Module):
     """Logits and probabilities ``(B, classes)`` of a classifier of mmpretrain."""
 
+    task = "classify"
     names: tuple[str, ...] = ("logits", "probabilities")
+    single = False
 
     def __init__(self, model: Any, normalise: nn.Module):
         super().__init__()
@@ -65,25 +85,40 @@ class Classifier(nn.Module):
 
 
 class Segmentor(nn.Module):
-    """Label map ``(B, H, W)`` of a segmentor of mmseg, in the size of the images."""
+    """Label map ``(B, H, W)`` of a segmentor of mmseg, in the size of the images.
 
+    Args:
+        model: segmentor.
+        normalise: normalisation of the images.
+        argmax: whether labels are chosen; otherwise the output are logits ``(B, classes, H, W)``.
+    """
+
+    task = "segment"
     names: tuple[str, ...] = ("labels",)
+    single = False
 
-    def __init__(self, model: Any, normalise: nn.Module):
+    def __init__(self, model: Any, normalise: nn.Module, *, argmax: bool = True):
         super().__init__()
         self.normalise = normalise
         self.model: Any = model
+        self.argmax = argmax
+        if not argmax:
+            self.names = ("label_logits",)
+        # only segmentors need mmseg
+        from .resampling import follow_sizes
+
+        follow_sizes(model.decode_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         logits = self.model.decode_head(self.model.extract_feat(self.normalise(images)))
         align = self.model.decode_head.align_corners
         logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=align)
-        return (logits.argmax(1),)
+        return (logits.argmax(1) if self.argmax else logits,)
 
 
 # by `default_scope` of the config
-KINDS: dict[str, type[Classifier] | type[Segmentor]]
-KINDS = dict(mmpretrain=Classifier, mmseg=Segmentor)
+KINDS: dict[str, type[Backbone] | type[Classifier] | type[Segmentor] | type[Detector]]
+KINDS = dict(mmpretrain=Classifier, mmseg=Segmentor, mmdet=Detector)
 
 
 def export_trained(
@@ -94,16 +129,29 @@ def export_trained(
     *,
     dynamic: bool = False,
     backbone_only: bool = False,
+    resize: bool = False,
+    postprocess: bool = True,
     fuse: bool = True,
+    precision: str = "float32",
+    calibration: str | Path | None = None,
+    evaluate: bool = False,
     force: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Export the model of a config with its normalisation, for RGB images of 8 bits.
 
     Args:
         cfg: config of the model.
         checkpoint: checkpoint of the model.
-        out, size, dynamic, fuse, force: as in :func:`export_onnx`.
+        out, size, dynamic, fuse, precision, force: as in :func:`export_onnx`.
         backbone_only: whether the file computes the feature maps only.
+        resize: whether the file resizes images as the test pipeline of the config does; it then
+            takes any size, and `size` is that of the images for the comparison.
+        calibration: folder of images for int8.
+        evaluate: whether the report has the accuracy on the test set, if the file takes its images.
+        postprocess: whether the file of a detector selects objects; otherwise it gives all boxes
+            and scores of its first head, :class:`Anchors`.
+        **options: further options of :func:`export_onnx`.
 
     Returns:
         report of :func:`export_onnx`, with the names of the classes, the normalisation and the
@@ -113,32 +161,60 @@ def export_trained(
         ValueError: as :func:`export_onnx`, or if the checkpoint does not fit or the model can only
             be exported without its heads.
     """
-    require_keys(cfg, "default_scope", "model")
+    require_keys(cfg, "default_scope", "model", *(["test_dataloader"] if resize else []))
     require_new(Path(out), force=force)
     settings = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if cfg.default_scope not in KINDS and not backbone_only:
         raise ValueError(
-            "the heads of detectors are not exported: add --backbone-only for the feature maps"
+            f"default_scope must be one of {', '.join(KINDS)}, got {cfg.default_scope}: add "
+            "--backbone-only for the feature maps"
+        )
+    searches_by_sketch = "sketch_encoder" in cfg.model
+    if searches_by_sketch:
+        require_search(backbone_only=backbone_only, postprocess=postprocess, precision=precision)
+    if not postprocess and (cfg.default_scope != "mmdet" or backbone_only):
+        raise ValueError("--no-postprocess is for whole detectors: leave it out")
+    resizing = _resizing(cfg) if resize else None
+    images = read_folder(calibration, None if dynamic or resize else size) if calibration else []
+    if evaluate and not dynamic and not all_have_size(cfg, size):
+        evaluate = False
+        print_log(
+            "the accuracy is not measured, since images of the test set have other sizes than "
+            "--size: add --dynamic",
+            "current",
+            logging.WARNING,
         )
     model = build_trained(cfg, checkpoint, "cpu")
     normalise = Normalisation(settings)
+    kind: Any = Backbone if backbone_only else KINDS[cfg.default_scope]
+    if searches_by_sketch:
+        # several sketches, so that a graph for any number does not take their number for 1
+        options |= search_options(cfg, 2 if dynamic else None)
+        kind = SketchSearch
+    if not postprocess:
+        kind = Anchors
+    whole = kind(model, normalise)
+    if resizing and isinstance(whole, Segmentor):
+        whole = Segmentor(model, normalise, argmax=False)
     metadata: dict[str, Any] = dict(
+        task=kind.task,
         preprocessing=dict(
             input="RGB, uint8, (B, 3, H, W); normalised inside",
             mean=normalise.mean.flatten().tolist(),
             std=normalise.std.flatten().tolist(),
+            resize=resizing.steps if resizing else None,
         ),
     )
     if Path(checkpoint).is_file():
         metadata["checkpoint_sha256"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-    whole: nn.Module
-    names: tuple[str, ...] = ()
-    if backbone_only:
-        whole = Backbone(model, normalise)
-    else:
-        kind = KINDS[cfg.default_scope]
-        whole, names = kind(model, normalise), kind.names
-        metadata["classes"] = read_dataset_meta(cfg, checkpoint)["classes"]
+    if not backbone_only:
+        meta = read_dataset_meta(cfg, checkpoint)
+        metadata["classes"] = meta["classes"]
+        # of pictures of predictions
+        metadata["palette"] = [[int(value) for value in colour] for colour in meta["palette"]]
+    if isinstance(whole, Anchors | Detector):
+        options["example"] = whole.example
+    options.setdefault("example", _noise)
     return export_onnx(
         whole,
         out,
@@ -146,7 +222,53 @@ def export_trained(
         dynamic=dynamic,
         fuse=fuse,
         force=force,
-        example=lambda *shape: torch.randint(256, (shape[0], 3, *shape[1:]), dtype=torch.uint8),
-        output_names=names,
+        single=kind.single,
+        output_names=whole.names,
         metadata=metadata,
+        resizing=resizing,
+        precision=precision,
+        calibration=images,
+        evaluate=partial(measure_accuracy, cfg, kind.task) if evaluate else None,
+        **options,
     )
+
+
+def _resizing(cfg: Config) -> Any:
+    # needs the packages of the extra `deploy`
+    from .resize import Resizing
+
+    return Resizing(cfg)
+
+
+def read_folder(folder: str | Path, size: int | Sequence[int] | None) -> list[Tensor]:
+    """Read the images of a folder and its subfolders for calibration.
+
+    Args:
+        folder: folder of images.
+        size: height and width to which the images are resized, or None for their own.
+
+    Returns:
+        batches of one image, (1, 3, H, W), RGB, uint8, in the order of their names.
+
+    Raises:
+        ValueError: if there are fewer than `MIN_IMAGES` images, or one is damaged.
+    """
+    paths = sorted(x for x in Path(folder).rglob("*") if x.suffix.lower() in ENDINGS)
+    if len(paths) < MIN_IMAGES:
+        raise ValueError(
+            f"{len(paths)} images in {folder}: calibration needs at least {MIN_IMAGES}, such as "
+            "images of the training set"
+        )
+    batches = []
+    # evenly spread over the subfolders, which may be classes
+    for path in paths[:: -(-len(paths) // MAX_IMAGES)]:
+        pixels = read_image(path)
+        if size is not None:
+            height, width = (size, size) if isinstance(size, int) else size
+            pixels = mmcv.imresize(pixels, (width, height))
+        batches.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous())
+    return batches
+
+
+def _noise(batch: int, height: int, width: int) -> Tensor:
+    return torch.randint(256, (batch, 3, height, width), dtype=torch.uint8)

@@ -8,14 +8,40 @@ import torch
 from backbone_cases import ALL_KINDS, build
 from torch import Tensor, nn
 
+from hybrid_backbones.backbones import ACmixSwin, BiFormer, UniFormerLight
 from hybrid_backbones.deploy import export, export_onnx
 from hybrid_backbones.deploy.compare import relative_error
 from hybrid_backbones.ops import XVolution
 
+onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 
-# the operators of the others, whose graphs take longer to record, are in test_export_operators
-KINDS = [case for case in ALL_KINDS if case.id in ("swiftformer", "uniformer-light")]
+# fewer blocks than the tests of the backbones have, as each one takes seconds to record
+SHORT = {
+    "acmix-resnet26": dict(hybrid_stages=(False, False, (0,), False)),
+    "mixformer": dict(arch=dict(embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))),
+}
+# without forms that have the same operators
+OTHERS = ("swiftformer-first", "xvolution-resnet18-sa", "biformer-pointwise")
+KINDS = [
+    pytest.param(case.values[0], {**case.values[1], **SHORT.get(case.id, {})}, id=case.id)
+    for case in ALL_KINDS
+    if case.id not in OTHERS
+]
+
+
+def constants(graph):
+    """Names of the values of a graph that do not depend on its inputs."""
+    nodes = (node.output[0] for node in graph.node if node.op_type == "Constant")
+    return {*nodes, *(tensor.name for tensor in graph.initializer)}
+
+
+def largest_rank(model):
+    values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shapes = [value.type.tensor_type for value in values]
+    assert all(shape.HasField("shape") for shape in shapes)
+    assert len(shapes) > 100
+    return max(len(shape.shape.dim) for shape in shapes)
 
 
 def randomise(model):
@@ -48,6 +74,26 @@ def test_a_dynamic_file_takes_any_batch_and_size(network, settings, tmp_path):
     for shape in ((1, 128, 128), (3, 97, 131), (2, 160, 288)):
         images = torch.randn(shape[0], 3, *shape[1:])
         assert_same(run(out, images), model, images)
+    content = onnx.load(out)
+    # of ACmixSwin the shift of the windows depends on the size
+    assert largest_rank(content) <= (5 if network is ACmixSwin else 4)
+    # light UniFormers sort all tokens, however many there are
+    if network is not UniFormerLight:
+        known = constants(content.graph)
+        selections = [node for node in content.graph.node if node.op_type == "TopK"]
+        assert bool(selections) == (network is BiFormer)
+        assert all(node.input[1] in known for node in selections)
+
+
+@pytest.mark.slow
+def test_a_dynamic_program_takes_sizes_that_coincide(tmp_path):
+    (case,) = (case for case in KINDS if case.id == "acmix-resnet26")
+    model = randomise(build(*case.values))
+    export_onnx(model, tmp_path / "backbone.pt2", (64, 96), dynamic=True)
+    program = torch.export.load(tmp_path / "backbone.pt2").module()
+    for shape in ((1, 64, 64), (3, 33, 64)):
+        images = torch.randn(shape[0], 3, *shape[1:])
+        assert_same([x.detach().numpy() for x in program(images)], model, images)
 
 
 class Small(nn.Module):

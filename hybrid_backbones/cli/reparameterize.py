@@ -1,0 +1,24 @@
+"""Merge the X-volutions of a trained model; write the new checkpoint, and its config beside it.
+
+The command is `hb reparameterize`, or `tools/reparameterize.py`, which has the usage.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..checkpoints import guard_loads
+from ..deploy.reparameterize import reparameterize
+from ..training import launch
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
+    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
+    parser.add_argument("out", help="path of the new .pth file; its config is written beside it")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        config = reparameterize(launch.read_config(args), args.checkpoint, args.out)
+        print(f"saved to {args.out}; its config is {config}")
