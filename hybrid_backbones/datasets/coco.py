@@ -2,7 +2,6 @@
 
 import logging
 import math
-from array import array
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,15 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from .coco_checks import BOX_CHECKS, LEFT_OUT, MASK_CHECKS, REFUSED, Finding, find_faults
+from .coco_checks import (
+    BOX_CHECKS,
+    LEFT_OUT,
+    MASK_CHECKS,
+    REFUSED,
+    Finding,
+    are_numbers,
+    find_faults,
+)
 
 IDS, NUMBERS = (int, str), (int, float)
 # the kind of entry in each section, and the fields that it must have
@@ -83,11 +90,11 @@ class CheckedCOCO(COCO):
             self._require_unique_ids(entries, kind)
         for image in self.dataset["images"]:
             size = [image["width"], image["height"]]
-            if not _are_numbers(size) or not all(0 < side < math.inf for side in size):
+            if not are_numbers(size) or not all(0 < side < math.inf for side in size):
                 raise self._malformed(f"image {image['id']} has width and height {size!s:.60}")
         for annotation in self.dataset["annotations"]:
             box, area = annotation["bbox"], annotation["area"]
-            if len(box) != 4 or not _are_numbers([*box, area]):
+            if len(box) != 4 or not are_numbers([*box, area]):
                 found = f"bbox {box!s:.60} and area {area!s:.60}"
                 raise self._malformed(f"annotation {annotation['id']} has {found}")
         super().createIndex()
@@ -166,15 +173,6 @@ class CheckedCOCO(COCO):
             f"annotation file {self.file} is malformed: {what}; expected COCO's format with "
             f"{', '.join(SECTIONS)}"
         )
-
-
-def _are_numbers(values: list) -> bool:
-    """Return whether all values are numbers that a float can hold."""
-    try:
-        array("d", values)
-    except (TypeError, OverflowError):
-        return False
-    return True
 
 
 @DATASETS.register_module()

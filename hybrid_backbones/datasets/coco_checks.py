@@ -1,11 +1,13 @@
 """Table of checks for faulty boxes and masks in COCO's format."""
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools.mask import area, frPyObjects
 
 # what happens to an annotation with a fault: the dataset marks it to be ignored; mmdet's resizing
 # clips its box; the dataset skips its short polygons; the dataset raises an error
@@ -13,6 +15,17 @@ LEFT_OUT = "left out"
 CLIPPED = "clipped to the image when it is resized"
 DROPPED = "such polygons are left out, and objects without others ignored"
 REFUSED = "refused"
+# a mask without area is a target of background alone
+EMPTY = "used as empty masks"
+
+
+def are_numbers(values: list) -> bool:
+    """Return whether all values are numbers that a float can hold."""
+    try:
+        array("d", values)
+    except (TypeError, OverflowError):
+        return False
+    return True
 
 
 class Annotations(NamedTuple):
@@ -102,6 +115,15 @@ def _does_not_add_up(mask: list | dict, height: int, width: int) -> bool:
         return True
 
 
+def _has_no_area(mask: list | dict, height: int, width: int) -> bool:
+    """Return whether no pixel lies in a mask."""
+    if isinstance(mask, dict):
+        runs = mask["counts"] if isinstance(mask["counts"], list) else _decompress(mask["counts"])
+        return sum(runs[1::2]) == 0
+    polygons = [polygon for polygon in mask if len(polygon) >= 6]
+    return not polygons or not area(frPyObjects(polygons, int(height), int(width))).any()
+
+
 def _decompress(counts: str) -> list[int]:
     """Decode COCO's compressed run lengths, which pycocotools does not check."""
     runs: list[int] = []
@@ -148,6 +170,9 @@ MASK_CHECKS = [
         ("run lengths that do not add up to the image", _does_not_add_up, LEFT_OUT),
     )
 ]
+
+# for tools/check_data.py alone: mmdet trains on such masks
+AREA_CHECK = Check("a mask without area", _each(_has_no_area), EMPTY, "segmentation")
 
 
 def find_faults(

@@ -9,9 +9,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
 from mmengine.registry import TRANSFORMS
-from PIL import Image
 
-from .pictures import decode_picture
+from .pictures import decode_picture, to_rgb
 
 # value of `imdecode_backend`
 STRICT = "strict"
@@ -44,7 +43,7 @@ class LoadImageStrict(BaseTransform):
             raise ValueError(
                 f"image {path} cannot be read ({error}): complete the data set or leave it out"
             ) from error
-        image = to_bgr(decode_picture(content, f"image {path}"))
+        image = to_rgb(decode_picture(content, f"image {path}"))[..., ::-1]
         height, width = image.shape[:2]
         stated = results.get("width", width), results.get("height", height)
         if stated != (width, height):
@@ -83,12 +82,3 @@ def load_image(self: LoadImageFromFile, results: dict) -> dict | None:
 
 # a subclass would not do: the hosts compare classes, and mmpretrain registers mmcv's once more
 LoadImageFromFile.transform = load_image
-
-
-def to_bgr(picture: Image.Image) -> np.ndarray:
-    """Return BGR pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
-    if picture.mode == "LA":
-        paper = Image.new("RGB", picture.size, (124, 117, 104))
-        paper.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
-        picture = paper
-    return np.asarray(picture.convert("RGB"))[..., ::-1]

@@ -8,8 +8,7 @@ from io import BytesIO
 from mmap import mmap
 
 import numpy as np
-from mmengine.logging import print_log
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # what Pillow raises for damaged files
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
@@ -62,7 +61,27 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
         ValueError: if :func:`decode` refuses the file, it has 32-bit pixels, or its sides differ by
             more than a factor of `MAX_ASPECT`.
     """
-    picture = decode(content, name)
+    picture = turn_upright(decode(content, name), name)
+    return _scale_down(picture, name) if has_16_bits(picture) else picture
+
+
+def is_rotated(picture: Image.Image) -> bool:
+    """Return whether the EXIF data of a picture say that it is stored rotated or mirrored."""
+    return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+
+
+def has_16_bits(picture: Image.Image) -> bool:
+    """Return whether a picture has one channel of 16 bits."""
+    # Pillow widens 16-bit PNM, and before version 10.3 16-bit PNG, to mode I
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF")
+
+
+def turn_upright(picture: Image.Image, name: str) -> Image.Image:
+    """Rotate a picture upright by its EXIF orientation, and check its shape and depth.
+
+    Raises:
+        ValueError: for 32-bit pixels and strips, as :func:`decode_picture` does.
+    """
     with _naming(name):
         ImageOps.exif_transpose(picture, in_place=True)
     width, height = picture.size
@@ -71,10 +90,7 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
             f"{name} is a strip of {width}×{height} pixels: expected sides that differ by at most "
             f"a factor of {MAX_ASPECT}; crop it or leave it out"
         )
-    # Pillow widens 16-bit PNM, and before version 10.3 16-bit PNG, to mode I
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF"):
-        return _scale_down(picture, name)
-    if picture.mode in ("I", "F"):
+    if picture.mode in ("I", "F") and not has_16_bits(picture):
         raise ValueError(
             f"{name} has 32-bit pixels, whose range is unknown: convert it to 8 bits per channel"
         )
@@ -84,9 +100,24 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
 def _scale_down(picture: Image.Image, name: str) -> Image.Image:
     if not _was_logged[0]:
         _was_logged[0] = 1
-        print_log(
-            f"{name} has 16 bits per pixel: values of such images are divided by 256, to 8 bits",
-            logger="current",
-            level=logging.WARNING,
-        )
+        _warn(f"{name} has 16 bits per pixel: values of such images are divided by 256, to 8 bits")
     return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+
+
+def _warn(message: str) -> None:
+    """Log a warning by the logger of mmengine, which exported files run without."""
+    try:
+        from mmengine.logging import print_log
+    except ImportError:
+        logging.getLogger(__name__).warning(message)
+        return
+    print_log(message, logger="current", level=logging.WARNING)
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """Return RGB pixels as mmcv does: without alpha, but grey with alpha on its own grey."""
+    if picture.mode == "LA":
+        paper = Image.new("RGB", picture.size, (124, 117, 104))
+        paper.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
+        picture = paper
+    return np.asarray(picture.convert("RGB"))

@@ -91,20 +91,41 @@ class LoadAnnotationsStrict(BaseTransform):
         return np.asarray(picture, dtype=np.uint8)
 
 
-def _to_classes(labels: np.ndarray, results: dict) -> np.ndarray:
-    """Convert the labels in a file to class indices."""
-    # maps labels to classes; labels without a class stay above all class indices
+def class_of_label(info: dict) -> np.ndarray:
+    """Return the class index of each label of 8 bits, uint8 (256,).
+
+    Labels without a class have values that are no class index; ignored ones have `IGNORED`.
+
+    Args:
+        info: what a segmentation dataset says of an image.
+    """
     classes: np.ndarray = np.arange(256, dtype=np.uint8)
-    for old, new in (results["label_map"] or {}).items():
+    for old, new in (info["label_map"] or {}).items():
         classes[old] = new
-    if results["reduce_zero_label"]:
+    if info["reduce_zero_label"]:
         # labels 0 and 255 are ignored
         classes = np.array([IGNORED, *classes[:-2], IGNORED], dtype=np.uint8)
-    unknown = (classes >= results["num_classes"]) & (classes != IGNORED)
-    if unknown[labels].any():
-        found = np.unique(labels[unknown[labels]])[:5].tolist()
+    return classes
+
+
+def labels_without_class(labels: np.ndarray, classes: np.ndarray, num_classes: int) -> list[int]:
+    """Return the labels of a label map that are neither ignored nor of a class.
+
+    Args:
+        labels: labels of the pixels.
+        classes: class index of each label, of :func:`class_of_label`.
+        num_classes: number of classes.
+    """
+    unknown = (classes >= num_classes) & (classes != IGNORED)
+    return np.unique(labels[unknown[labels]]).tolist() if unknown[labels].any() else []
+
+
+def _to_classes(labels: np.ndarray, results: dict) -> np.ndarray:
+    """Convert the labels in a file to class indices."""
+    classes = class_of_label(results)
+    if found := labels_without_class(labels, classes, results["num_classes"]):
         raise ValueError(
-            f"label map {results['seg_map_path']} has labels {found}, outside the "
+            f"label map {results['seg_map_path']} has labels {found[:5]}, outside the "
             f"{results['num_classes']} classes: correct it, or set metainfo.classes of the data set"
         )
     return classes[labels]

@@ -9,6 +9,8 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import BatchSampler, DataLoader
 
+from .stop import RestOfEpoch
+
 # environment variable with the data root of each framework's configs
 ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
 
@@ -65,7 +67,9 @@ class IterationsHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         """Raise a ValueError if this number has not changed."""
-        if runner.iter == self.num_done:
+        # of an epoch that was stopped after its last batch, nothing is left to do
+        rest = isinstance(runner.train_dataloader.batch_sampler, RestOfEpoch)
+        if runner.iter == self.num_done and not rest:
             raise ValueError(
                 f"epoch {runner.epoch + 1} had no iteration, since the training set has no "
                 "complete batch: lower train_dataloader.batch_size, or set drop_last=False of "

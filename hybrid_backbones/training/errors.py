@@ -32,14 +32,22 @@ USERS_ERRORS += (IsADirectoryError, NotADirectoryError)
 
 
 class Terminated(KeyboardInterrupt):
-    """Interruption by SIGTERM, which job schedulers send."""
+    """Interruption by SIGTERM or another signal, which job schedulers send.
+
+    Args:
+        number: number of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = signal.Signals(number)
 
 
 def stop_on_sigterm() -> None:
     """Make SIGTERM stop the program as Ctrl-C does."""
 
-    def stop(*_) -> None:
-        raise Terminated
+    def stop(number: int, _) -> None:
+        raise Terminated(number)
 
     signal.signal(signal.SIGTERM, stop)
 
@@ -50,7 +58,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        number = stop.number if isinstance(stop, Terminated) else signal.SIGINT
         sys.stderr.write(f"\nstopped by {number.name}{f': {stop}' if stop.args else ''}\n")
         sys.exit(128 + number)
     except Exception as error:  # the outermost handler of a command
@@ -213,6 +221,12 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         'mmpretrain cannot be imported beside transformers 5: pip install "transformers<5"',
     ),
     (
+        ImportError,
+        r"^Please run \"(pip install .+)\" to install (\w+)$",
+        r"the config logs to \2, which is not installed: run `\1`, or leave it out of "
+        "visualizer.vis_backends",
+    ),
+    (
         TypeError,
         r"(\w+)\.(?:__init__|build_iter_from_epoch)\(\) missing \d+ required .*arguments?: (.+)",
         _missing_argument,
@@ -256,6 +270,11 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         r"",
         "the GPU's memory is full: lower train_dataloader.batch_size, add --amp, or set "
         "model.backbone.with_cp=True to recompute activations",
+    ),
+    (
+        RuntimeError,
+        r"Connection (?:closed by peer|reset by peer)|Socket closed|Broken pipe",
+        "another process of the job has ended, and said why if it could",
     ),
     (
         RuntimeError,

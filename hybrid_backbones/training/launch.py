@@ -14,15 +14,20 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, read_checkpoint, require_resumable
-from ..mini.preset import apply_mini, dicts
+from ..config_files import find_config
+from ..mini.preset import apply_mini
+from .batch_size import set_batch_size
 from .cfg_options import CfgOptions, apply_cfg_options
 from .checks import IterationsHook, require_batches, require_data, require_length
 from .compilation import compile_backbone, require_compiler
-from .errors import one_line_errors, stop_on_sigterm, where_in_config
+from .distributed import join_processes, register_for_processes
+from .errors import one_line_errors, where_in_config
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
+from .own_data import apply_own_data
 from .progress import ProgressHook
 from .requirements import require_keys
+from .restarts import note_begin, note_end, resume_after_restart
 from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
 from .saving import (
     LoadFromHook,
@@ -32,6 +37,7 @@ from .saving import (
     remove_drafts,
     require_elsewhere,
 )
+from .stop import StopHook, StopRequest, stoppable
 from .test_time import augment_tests, remove_masks
 from .work_dir import is_first_process, locked, put_aside, require_writable
 
@@ -77,17 +83,17 @@ def add_run_arguments(parser: ArgumentParser) -> None:
 
 
 def read_config(args: Namespace) -> Config:
-    """Read the config given on the command line, and apply the mini preset and the overrides.
+    """Read the config of the command line, and apply mini preset, overrides and own data.
+
+    It is given by its path, or by its name among the configs of the package.
 
     Raises:
-        ValueError: if the config cannot be read, lacks a required key, or does not fit the options.
+        ValueError: if there is no such config, or it cannot be read, lacks a required key, or does
+            not fit the options, or its own data cannot be used.
     """
-    if not Path(args.config).is_file():
-        raise ValueError(
-            f"no config at {args.config}: check the path; available configs are in configs/"
-        )
+    path = find_config(args.config)
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program and can raise anything
         raise ValueError(
             f"cannot read the config {args.config}: {where_in_config(error)}"
@@ -97,13 +103,14 @@ def read_config(args: Namespace) -> Config:
         apply_mini(cfg)
     if args.cfg_options:
         apply_cfg_options(cfg, args.cfg_options)
+    apply_own_data(cfg)
     return cfg
 
 
 def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...]) -> Config:
     """Read and check the config of a run, and create its work dir.
 
-    Without a GPU, a launcher also gets a process group on the CPU.
+    With a launcher, its processes have joined their group then.
 
     Args:
         args: parsed command line.
@@ -123,8 +130,8 @@ def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...
         if cfg.get(loader) is not None:
             require_data(cfg, cfg[loader].dataset)
     require_writable(Path(cfg.work_dir))
-    if args.launcher != "none" and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
+    if args.launcher != "none":
+        join_processes(cfg)
     return cfg
 
 
@@ -133,22 +140,24 @@ def train(args: Namespace) -> None:
 
     Raises:
         ValueError: for errors that the user can fix.
-        KeyboardInterrupt: if the user or SIGTERM stops it; the message names the last checkpoint.
+        KeyboardInterrupt: if the user or a signal stops it; the message names the last checkpoint.
     """
     needs = ("train_dataloader", "train_cfg", "optim_wrapper")
     cfg = prepare_run(args, needs, ("train_dataloader", "val_dataloader"))
-    stop_on_sigterm()
+    first = is_first_process(args.launcher)
     try:
-        with locked(Path(cfg.work_dir)) if is_first_process(args.launcher) else nullcontext():
-            _train(args, cfg)
+        with stoppable() as request, locked(Path(cfg.work_dir)) if first else nullcontext():
+            _train(args, cfg, request)
     except KeyboardInterrupt as stop:
         last = find_last_checkpoint(cfg.work_dir)
         kept = f"continue from {last} with --resume" if last else "there is no checkpoint yet"
-        raise type(stop)(kept) from stop
+        stop.args = (kept,)
+        raise
 
 
-def _train(args: Namespace, cfg: Config) -> None:
+def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     """Train in a work dir that the caller has locked."""
+    resume_after_restart(args, cfg.work_dir)
     require_length(cfg.train_cfg)
     if args.compile:
         require_compiler(_device())
@@ -161,10 +170,12 @@ def _train(args: Namespace, cfg: Config) -> None:
         cfg.auto_scale_lr.enable = True
     if args.mini and args.pretrained:
         raise ValueError("--pretrained downloads weights, --mini never does: leave one of them out")
-    differences, checkpoint, path, done = [], None, None, 0
+    differences, checkpoint, path, done, meta = [], None, None, 0, None
     # a resumed training has its weights already
     pretrained = args.pretrained and not args.resume
     weights = choose_weights(cfg, args.cfg_options or {}, pretrained=pretrained)
+    if args.batch_size:
+        differences.append(set_batch_size(cfg, args.batch_size, resumes=bool(args.resume)))
     if args.resume:
         path = checkpoint_to_resume(args.resume, cfg.work_dir)
         checkpoint = read_checkpoint(path)
@@ -172,17 +183,18 @@ def _train(args: Namespace, cfg: Config) -> None:
         if done >= whole:
             print_log(
                 f"already finished: {path} was saved at {unit} {done} of {whole}. Evaluate it "
-                f"with tools/test.py, or raise train_cfg.max_{unit}s to train longer"
+                f"with hb test, or raise train_cfg.max_{unit}s to train longer"
             )
             return
-        differences = adopt_settings(cfg, checkpoint)
+        differences += adopt_settings(cfg, checkpoint)
+        meta = checkpoint["meta"]
         cfg.resume, cfg.load_from = True, str(path)
     else:
         cfg.resume = False
         if cfg.get("load_from"):
             require_elsewhere(cfg.load_from, cfg.work_dir)
         elif weights:
-            differences = [weights]
+            differences.append(weights)
     if args.fresh_head is not None and not (cfg.get("load_from") and not args.resume):
         raise ValueError(
             "--fresh-head is for a training from load_from: add --cfg-options load_from=FILE"
@@ -200,14 +212,18 @@ def _train(args: Namespace, cfg: Config) -> None:
         print_log(line, logger="current")
     require_batches(runner.train_loop.dataloader)
     runner.register_hook(IterationsHook())
+    runner.register_hook(StopHook(request, meta, cfg.optim_wrapper.get("accumulative_counts", 1)))
+    register_for_processes(runner)
     if args.compile:
         compile_backbone(runner.model)
     if is_first_process(args.launcher):
         # as late as possible, so that a training that cannot start leaves them in place
         put_aside(Path(cfg.work_dir), find_earlier(cfg.work_dir, path, done))
+        note_begin(cfg.work_dir)
     try:
         with advice_for_a_full_disk(cfg.work_dir):
             runner.train()
+        note_end(cfg.work_dir)
     finally:
         for hook in runner.hooks:
             if isinstance(hook, ProgressHook):
@@ -247,32 +263,12 @@ def test(args: Namespace) -> dict:
         remove_masks(runner.model)
     if args.compile:
         compile_backbone(runner.model.eval())
+    register_for_processes(runner)
     return runner.test()
 
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _distribute_on_cpu(cfg: Config) -> None:
-    """Set up distributed training on CPUs; mmengine itself requires a GPU for each process.
-
-    Joins a gloo process group, and replaces synchronised batch normalisation, which needs GPUs.
-
-    Raises:
-        ValueError: for other launchers than PyTorch's.
-    """
-    if cfg.launcher != "pytorch":
-        raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
-    torch.distributed.init_process_group("gloo")
-    cfg.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
-    )
-    cfg.pop("sync_bn", None)
-    for settings in dicts(cfg.model):
-        if settings.get("type") == "SyncBN":
-            settings.type = "BN"
-    print_log("no GPU: processes communicate through gloo, and each normalises its own batch")
 
 
 def _show_in(cfg: Config, folder: str) -> None:

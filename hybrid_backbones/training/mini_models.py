@@ -20,19 +20,26 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..checkpoints import guard_loads
+from ..config_files import CONFIGS
 from ..mini.preset import apply_mini
 from . import launch
 from .saving import find_last_checkpoint, number_of
 
 # a classifier, a segmentor, a detector by sketch and one with routes, the quickest first
 QUICK = ("imagenet_swiftformer_xs", "fpn_uniformer_xxs", "locformer_swin_t", "maskrcnn_biformer_s")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # a line of the log: epoch, step and steps of an epoch, or step and all steps; and what is left
 STEP = re.compile(
     r"(?:Epoch\(train\)\s+\[(\d+)\]|Iter\(train\)\s*)\s*\[\s*(\d+)/(\d+)\].*?eta: (\S+)"
 )
 # lines of a training that are kept to explain its failure, and seconds until one has to stop
 MAX_LINES, PATIENCE = 20, 20
+
+
+def find_finished(work_dir: Path, cfg: Config) -> Path | None:
+    """Return the checkpoint at the end of a training; None if it has not finished."""
+    length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
+    last = find_last_checkpoint(work_dir)
+    return last if last and number_of(last) == length else None
 
 
 class MiniModel:
@@ -56,8 +63,7 @@ class MiniModel:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint of the finished training; None if it has not finished."""
-        last = find_last_checkpoint(self.work_dir)
-        return last if last and number_of(last) == self.length else None
+        return find_finished(self.work_dir, self.cfg)
 
 
 @dataclass
@@ -212,7 +218,7 @@ def train_alone() -> None:
     config, work_dir = sys.argv[1:]
     # the page that waits for it comes first
     os.nice(5)
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.Thread(target=end_with_input, daemon=True).start()
     args = Namespace(
         config=config,
         work_dir=work_dir,
@@ -222,6 +228,7 @@ def train_alone() -> None:
         pretrained=False,
         fresh_head=None,
         amp=None,
+        batch_size=None,
         auto_scale_lr=False,
         compile=False,
         launcher="none",
@@ -231,6 +238,7 @@ def train_alone() -> None:
         launch.train(args)
 
 
-def _end_with_input() -> None:
+def end_with_input() -> None:
+    """Wait for the end of the standard input, which the parent process holds, and stop this one."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -60,6 +60,6 @@ def require_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise ValueError(
             f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "
-            "--device cpu, or run tools/doctor.py"
+            "--device cpu, or run hb doctor"
         )
     return device

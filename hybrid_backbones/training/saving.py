@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from ..checkpoints import trained_weights
+from .sharding import collect_state
+
+# the checkpoint of a training that a signal has stopped, perhaps within an epoch
+STOPPED = "stopped.pth"
 
 
 @register_backend("atomic")
@@ -45,13 +50,26 @@ class WholeCheckpointHook(CheckpointHook):
     """mmengine's checkpoint hook, except that it refuses weights that are not finite."""
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        _require_finite(runner)
+        prepare_to_save(runner)
         super()._save_checkpoint_with_step(runner, step, meta)
+        if is_main_process():
+            # the training has passed it
+            (Path(runner.work_dir) / STOPPED).unlink(missing_ok=True)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         # mmengine removes the last best checkpoint first
         _require_finite(runner)
         super()._save_best_checkpoint(runner, metrics)
+
+
+def prepare_to_save(runner) -> None:
+    """Check the weights, and collect the optimizer's state; all processes must call this.
+
+    Raises:
+        ValueError: if the weights are not finite, or the state cannot be saved.
+    """
+    _require_finite(runner)
+    collect_state(runner.optim_wrapper)
 
 
 def _require_finite(runner) -> None:
@@ -171,11 +189,14 @@ def advice(work_dir: str | Path) -> str:
 
 
 def find_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the last checkpoint of a work dir, by epoch or iteration.
+    """Find the last checkpoint of a work dir: of a stop, or by epoch or iteration.
 
     mmengine's own pointer file is ignored: a kill can leave it empty or pointing to a
     checkpoint that was never written.
     """
+    stopped = Path(work_dir) / STOPPED
+    if stopped.is_file():
+        return stopped
     numbered = [path for path in Path(work_dir).glob("*.pth") if number_of(path) is not None]
     return max(numbered, key=lambda path: number_of(path) or 0, default=None)
 
@@ -195,7 +216,10 @@ def find_earlier(work_dir: str | Path, resumed: Path | None = None, done: int = 
         done: epochs or iterations after which `resumed` was saved. If it is in the work dir,
             numbered checkpoints up to there and the best ones belong to this training.
     """
-    numbered = [(path, number_of(path)) for path in Path(work_dir).glob("*.pth")]
+    found = [(path, number_of(path)) for path in Path(work_dir).glob("*.pth")]
     if resumed is not None and resumed.resolve().parent == Path(work_dir).resolve():
-        return [path for path, number in numbered if number is not None and number > done]
-    return [path for path, n in numbered if n is not None or path.name.startswith("best_")]
+        # a stop comes after all others
+        later = [p for p, _ in found if p.name == STOPPED != resumed.name]
+        return later + [path for path, number in found if number is not None and number > done]
+    own = ("best_", STOPPED)
+    return [path for path, n in found if n is not None or path.name.startswith(own)]

@@ -39,11 +39,16 @@ def require_writable(work_dir: Path) -> None:
 
 
 @contextmanager
-def locked(work_dir: Path) -> Iterator[None]:
+def locked(work_dir: Path, user: str = "training", flag: str = "--work-dir") -> Iterator[None]:
     """Lock a work dir, so that no other training overwrites its checkpoints.
 
     The operating system releases the lock when the process ends, even if it is killed. It works
     across hosts if the file system supports locks (as NFS does). The lock file names the owner.
+
+    Args:
+        work_dir: folder to lock.
+        user: what works in the folder, for messages.
+        flag: flag that chooses the folder, for messages.
 
     Raises:
         ValueError: if another process owns the lock.
@@ -58,11 +63,11 @@ def locked(work_dir: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(
-                f"{work_dir} is in use by another training, {holder or 'which just began'}: wait "
-                "for it to end, stop it, or choose another folder with --work-dir"
+                f"{work_dir} is in use by another {user}, {holder or 'which just began'}: wait "
+                f"for it to end, stop it, or choose another folder with {flag}"
             ) from error
         except OSError as error:
-            print_log(f"{work_dir} cannot be locked ({error}): do not run another training in it")
+            print_log(f"{work_dir} cannot be locked ({error}): do not run another {user} in it")
         if holder:
             print_log(f"{work_dir} was in use by {holder}, probably killed; if not, stop it")
         file.truncate(0)

@@ -92,7 +92,8 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_
 def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path):
     options = ["train_cfg.max_iters=6", "train_cfg.val_interval=6", "train_dataloader.batch_size=2"]
     options += ["default_hooks.checkpoint.interval=2", "train_dataloader.num_workers=1"]
-    config = "configs/upernet_acmix_r26.py"
+    options += ["val_dataloader.dataset.indices=1"]
+    config = "configs/fpn_uniformer_xxs.py"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     code, _, err = run_warm(*train(whole, config=config, options=options))
     assert code == 0, err

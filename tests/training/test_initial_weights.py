@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from published_models import CONFIGS
 from tool_runs import run_warm
 
+from hybrid_backbones.benchmark.zoo import find_configs
 from hybrid_backbones.checkpoints import PUBLISHED, read_state_dict
 from hybrid_backbones.mini.preset import apply_mini, dicts
 from hybrid_backbones.training.cfg_options import apply_cfg_options
@@ -18,7 +19,7 @@ from hybrid_backbones.training.initial_weights import choose_weights
 # backbones of which ImageNet weights are published
 WITH_WEIGHTS = ("uniformer", "biformer", "swiftformer", "acmix_swin_t")
 # those whose detectors and segmentors start from others
-DENSE = [path for path in sorted(CONFIGS.glob("*.py")) if not path.stem.startswith("imagenet_")]
+DENSE = [path for path in find_configs(CONFIGS) if not path.stem.startswith("imagenet_")]
 
 
 def published(cfg):
@@ -102,6 +103,7 @@ def train_on_ade(mini_root, work_dir, *flags, **environment):
     options = [root, root.replace("train", "val"), "train_dataloader.dataset.img_suffix=.png"]
     options += ["val_dataloader.dataset.img_suffix=.png", "train_dataloader.batch_size=2"]
     options += ["train_dataloader.dataset.pipeline.4.crop_size=(96,96)"]
+    options += ["model.data_preprocessor.size=(96,96)"]
     options += ["default_hooks.checkpoint.interval=2", "optim_wrapper.optimizer.lr=0.0"]
     for loader in ("train_dataloader", "val_dataloader"):
         options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]

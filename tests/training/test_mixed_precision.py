@@ -191,11 +191,12 @@ def require_finite_weights(checkpoint):
 
 @pytest.mark.slow
 def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
-    code, out, err = run_warm(*train(tmp_path, "--amp", "--auto-scale-lr", options=ONE_EPOCH))
+    options = [*ONE_EPOCH, "train_dataloader.batch_size=8"]
+    code, out, err = run_warm(*train(tmp_path, "--amp", "--auto-scale-lr", options=options))
     assert code == 0, err
     assert "BFloat16OptimWrapper" in out or torch.cuda.is_available()
-    # a batch of 16 is an eighth of the 128 that the config's rate is for
-    assert "Scaling the original LR by 0.125" in out
+    # a batch of 8 is half of the 16 that the rate of the mini set is for
+    assert "Scaling the original LR by 0.5" in out
     require_finite_weights(tmp_path / "epoch_1.pth")
 
 

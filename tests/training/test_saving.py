@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from hybrid_backbones.training.saving import (
+    STOPPED,
     AtomicLocalBackend,
     WholeCheckpointHook,
     advice_for_a_full_disk,
@@ -84,6 +85,9 @@ def test_the_last_checkpoint_is_found_without_mmengines_pointer(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "last_checkpoint").write_text("")
     assert find_last_checkpoint(tmp_path).name == "epoch_10.pth"
+    # of a stop, after which nothing else was saved
+    (tmp_path / STOPPED).touch()
+    assert find_last_checkpoint(tmp_path).name == STOPPED
 
 
 @pytest.mark.parametrize("entry", ["bias", "running_var"])
@@ -98,20 +102,22 @@ def test_broken_weights_are_never_saved(tmp_path, entry, save):
     assert list(tmp_path.iterdir()) == []
 
 
-SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth", "resnet50.pth"]
+SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth"]
+SAVED += [STOPPED, "resnet50.pth"]
 
 
 @pytest.mark.parametrize(
     ("resumed", "done", "earlier"),
     [
         # a new training
-        (None, 0, SAVED[:4]),
+        (None, 0, SAVED[:5]),
         # of another folder
-        ("../epoch_6.pth", 6, SAVED[:4]),
+        ("../epoch_6.pth", 6, SAVED[:5]),
         # the last one, and one before it
-        ("epoch_12.pth", 12, []),
-        ("epoch_6.pth", 6, ["epoch_7.pth", "epoch_12.pth"]),
-        ("best_mIoU_epoch_7.pth", 7, ["epoch_12.pth"]),
+        ("epoch_12.pth", 12, [STOPPED]),
+        ("epoch_6.pth", 6, ["epoch_7.pth", "epoch_12.pth", STOPPED]),
+        ("best_mIoU_epoch_7.pth", 7, ["epoch_12.pth", STOPPED]),
+        (STOPPED, 12, []),
     ],
 )
 def test_checkpoints_that_a_training_may_overwrite_are_found(tmp_path, resumed, done, earlier):

@@ -1,0 +1,31 @@
+"""Read all data of a config before a training, and report everything that is wrong with it.
+
+The command is `hb check-data`, or `tools/check_data.py`, which has the usage.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..training import launch
+from ..training.data_check import check_data
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Check all data of a config before a training.")
+    parser.add_argument("config", help="config file, or name of one of the package")
+    parser.add_argument(
+        "--out",
+        help="folder of the pictures of classes, boxes and samples after augmentation; default: "
+        "work_dirs/check_data/CONFIG",
+    )
+    launch.add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    with launch.one_line_errors():
+        report = check_data(args)
+    print(*report.lines, sep="\n")
+    print("look at", *report.pictures)
+    if report.num_problems:
+        sys.exit(f"error: {report.num_problems} problems, listed above")
+    print("no problems")

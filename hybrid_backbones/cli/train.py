@@ -1,0 +1,58 @@
+"""Train a model.
+
+The command is `hb train`, or `tools/train.py`, which has the usage.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..checkpoints import guard_loads
+from ..training import launch
+from ..training.batch_size import parse_batch_size
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Train a model.")
+    parser.add_argument("config", help="config file, or name of one of the package")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="continue from the last checkpoint of the work dir, or from the one given",
+    )
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="start from the published weights that the config names; default: from scratch",
+    )
+    parser.add_argument(
+        "--fresh-head",
+        nargs="*",
+        metavar="PART",
+        help="do not load these parts of load_from, but train them anew; default: the layers that "
+        "it has for another number of classes",
+    )
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="auto",
+        choices=["auto", "bf16", "fp16"],
+        help="mixed precision; default: fp16 on a GPU, bf16 on a CPU (where fp16 is slow)",
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the total batch size",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=parse_batch_size,
+        metavar="N|auto",
+        help="images per process, or the largest number that the GPU holds; the learning rate is "
+        "scaled with it",
+    )
+    launch.add_run_arguments(parser)
+    args = parser.parse_args(arguments)
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        launch.train(args)

@@ -1,0 +1,66 @@
+"""What an inspection finds in a data set: problems by kind, and the statistics of its pictures."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+# number of examples in the line of a kind
+NUM_EXAMPLES = 3
+
+
+class Problems:
+    """Problems of a data set: for each kind, all examples in the order in which they were found."""
+
+    def __init__(self):
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, kind: str, *examples: str) -> None:
+        """Add examples of a kind, such as 'images missing'."""
+        if examples:
+            self.examples.setdefault(kind, []).extend(examples)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.examples.values()))
+
+    def lines(self) -> list[str]:
+        """Return one line for each kind, with its count and its first examples."""
+        return [
+            f"{kind}: {len(examples)}, {'such as ' * (len(examples) > NUM_EXAMPLES)}"
+            f"{'; '.join(examples[:NUM_EXAMPLES])}"
+            for kind, examples in self.examples.items()
+        ]
+
+
+class Findings:
+    """What was found in one data set.
+
+    Attributes:
+        classes: names of the classes.
+        problems: problems of its files.
+        images: paths of the images that it lists.
+        num_objects: annotated objects, or images, by class.
+        num_images: images that have a class, by class.
+        num_pixels: pixels by class, of label maps.
+        boxes: widths and heights of the boxes in pixels, (N, 2).
+    """
+
+    def __init__(self, classes: Iterable[str]):
+        self.classes = tuple(classes)
+        self.problems = Problems()
+        self.images: list[Path] = []
+        self.num_objects: Counter[str] = Counter()
+        self.num_images: Counter[str] = Counter()
+        self.num_pixels: Counter[str] = Counter()
+        self.boxes = np.zeros((0, 2))
+
+    def lines(self) -> list[str]:
+        """Return what is in the set, and one line for each kind of problem."""
+        objects = f", {self.num_objects.total()} objects" if self.num_objects else ""
+        counts = f"{len(self.images)} images{objects}, {len(self.classes)} classes"
+        absent = [name for name in self.classes if not self.num_images[name]]
+        if absent:
+            more = f" and {len(absent) - NUM_EXAMPLES} more" * (len(absent) > NUM_EXAMPLES)
+            counts += f"; none of {', '.join(absent[:NUM_EXAMPLES])}{more}"
+        return [counts, *self.problems.lines()]

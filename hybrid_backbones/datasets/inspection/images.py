@@ -1,0 +1,95 @@
+"""Inspection of image files: what the loading of a training refuses, and what it changes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+from rich.progress import track
+
+from ..pictures import decode, has_16_bits, is_rotated, turn_upright
+
+MISSING = "images missing"
+UNREADABLE = "images truncated or not images"
+REFUSED = "images of 32-bit pixels, or much longer in one direction"
+ROTATED = "images stored rotated, used upright as their EXIF orientation says"
+DEEP = "images of 16 bits per channel, scaled to 8 bits"
+RESIZED = "images of another size than annotated"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ImageReport(NamedTuple):
+    """Problems of an image as (kind, example), and its size (width, height) if it is readable."""
+
+    problems: list[tuple[str, str]]
+    size: tuple[int, int] | None = None
+
+
+def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageReport:
+    """Decode an image file and name everything that is wrong with it.
+
+    Args:
+        path: the file.
+        stated: width and height that the annotations state, in pixels.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return ImageReport([(MISSING, str(path))])
+    try:
+        picture = decode(content, path.name)
+    except ValueError as error:
+        return ImageReport([(UNREADABLE, f"{path} ({_reason(error)})")])
+    problems = []
+    if is_rotated(picture):
+        problems.append((ROTATED, str(path)))
+    if has_16_bits(picture) or _stores_16_bits(content, picture):
+        problems.append((DEEP, str(path)))
+    try:
+        picture = turn_upright(picture, path.name)
+    except ValueError:
+        return ImageReport(
+            [*problems, (REFUSED, f"{path} ({picture.mode}, {_size(picture.size)})")]
+        )
+    if stated not in (None, picture.size):
+        example = f"{path} ({_size(picture.size)}, annotated {_size(stated)})"
+        problems.append((RESIZED, example))
+    return ImageReport(problems, picture.size)
+
+
+def _reason(error: ValueError) -> str:
+    """Return the reason that the decoder gave."""
+    return str(error.__cause__ or error).split("\n")[0]
+
+
+def _size(size: Sequence[int] | None) -> str:
+    return "×".join(map(str, size or ()))
+
+
+def _stores_16_bits(content: bytes, picture: Image.Image) -> bool:
+    """Return whether a file has colours of 16 bits, which Pillow reads as 8 bits."""
+    if picture.format == "PNG":
+        # the depth is in the header
+        return content[24] == 16
+    depths = getattr(picture, "tag_v2", {}).get(258, ())
+    return picture.format == "TIFF" and 16 in tuple(depths)
+
+
+def each(
+    inspect: Callable[[Item], Result], items: Sequence[Item], name: str, *, quiet: bool
+) -> Iterator[tuple[Item, Result]]:
+    """Inspect all items in threads, in order, with a progress bar.
+
+    Args:
+        inspect: inspection of one item; decoding releases Python's lock.
+        items: what to inspect.
+        name: text before the bar.
+        quiet: whether to show no bar.
+    """
+    with ThreadPoolExecutor() as pool:
+        results: Iterable[Result] = pool.map(inspect, items)
+        rows = zip(items, results, strict=True)
+        yield from track(rows, name, total=len(items), disable=quiet)

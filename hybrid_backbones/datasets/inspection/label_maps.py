@@ -1,0 +1,65 @@
+"""Inspection of label maps: what the loading of a training refuses, and pixels by class."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..pictures import decode
+from ..segmentation import IGNORED, LABEL_MODES, class_of_label, labels_without_class
+from .images import ImageReport, inspect_image
+
+MISSING = "label maps missing"
+UNREADABLE = "label maps truncated or not images"
+NO_LABELS = "label maps of other than one channel of 8 bits"
+RESIZED = "label maps of another size than their image"
+ABOVE = "label maps with labels above the classes"
+EMPTY = "label maps without a class"
+
+
+class PairReport(NamedTuple):
+    """Problems of an image and its label map as (kind, example), and its pixels by class index."""
+
+    problems: list[tuple[str, str]]
+    num_pixels: np.ndarray
+
+
+def inspect_pair(info: dict) -> PairReport:
+    """Decode an image and its label map and name everything that is wrong with them.
+
+    Args:
+        info: what a segmentation dataset says of an image.
+    """
+    image = inspect_image(Path(info["img_path"]))
+    problems, num_pixels = inspect_label_map(info, image)
+    return PairReport([*image.problems, *problems], num_pixels)
+
+
+def inspect_label_map(info: dict, image: ImageReport) -> PairReport:
+    """Decode a label map and name everything that is wrong with it.
+
+    Args:
+        info: what a segmentation dataset says of an image.
+        image: report of the image, for its size.
+    """
+    path, nothing = Path(info["seg_map_path"]), np.zeros(info["num_classes"], int)
+    try:
+        picture = decode(path.read_bytes(), path.name)
+    except OSError:
+        return PairReport([(MISSING, str(path))], nothing)
+    except ValueError:
+        return PairReport([(UNREADABLE, str(path))], nothing)
+    if picture.mode not in LABEL_MODES:
+        return PairReport([(NO_LABELS, f"{path} ({picture.mode})")], nothing)
+    problems = []
+    if image.size not in (None, picture.size):
+        problems.append((RESIZED, f"{path} ({'×'.join(map(str, picture.size))})"))
+    labels = np.asarray(picture, dtype=np.uint8)
+    class_of = class_of_label(info)
+    if unknown := labels_without_class(labels, class_of, info["num_classes"]):
+        more = " ..." * (len(unknown) > 5)
+        problems.append((ABOVE, f"{path} ({', '.join(map(str, unknown[:5]))}{more})"))
+    classes = class_of[labels]
+    if (classes == IGNORED).all():
+        problems.append((EMPTY, str(path)))
+    return PairReport(problems, np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]])

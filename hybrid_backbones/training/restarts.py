@@ -1,0 +1,50 @@
+"""Go on by itself where a launcher starts a killed training again: torchrun, or Slurm's requeue."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from mmengine.dist import broadcast_object_list
+from mmengine.logging import print_log
+
+from .saving import find_last_checkpoint
+from .work_dir import is_first_process
+
+# environment variables with the number of restarts
+RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+# file of a work dir that says that its checkpoints are those of the training that began last
+BEGUN = ".begun"
+
+
+def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
+    """Let a training that was started again go on from its last checkpoint, if it has one.
+
+    Checkpoints of an earlier training do not count: a job can be killed before it has put them
+    aside.
+
+    Args:
+        args: parsed command line, whose `resume` is set, and whose `fresh_head` is then done.
+        work_dir: folder of the training.
+    """
+    found: list[Path | None] = [None]
+    if is_first_process(args.launcher):
+        begun = Path(work_dir) / BEGUN
+        if not any(int(os.environ.get(name, 0)) for name in RESTART_COUNTS):
+            begun.unlink(missing_ok=True)
+        elif begun.exists():
+            found = [find_last_checkpoint(work_dir)]
+    # all do the same, whatever they see of the folder
+    broadcast_object_list(found)
+    if found[0] is not None:
+        print_log(f"started again: the training goes on from {found[0]}")
+        args.resume, args.fresh_head = str(found[0]), None
+
+
+def note_begin(work_dir: str | Path) -> None:
+    """Note that the checkpoints of a work dir are those of the training that begins now."""
+    (Path(work_dir) / BEGUN).touch()
+
+
+def note_end(work_dir: str | Path) -> None:
+    """Remove the note, since the training has finished."""
+    (Path(work_dir) / BEGUN).unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""Optimizer whose state is divided among the processes of a training (ZeRO, stage 1)."""
+
+from typing import Any
+
+from mmengine.dist import is_distributed
+from mmengine.optim import ZeroRedundancyOptimizer
+from mmengine.registry import OPTIMIZERS
+
+
+@OPTIMIZERS.register_module()
+class ShardedOptimizer(ZeroRedundancyOptimizer):
+    """Optimizer of which each process keeps and updates a part, and has the result of all parts.
+
+    Rajbhandari et al., "ZeRO", SC 2020, https://arxiv.org/abs/1910.02054. The weights are those of
+    the whole optimizer bit for bit. MMEngine's class waits forever when a checkpoint is saved: it
+    collects the parts then, which takes all processes, but only the first one saves.
+
+    Args:
+        params: parameters, or groups of them.
+        optimizer_type: name of a class of `torch.optim`, such as ``'AdamW'``.
+        **kwargs: arguments of that class.
+
+    Raises:
+        ValueError: if there are no other processes.
+    """
+
+    def __init__(self, params, optimizer_type: str, **kwargs):
+        if not is_distributed():
+            raise ValueError(
+                "ShardedOptimizer divides its state among processes, but there is one: start the "
+                f"training with a --launcher, or set optim_wrapper.optimizer.type={optimizer_type}"
+            )
+        super().__init__(params, optimizer_type, **kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that :func:`collect_state` has brought to the first process."""
+        return super(ZeroRedundancyOptimizer, self).state_dict()
+
+
+def collect_state(optim_wrapper) -> None:
+    """Bring all parts of a sharded optimizer's state to the first process, to be saved there.
+
+    All processes must call this.
+
+    Raises:
+        ValueError: if the optimizer is MMEngine's.
+    """
+    optimizer = optim_wrapper.optimizer
+    if isinstance(optimizer, ShardedOptimizer):
+        optimizer.consolidate_state_dict(to=0)
+    elif isinstance(optimizer, ZeroRedundancyOptimizer):
+        raise ValueError(
+            "MMEngine's ZeroRedundancyOptimizer cannot be saved: set "
+            "optim_wrapper.optimizer.type=ShardedOptimizer, which takes the same arguments"
+        )

@@ -1,0 +1,319 @@
+"""Laws of the inspection of data sets: each fault that is planted is found, and nothing else."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from hybrid_backbones.datasets.inspection import coco, images, label_maps
+from hybrid_backbones.datasets.inspection.coco import inspect_coco
+from hybrid_backbones.datasets.inspection.findings import Problems
+from hybrid_backbones.datasets.inspection.folders import inspect_folders
+from hybrid_backbones.datasets.inspection.images import inspect_image
+
+pytestmark = pytest.mark.upstream
+HEIGHT, WIDTH = 20, 30
+SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]
+BOX = dict(category_id=1, bbox=[2, 3, 10, 10], area=100, iscrowd=0, segmentation=[SQUARE])
+ORIENTATION = 0x0112
+
+
+def noise(shape=(HEIGHT, WIDTH, 3), dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+
+
+@pytest.fixture
+def content(tmp_path):
+    """A good set of three images with one object each; the faults go into the second."""
+    for i in (1, 2, 3):
+        Image.fromarray(noise()).save(tmp_path / f"{i}.png")
+    sizes = dict(height=HEIGHT, width=WIDTH)
+    return dict(
+        images=[dict(id=i, file_name=f"{i}.png", **sizes) for i in (1, 2, 3)],
+        annotations=[dict(BOX, id=10 * i, image_id=i) for i in (1, 2, 3)],
+        categories=[dict(id=1, name="cat"), dict(id=2, name="dog")],
+    )
+
+
+def inspect(folder, content, classes=("cat", "dog"), **settings):
+    (folder / "all.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    settings = dict(with_masks=True, quiet=True) | settings
+    return inspect_coco(folder / "all.json", folder, classes, "set", **settings)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rotate(path):
+    picture = Image.fromarray(noise((WIDTH, HEIGHT, 3)))
+    exif = picture.getexif()
+    exif[ORIENTATION] = 6
+    picture.save(path, exif=exif)
+
+
+def deep_colours(path):
+    """Write colours of 16 bits, which Pillow itself cannot."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    rows = (b"\0" + bytes(6 * WIDTH)) * HEIGHT
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+# name: what is done to the file of an image, and the kind of problem that it is
+FILES = {
+    "missing": (lambda path: path.unlink(), images.MISSING),
+    "cut": (cut, images.UNREADABLE),
+    "text": (lambda path: path.write_text("no image"), images.UNREADABLE),
+    "rotated": (rotate, images.ROTATED),
+    "16 bits of grey": (
+        lambda path: Image.fromarray(noise((HEIGHT, WIDTH), np.uint16)).save(path),
+        images.DEEP,
+    ),
+    "16 bits of colours": (deep_colours, images.DEEP),
+    "32 bits": (
+        lambda path: Image.fromarray(noise((HEIGHT, WIDTH), np.float32)).save(path, "TIFF"),
+        images.REFUSED,
+    ),
+    "strip": (
+        lambda path: Image.fromarray(noise((1, 1000, 3))).save(path),
+        images.REFUSED,
+    ),
+    "another size": (lambda path: Image.fromarray(noise((9, 9, 3))).save(path), images.RESIZED),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_faulty_image_is_found_and_named(tmp_path, content, name):
+    damage, kind = FILES[name]
+    damage(tmp_path / "2.png")
+    found = inspect(tmp_path, content).problems.examples
+    assert found.keys() == {kind}
+    (example,) = found[kind]
+    assert str(tmp_path / "2.png") in example
+
+
+def change(section, **entries):
+    return lambda content: content[section][1].update(entries)
+
+
+def drop(section, key):
+    return lambda content: content[section][1].pop(key)
+
+
+# name: what is done to the annotation file, a part of the kind, and of the example
+ENTRIES = {
+    "unknown category": (
+        change("annotations", category_id=9),
+        coco.UNKNOWN_CATEGORY,
+        "annotation 20 (category_id 9)",
+    ),
+    "unknown image": (
+        change("annotations", image_id=9),
+        coco.UNKNOWN_IMAGE,
+        "annotation 20 (image_id 9)",
+    ),
+    "category that the config lacks": (
+        lambda content: content["categories"].append(dict(id=3, name="cow")),
+        coco.OTHER_CATEGORY,
+        "cow",
+    ),
+    "category that the file lacks": (
+        lambda content: content["categories"].pop(),
+        coco.NO_CATEGORY,
+        "dog",
+    ),
+    "box outside": (
+        change("annotations", bbox=[WIDTH, 1, 5, 5]),
+        "box outside the image",
+        "annotation 20 in 2.png (bbox [30, 1, 5, 5])",
+    ),
+    "box over the border": (change("annotations", bbox=[-9, 1, 19, 5]), "over the border", "20"),
+    "empty box": (change("annotations", bbox=[5, 5, 0, 5]), "under a pixel", "20 in 2.png"),
+    "negative box": (change("annotations", bbox=[9, 9, -5, 5]), "negative size", "20 in 2.png"),
+    "area": (change("annotations", area=0), "area that is not positive", "area 0"),
+    "line as mask": (
+        change("annotations", segmentation=[[2, 3, 12, 3, 7, 3]]),
+        "mask without area",
+        "20 in 2.png",
+    ),
+    "runs of nothing": (
+        change("annotations", segmentation=dict(size=[HEIGHT, WIDTH], counts=[HEIGHT * WIDTH])),
+        "mask without area",
+        "20 in 2.png",
+    ),
+    "short polygon": (
+        change("annotations", segmentation=[SQUARE, [1, 1, 5, 5]]),
+        "too few or an odd number",
+        "20 in 2.png",
+    ),
+    "no mask": (change("annotations", segmentation=[]), "no segmentation", "20 in 2.png"),
+    "no box": (drop("annotations", "bbox"), "annotation entries malformed", "20 (bbox None)"),
+    "box of text": (change("annotations", bbox=["1"] * 4), "annotation entries malformed", "bbox"),
+    "no size": (drop("images", "width"), "image entries malformed", "image 2 (width None)"),
+    "size of zero": (change("images", height=0), "image entries malformed", "image 2"),
+    "category without name": (drop("categories", "name"), "category entries malformed", "2 (name"),
+    "id twice": (change("annotations", id=10), "annotation entries with the id of another", "10"),
+    "no annotations": (lambda content: content.pop("annotations"), coco.NO_SECTION, "annotations"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_faulty_entry_is_found_and_named(tmp_path, content, name):
+    damage, kind, example = ENTRIES[name]
+    damage(content)
+    classes = ("cat",) if name == "category without name" else ("cat", "dog")
+    found = inspect(tmp_path, content, classes).problems.examples
+    (only,) = found
+    assert kind in only
+    assert len(found[only]) == 1
+    assert example in found[only][0]
+
+
+def test_a_good_set_has_no_problems_and_is_counted(tmp_path, content):
+    content["annotations"].append(dict(BOX, id=40, image_id=1, bbox=[2, 3, 7, 5]))
+    content["annotations"].append(dict(BOX, id=50, image_id=1, category_id=2, iscrowd=1))
+    findings = inspect(tmp_path, content)
+    assert findings.lines() == ["3 images, 4 objects, 2 classes; none of dog"]
+    assert findings.num_images == dict(cat=3)
+    assert findings.boxes[-1].tolist() == [7, 5]
+    assert len(findings.images) == 3
+
+
+def test_all_problems_are_reported_at_once(tmp_path, content):
+    (tmp_path / "1.png").unlink()
+    rotate(tmp_path / "2.png")
+    cut(tmp_path / "3.png")
+    change("annotations", bbox=[WIDTH, 1, 5, 5])(content)
+    drop("images", "width")(content)
+    lines = inspect(tmp_path, content).lines()
+    # of the malformed image nothing else is known
+    assert len(lines) == 4
+    assert all("\n" not in line for line in lines)
+
+
+def test_masks_are_inspected_where_they_are_used_alone(tmp_path, content):
+    change("annotations", segmentation=[])(content)
+    assert not inspect(tmp_path, content, with_masks=False).problems
+
+
+def test_other_categories_are_fine_where_classes_are_chosen(tmp_path, content):
+    assert not inspect(tmp_path, content, ("cat",), allow_others=True).problems
+    assert inspect(tmp_path, content, ("cat",)).problems.examples == {coco.OTHER_CATEGORY: ["dog"]}
+
+
+def test_a_metric_needs_to_know_the_crowds(tmp_path, content):
+    drop("annotations", "iscrowd")(content)
+    assert not inspect(tmp_path, content).problems
+    (kind,) = inspect(tmp_path, content, evaluates=True).problems.examples
+    assert kind == "annotation entries malformed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "[]", "7"])
+def test_a_file_of_something_else_is_a_problem(tmp_path, text):
+    assert inspect(tmp_path, text).problems
+
+
+def test_a_line_has_a_count_and_the_first_examples():
+    problems = Problems()
+    problems.add("images missing", *"abcd")
+    problems.add("label maps missing")
+    problems.add("images rotated", "e")
+    assert problems.lines() == ["images missing: 4, such as a; b; c", "images rotated: 1, e"]
+    assert len(problems) == 5
+
+
+def write_maps(folder, value=1):
+    for name in ("a", "b"):
+        for kind in ("images", "maps"):
+            (folder / kind).mkdir(exist_ok=True)
+        Image.fromarray(noise()).save(folder / "images" / f"{name}.jpg")
+        labels = np.full((HEIGHT, WIDTH), value, np.uint8)
+        labels[0] = 0
+        Image.fromarray(labels).save(folder / "maps" / f"{name}.png")
+
+
+def inspect_maps(folder, **settings):
+    settings = dict(
+        type="CheckedSegDataset",
+        data_root=str(folder),
+        data_prefix=dict(img_path="images", seg_map_path="maps"),
+        metainfo=dict(classes=("soil", "crop", "weed")),
+        indices=1,
+        pipeline=[dict(type="LoadAnnotationsStrict")],
+        **settings,
+    )
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        return inspect_folders(settings, "set", quiet=True)
+
+
+def save(array):
+    return lambda path: Image.fromarray(array).save(path)
+
+
+MAPS = {
+    "missing": (lambda path: path.unlink(), label_maps.MISSING),
+    "cut": (cut, label_maps.UNREADABLE),
+    "colours": (save(noise()), label_maps.NO_LABELS),
+    "16 bits": (save(noise((HEIGHT, WIDTH), np.uint16)), label_maps.NO_LABELS),
+    "another size": (save(np.zeros((9, 9), np.uint8)), label_maps.RESIZED),
+    "label above": (save(np.full((HEIGHT, WIDTH), 3, np.uint8)), label_maps.ABOVE),
+    "all ignored": (save(np.full((HEIGHT, WIDTH), 255, np.uint8)), label_maps.EMPTY),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_faulty_label_map_is_found_and_named(tmp_path, name):
+    damage, kind = MAPS[name]
+    write_maps(tmp_path)
+    damage(tmp_path / "maps/b.png")
+    found = inspect_maps(tmp_path).problems.examples
+    assert found.keys() == {kind}
+    assert str(tmp_path / "maps/b.png") in found[kind][0]
+
+
+def test_images_of_label_maps_are_inspected(tmp_path):
+    write_maps(tmp_path)
+    cut(tmp_path / "images/b.jpg")
+    assert inspect_maps(tmp_path).problems.examples.keys() == {images.UNREADABLE}
+
+
+def test_the_pixels_of_good_label_maps_are_counted(tmp_path):
+    write_maps(tmp_path, value=2)
+    findings = inspect_maps(tmp_path)
+    assert not findings.problems
+    assert findings.num_pixels == dict(soil=2 * WIDTH, weed=2 * WIDTH * (HEIGHT - 1))
+    assert findings.num_images == dict(soil=2, weed=2)
+    # with label 0 ignored, the classes count from 1
+    findings = inspect_maps(tmp_path, reduce_zero_label=True)
+    assert not findings.problems
+    assert findings.num_pixels == dict(crop=2 * WIDTH * (HEIGHT - 1))
+
+
+def test_folders_by_class_are_counted(tmp_path):
+    for name, count in (("cat", 2), ("dog", 1)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            Image.fromarray(noise()).save(tmp_path / name / f"{i}.png")
+    cut(tmp_path / "dog/0.png")
+    settings = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="", pipeline=[])
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        findings = inspect_folders(settings, "set", quiet=True)
+    assert findings.num_images == dict(cat=2, dog=1)
+    assert findings.problems.examples.keys() == {images.UNREADABLE}
+
+
+def test_a_tiff_of_16_bit_colours_is_deep(tmp_path):
+    report = inspect_image(tmp_path / "none.png")
+    assert report.problems == [(images.MISSING, str(tmp_path / "none.png"))]
+    assert report.size is None

@@ -1,0 +1,171 @@
+"""Laws of `--batch-size`: what is searched for, and that the learning rate follows."""
+
+import json
+from argparse import ArgumentTypeError
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from tool_runs import ONE_EPOCH, REPOSITORY, run_warm, train
+
+from hybrid_backbones.mini.preset import apply_mini
+from hybrid_backbones.training import batch_size
+from hybrid_backbones.training.batch_size import (
+    Trial,
+    heaviest_sample,
+    largest_fitting,
+    parse_batch_size,
+    search,
+    set_batch_size,
+)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 8, 31, 99, 100, 1000])
+def test_the_largest_batch_that_fits_is_found_in_few_trials(limit, most):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= limit
+
+    assert largest_fitting(fits, most) == min(limit, most)
+    assert all(1 <= size <= most for size in tried)
+    assert len(tried) == len(set(tried)) <= 14
+
+
+def mini_config(mini_root, name="imagenet_acmix_r26"):
+    cfg = Config.fromfile(REPOSITORY / f"configs/{name}.py")
+    apply_mini(cfg, mini_root)
+    return cfg
+
+
+class Small(Trial):
+    """A device whose memory is full above five images a step."""
+
+    limit, steps = 5, []
+
+    def step(self, size):
+        self.steps.append(size)
+        # as PyTorch says it where it allocates
+        if size > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        super().step(min(size, 2))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(batch_size, "Trial", Small)
+    monkeypatch.setattr(Small, "steps", [])
+    return Small
+
+
+@pytest.mark.upstream
+@pytest.mark.parametrize("name", ["imagenet_acmix_r26", "fpn_uniformer_xxs"])
+def test_training_steps_are_tried_until_the_memory_is_full(mini_root, small, name):
+    cfg = mini_config(mini_root, name)
+    settings = cfg.pretty_text
+    assert search(cfg, "cpu") == 5
+    assert small.steps == [2, 4, 8, 6, 5]
+    assert cfg.pretty_text == settings
+
+
+def test_a_memory_that_holds_no_image_is_one_clear_error(mini_root, small, monkeypatch):
+    monkeypatch.setattr(small, "limit", 0)
+    with pytest.raises(ValueError, match=r"do not hold one image .*--amp"):
+        search(mini_config(mini_root), "cpu")
+
+
+def test_an_error_that_is_not_about_memory_is_not_hidden(mini_root, small, monkeypatch):
+    trial = object.__new__(Trial)
+    trial.wrapper = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    trial.wrapper.optimizer = trial.wrapper
+    for text, hidden in (("too many INT_MAX elements", True), ("a bug", False)):
+
+        def step(size, text=text):
+            raise RuntimeError(text)
+
+        trial.step = step
+        if hidden:
+            assert trial.fits(3) is False
+        else:
+            with pytest.raises(RuntimeError, match=text):
+                trial.fits(3)
+
+
+@pytest.mark.parametrize(
+    ("auto_scale_lr", "base"),
+    [(dict(enable=False, base_batch_size=64), 64), (None, 16)],
+    ids=["of the recipe", "of the config"],
+)
+def test_the_learning_rate_follows_the_batch(auto_scale_lr, base):
+    cfg = Config(dict(train_dataloader=dict(batch_size=16), auto_scale_lr=auto_scale_lr))
+    line = set_batch_size(cfg, 24)
+    assert cfg.train_dataloader.batch_size == 24
+    assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=base)
+    assert "24 images per process" in line
+    assert f"of {base} images per step" in line
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "all", ""])
+def test_other_values_are_refused(text):
+    with pytest.raises(ArgumentTypeError, match="expected a number of images"):
+        parse_batch_size(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_command_says_that_it_needs_one(tmp_path):
+    code, _, err = run_warm(*train(tmp_path, "--batch-size", "auto", options=ONE_EPOCH))
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: --batch-size auto needs a GPU")
+    assert err.splitlines()[-1].endswith("give a number, --batch-size N")
+
+
+def test_a_resumed_training_needs_its_number(tmp_path):
+    code, _, err = run_warm(*train(tmp_path, "--resume", "--batch-size", "auto"))
+    assert code == 1
+    assert "--batch-size auto is for the start of a training" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_command_trains_with_the_size_that_fits_and_its_learning_rate(tmp_path):
+    """A GPU that is full above 23 images is faked; everything else is the user's path."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import runpy\n"
+        "from hybrid_backbones.training import batch_size\n"
+        "class Full(batch_size.Trial):\n"
+        "    def fits(self, size):\n"
+        "        return size <= 23\n"
+        "batch_size.Trial = Full\n"
+        "batch_size.find_batch_size = lambda cfg: batch_size.search(cfg, 'cpu')\n"
+        "runpy.run_path('tools/train.py', run_name='__main__')\n"
+    )
+    command = train(tmp_path / "work", "--batch-size", "auto", options=ONE_EPOCH)
+    code, out, err = run_warm(script, *command[1:])
+    assert code == 0, err
+    assert "--batch-size: 23 images per process is the largest that fits" in out + err
+    trained = Config.fromfile(tmp_path / "work/imagenet_acmix_r26.py")
+    assert trained.train_dataloader.batch_size == 23
+    (path,) = (tmp_path / "work").glob("*/vis_data/scalars.json")
+    rates = [json.loads(line) for line in path.read_text().splitlines()]
+    content = torch.load(tmp_path / "work/epoch_1.pth", weights_only=False)
+    assert content["optimizer"]["param_groups"][0]["initial_lr"] == pytest.approx(1e-3 * 23 / 16)
+    assert rates
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_found_fits_on_the_gpu_and_one_more_image_does_not(mini_root):
+    cfg = mini_config(mini_root)
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        size = search(cfg, "cuda")
+        dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, _scope_=cfg.default_scope))
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            trial = Trial(cfg, heaviest_sample(dataset), "cuda")
+            assert trial.fits(size)
+            assert size == len(dataset) or not trial.fits(size + 1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -1,0 +1,213 @@
+"""Laws of `own_data`: data, metrics and heads follow from one place for files and classes."""
+
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tool_runs import REPOSITORY, run_warm
+
+from hybrid_backbones.mini.preset import dicts
+from hybrid_backbones.mini.shapes import CLASSES
+from hybrid_backbones.training.launch import read_config
+
+pytestmark = pytest.mark.upstream
+CONFIGS = REPOSITORY / "configs"
+PAGE = (REPOSITORY / "docs/own_data.md").read_text()
+# in an order of their own
+NAMES = ["nut", "bolt", "washer"]
+LABELS = ["soil", "crop", "weed"]
+DETECTORS = [
+    "own_data_maskrcnn",
+    "cascade_maskrcnn_uniformer_s_3x",
+    "retinanet_swiftformer_l1",
+    "fasterrcnn_r50",
+]
+SEGMENTORS = ["own_data_fpn", "upernet_biformer_s"]
+
+
+def write_coco(path, names=NAMES):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    categories = [dict(id=7 * i, name=name) for i, name in enumerate(names, 1)]
+    path.write_text(json.dumps(dict(images=[], annotations=[], categories=categories)))
+
+
+def write_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Folders of both kinds, as the two configs have them by default."""
+    for part in ("train", "val"):
+        write_coco(tmp_path / f"{part}.json")
+        write_image(tmp_path / part / "a.jpg")
+        write_image(tmp_path / "images" / part / "a.jpg")
+        write_image(tmp_path / "labels" / part / "a.png")
+    return tmp_path
+
+
+COCO = dict(
+    train=dict(images="train", annotations="train.json"),
+    val=dict(images="val", annotations="val.json"),
+)
+MAPS = dict(
+    classes=LABELS,
+    train=dict(images="images/train", annotations="labels/train"),
+    val=dict(images="images/val", annotations="labels/val"),
+)
+
+
+def read(folder, base, mini=False, options=None, **own):
+    path = folder / "mine.py"
+    own = dict(root=str(folder)) | own
+    path.write_text(f"_base_ = {str(CONFIGS / base) + '.py'!r}\nown_data = {own!r}\n")
+    return read_config(Namespace(config=str(path), mini=mini, cfg_options=options))
+
+
+def head_sizes(cfg):
+    return {one.num_classes for one in dicts(cfg.model) if "num_classes" in one}
+
+
+@pytest.mark.parametrize("base", DETECTORS)
+def test_everything_of_a_detector_follows_from_the_annotation_file(root, base):
+    cfg = read(root, base, **COCO)
+    assert head_sizes(cfg) == {3}
+    for loader, part in (("train", "train"), ("val", "val"), ("test", "val")):
+        dataset = cfg[f"{loader}_dataloader"].dataset
+        assert list(dataset.metainfo.classes) == NAMES
+        assert Path(dataset.data_root, dataset.ann_file) == root / f"{part}.json"
+        assert Path(dataset.data_root, dataset.data_prefix.img) == root / part
+    assert {cfg.val_evaluator.ann_file, cfg.test_evaluator.ann_file} == {str(root / "val.json")}
+    assert "own_data" not in cfg
+
+
+@pytest.mark.parametrize("base", SEGMENTORS)
+def test_everything_of_a_segmentor_follows_from_the_list_of_classes(root, base):
+    cfg = read(root, base, **MAPS)
+    assert head_sizes(cfg) == {3}
+    for loader, part in (("train", "train"), ("val", "val"), ("test", "val")):
+        dataset = cfg[f"{loader}_dataloader"].dataset
+        assert dataset.type == "CheckedSegDataset"
+        assert list(dataset.metainfo.classes) == LABELS
+        assert dataset.data_prefix == dict(img_path=f"images/{part}", seg_map_path=f"labels/{part}")
+        assert (dataset.img_suffix, dataset.seg_map_suffix) == (".jpg", ".png")
+        assert dataset.reduce_zero_label is False
+
+
+def test_chosen_classes_keep_the_order_of_the_file_by_which_mmdet_counts(root):
+    cfg = read(root, "own_data_maskrcnn", classes=["washer", "nut"])
+    assert list(cfg.train_dataloader.dataset.metainfo.classes) == ["nut", "washer"]
+    assert head_sizes(cfg) == {2}
+
+
+def test_the_settings_of_the_dataset_that_are_not_about_files_stay(root):
+    options = {"train_dataloader.dataset.indices": 4, "own_data.classes": ["bolt"]}
+    dataset = read(root, "own_data_maskrcnn", options=options, classes=None)
+    dataset = dataset.train_dataloader.dataset
+    assert dataset.indices == 4
+    assert dataset.filter_cfg.min_size == 32
+    assert list(dataset.metainfo.classes) == ["bolt"]
+
+
+def test_an_ending_of_the_config_is_kept(root):
+    options = {f"{x}_dataloader.dataset.seg_map_suffix": "_labels.png" for x in ("train", "val")}
+    cfg = read(root, "own_data_fpn", options=options, **MAPS)
+    assert cfg.train_dataloader.dataset.seg_map_suffix == "_labels.png"
+    assert cfg.test_dataloader.dataset.seg_map_suffix == ".png"
+
+
+def test_a_mini_run_replaces_data_and_weights(root, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    cfg = read(root, "own_data_maskrcnn", mini=True, train=dict(images="none"))
+    assert head_sizes(cfg) == {len(CLASSES)}
+    assert "own_data" not in cfg
+    assert cfg.load_from is None
+
+
+REFUSED = {
+    "unknown entry": ("own_data_maskrcnn", dict(roots="x"), r"has no 'roots'; did you mean root"),
+    "unknown file": (
+        "own_data_maskrcnn",
+        dict(train=dict(image="x")),
+        r"has no 'image'; did you mean images",
+    ),
+    "no validation": (
+        "maskrcnn_r50",
+        dict(train=COCO["train"]),
+        r"needs root, and train and val",
+    ),
+    "no annotations": (
+        "maskrcnn_r50",
+        dict(train=dict(images="train"), val=COCO["val"]),
+        r"does not set train\.annotations",
+    ),
+    "no root": ("own_data_maskrcnn", dict(root="/none"), r"no train and no train\.json .* /none"),
+    "no such class": (
+        "own_data_maskrcnn",
+        dict(classes=["nut", "screw"]),
+        r"train\.json has no screw, but nut, bolt, washer",
+    ),
+    "no list of classes": ("own_data_fpn", {}, r"own_data\.classes must list .*got None"),
+    "text as classes": ("own_data_fpn", dict(classes="soil"), r"must list .*got 'soil'"),
+    "classifier": ("imagenet_r50", COCO, r"detectors and segmentors, but .* ImageNet"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_line(root, name):
+    base, own, says = REFUSED[name]
+    with pytest.raises(ValueError, match=says) as refusal:
+        read(root, base, **own)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (NAMES[::-1], r"in another order: nut, bolt, washer to train .* washer, bolt, nut"),
+        (NAMES[:2], r"different categories"),
+        ([*NAMES, "nut"], r"several categories nut"),
+        ([], r"no categories"),
+    ],
+    ids=["order", "fewer", "twice", "none"],
+)
+def test_both_files_need_the_same_categories_in_the_same_order(root, names, says):
+    write_coco(root / "val.json", names)
+    with pytest.raises(ValueError, match=says):
+        read(root, "own_data_maskrcnn")
+
+
+def test_images_of_several_endings_are_refused(root):
+    write_image(root / "images/train/b.png")
+    with pytest.raises(ValueError, match=r"one ending in .*train.* found 1 of \.jpg, 1 of \.png"):
+        read(root, "own_data_fpn", **MAPS)
+
+
+def examples():
+    return re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "text"), examples(), ids=[name for name, _ in examples()])
+def test_the_examples_of_the_page_are_short_and_complete(root, name, text):
+    assert len(text.splitlines()) <= 5
+    folder = re.search(r'root="([^"]+)"', text)[1]
+    for part in ("train", "valid"):
+        write_coco(root / part / "_annotations.coco.json")
+    (root / f"{name}.py").write_text(text.replace(folder, str(root)))
+    args = Namespace(config=str(root / f"{name}.py"), mini=False, cfg_options=None)
+    assert head_sizes(read_config(args)) == {3}
+
+
+def test_the_page_has_an_example_of_each_kind():
+    assert len(examples()) == 3
+
+
+def test_a_mistake_ends_the_command_in_one_line(tmp_path):
+    options = ("--cfg-options", f"own_data.root={tmp_path}")
+    code, _, err = run_warm("tools/train.py", "configs/own_data_maskrcnn.py", *options)
+    assert code == 1
+    assert re.match(r"error: own_data: there is no train and no train\.json", err.splitlines()[-1])

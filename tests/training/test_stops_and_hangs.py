@@ -1,0 +1,160 @@
+"""What signals, restarts and the watch decide, without other processes."""
+
+import os
+import signal
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from torch.utils.data import DataLoader, TensorDataset
+
+from hybrid_backbones.training import distributed, stop
+from hybrid_backbones.training.errors import Terminated
+from hybrid_backbones.training.restarts import (
+    RESTART_COUNTS,
+    note_begin,
+    note_end,
+    resume_after_restart,
+)
+from hybrid_backbones.training.stop import IMAGES, StopHook, stoppable
+from hybrid_backbones.training.watch import Report, Watched, describe, find_hung
+
+
+def watched(*states):
+    """Processes by step, and seconds since they last went on and last reported."""
+    return [
+        Watched(Report(step, 1, f"place {step}", f"process {step}"), 100.0 - moved, 100.0 - lived)
+        for step, moved, lived in states
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "hung"),
+    [
+        # one has gone on
+        ([(5, 11, 0), (4, 9, 0)], None),
+        # behind the others
+        ([(5, 11, 0), (4, 11, 0), (5, 11, 0)], [1]),
+        # silent, wherever it is
+        ([(5, 11, 0), (5, 11, 6), (4, 11, 0)], [1]),
+        # all wait at one place
+        ([(5, 11, 0), (5, 11, 0)], []),
+    ],
+)
+def test_the_process_for_which_the_others_wait_has_hung(states, hung):
+    assert find_hung(watched(*states), now=100.0, patience=10) == hung
+
+
+def test_a_line_says_who_hangs_and_where():
+    processes = watched((5, 11, 0), (4, 11, 0))
+    assert "rank 1 (process 4) in place 4" in describe(processes, [1], 10)
+    assert "all are in place 5" in describe(processes, [], 10)
+
+
+def test_reports_that_change_count_as_progress_and_as_life():
+    (process,) = watched((5, 50, 50))
+    process.update(Report(5, 2, "", ""), 100.0)
+    assert (process.moved, process.lived) == (50.0, 100.0)
+    process.update(Report(6, 3, "", ""), 101.0)
+    assert (process.moved, process.lived) == (101.0, 101.0)
+
+
+@pytest.fixture
+def _handlers():
+    before = [signal.getsignal(number) for number in stop.SIGNALS]
+    yield
+    for number, handler in zip(stop.SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("number", stop.SIGNALS)
+def test_a_signal_acts_at_once_or_when_it_is_deferred_no_longer(number):
+    with stoppable() as request:
+        with pytest.raises(Terminated) as stopped:
+            os.kill(os.getpid(), number)
+        assert stopped.value.number == number
+        request.number, request.deferred = None, True
+        os.kill(os.getpid(), number)
+        with pytest.raises(Terminated):
+            request.raise_kept()
+
+
+def loader(num_images, batch_size):
+    dataset = TensorDataset(torch.arange(num_images))
+    return DataLoader(dataset, batch_size, sampler=DefaultSampler(dataset, seed=3))
+
+
+def test_the_rest_of_an_epoch_has_the_images_that_were_not_trained():
+    whole = loader(12, 2)
+    runner = SimpleNamespace(train_dataloader=whole, train_loop=SimpleNamespace(dataloader=whole))
+    # six images, whatever the size of their batches was
+    hook = StopHook(stop.StopRequest(), {IMAGES: 6})
+    hook.before_train_epoch(runner)
+    rest = runner.train_loop.dataloader
+    assert len(rest) == 3
+    assert torch.equal(torch.cat([x for (x,) in rest]), torch.cat([x for (x,) in whole])[6:])
+    hook.after_train_epoch(runner)
+    assert runner.train_loop.dataloader is whole
+    # the next epochs are whole
+    hook.before_train_epoch(runner)
+    assert runner.train_loop.dataloader is whole
+
+
+def train_nine(hook, runner):
+    for runner.iter in range(9):
+        hook.after_train_iter(runner, runner.iter)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_training_stops_after_a_step_of_the_optimizer(monkeypatch, tmp_path, every):
+    saved = []
+    monkeypatch.setattr(stop, "prepare_to_save", lambda runner: None)
+    runner = SimpleNamespace(
+        iter=0,
+        epoch=0,
+        cfg=SimpleNamespace(train_cfg=dict(max_epochs=2)),
+        work_dir=str(tmp_path),
+        train_dataloader=loader(64, 2),
+        save_checkpoint=lambda *args, meta, **kwargs: saved.append(meta),
+    )
+    hook = StopHook(stop.StopRequest(), every=every)
+    hook.before_train(runner)
+    hook.before_train_epoch(runner)
+    hook.request.number = signal.SIGUSR1
+    with pytest.raises(Terminated):
+        train_nine(hook, runner)
+    done = {1: 2, 4: 4}[every]
+    assert saved == [{"epoch": 0, "iter": done, IMAGES: 2 * done}]
+
+
+@pytest.mark.parametrize("variable", RESTART_COUNTS)
+def test_only_a_restart_goes_on_and_only_from_its_own_checkpoints(tmp_path, monkeypatch, variable):
+    def resumed():
+        args = Namespace(launcher="none", resume=None, fresh_head=[])
+        resume_after_restart(args, tmp_path)
+        assert (args.fresh_head is None) == (args.resume is not None)
+        return args.resume
+
+    for name in RESTART_COUNTS:
+        monkeypatch.delenv(name, raising=False)
+    checkpoint = tmp_path / "epoch_3.pth"
+    checkpoint.touch()
+    note_begin(tmp_path)
+    # a new training over an earlier one, killed before it begins
+    assert resumed() is None
+    monkeypatch.setenv(variable, "1")
+    assert resumed() is None
+    note_begin(tmp_path)
+    assert resumed() == str(checkpoint)
+    note_end(tmp_path)
+    assert resumed() is None
+
+
+@pytest.mark.parametrize("patience", [0, "soon"])
+def test_a_timeout_is_a_number_of_seconds(patience):
+    cfg = distributed.Config(dict(env_cfg=dict(dist_cfg=dict(timeout=patience))))
+    with pytest.raises(ValueError, match=r"env_cfg\.dist_cfg\.timeout must be a positive number"):
+        distributed.join_processes(cfg)

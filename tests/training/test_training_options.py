@@ -1,0 +1,90 @@
+"""The lines of docs/training_options.md do what they say, through the command."""
+
+import re
+from importlib.util import find_spec
+
+import pytest
+import torch
+from mmengine.config import Config
+from tool_runs import REPOSITORY, run_warm, train
+
+from hybrid_backbones.training.cfg_options import apply_cfg_options
+
+PAGE = (REPOSITORY / "docs/training_options.md").read_text()
+LINES = dict(re.findall(r"^\| ([^|`]+?) \| `(.+=.+)` \|$", PAGE, re.MULTILINE))
+SERVICES = {"Weights & Biases": "wandb", "MLflow": "mlflow", "ClearML": "clearml"}
+EPOCHS = ["train_cfg.max_epochs=5", "train_cfg.val_interval=1"]
+EPOCHS += ["train_dataloader.dataset.indices=64", "val_dataloader.dataset.indices=20"]
+
+
+def options(name):
+    return LINES[name].split()
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory):
+    """Train with all options that need no service; no gain is large enough to go on."""
+    folder = tmp_path_factory.mktemp("options")
+    given = [one for name in LINES if name not in SERVICES for one in options(name)]
+    stop = "default_hooks.stop"
+    given += [f"{stop}.monitor=accuracy/top1", f"{stop}.min_delta=200", f"{stop}.patience=1"]
+    code, _, err = run_warm(*train(folder, options=[*EPOCHS, *given]))
+    assert code == 0, err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(work_dir):
+    return torch.load(work_dir / "epoch_2.pth", weights_only=False)
+
+
+@pytest.mark.slow
+def test_gradients_of_four_steps_are_one_step_of_the_optimizer(checkpoint):
+    assert checkpoint["meta"]["iter"] == 8
+    steps = {int(state["step"]) for state in checkpoint["optimizer"]["state"].values()}
+    assert steps == {2}
+
+
+@pytest.mark.slow
+def test_gradients_are_clipped(work_dir):
+    (config,) = work_dir.glob("*.py")
+    assert Config.fromfile(config).optim_wrapper.clip_grad.max_norm == 1.0
+
+
+@pytest.mark.slow
+def test_averages_are_saved_beside_the_weights(checkpoint):
+    average, weights = checkpoint["state_dict"], checkpoint["ema_state_dict"]
+    name = "backbone.conv1.weight"
+    assert not torch.equal(average[name], weights[f"module.{name}"])
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_kept(work_dir):
+    assert len([*work_dir.glob("best_accuracy_top1_epoch_*.pth")]) == 1
+
+
+@pytest.mark.slow
+def test_the_training_stops_without_a_gain(work_dir):
+    assert {path.name for path in work_dir.glob("epoch_*.pth")} == {"epoch_1.pth", "epoch_2.pth"}
+
+
+def test_every_line_is_for_every_kind_of_config():
+    assert len(LINES) == 8
+    for name in ("maskrcnn_uniformer_s", "upernet_uniformer_s", "imagenet_acmix_r26"):
+        for text in LINES.values():
+            pairs = dict(one.split("=", 1) for one in text.split())
+            pairs = {k: float(v) if re.fullmatch(r"[\d.]+", v) else v for k, v in pairs.items()}
+            apply_cfg_options(Config.fromfile(REPOSITORY / f"configs/{name}.py"), pairs)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_that_is_not_installed_is_one_clear_line(service, tmp_path):
+    package = SERVICES[service]
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    code, _, err = run_warm(*train(tmp_path, options=[*EPOCHS, *options(service)]))
+    assert code == 1
+    assert (
+        f"logs to {package}, which is not installed: run `pip install {package}`"
+        in (err.splitlines()[-1])
+    )
