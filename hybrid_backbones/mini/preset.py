@@ -1,15 +1,19 @@
 """Mini preset, which runs any config on the embedded mini set in minutes on two CPU cores.
 
 The network is that of the config. The preset replaces the data, the number of classes, the image
-size and the schedule, and removes ImageNet weights, so that nothing needs to be downloaded.
+size and the schedule, and removes ImageNet weights, so that nothing needs to be downloaded. Heads
+that would not learn in minutes are changed: those with queries (`queries.py`) and RetinaNet's
+(`retina.py`).
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
+from .queries import SLOW, has_queries, shrink_queries
+from .retina import is_retina, shrink_retina
+from .settings import dicts
 from .shapes import CLASSES, PALETTE, SCENES, SINGLE_SIZE, SINGLES, draw_mini
 
 # settings that only suit pre-trained weights or long training, and their replacements
@@ -20,6 +24,10 @@ FROM_SCRATCH = dict(
 DETECTION = dict(
     num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
 )
+# epochs and validation interval; heads without RoIs need more steps, which cost less, queries most
+LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(16, 4))
+# training steps of segmentation
+NUM_STEPS = dict(dense=180, queries=900)
 # anchors (RPN) and RoIs sampled per image for the losses; a RoI costs as much as a small image
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
@@ -63,6 +71,11 @@ def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
     for key, value in preset(cfg, draw_mini(root)).items():
         cfg[key] = value
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    # data and weights of one's own are replaced, too
+    cfg.pop("own_data", None)
+    cfg.load_from = None
+    # the learning rate is that of the preset's batch
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=cfg.train_dataloader.batch_size)
     _enlarge_pictures(cfg)
     set_interval(cfg, "logger", 10)
     set_interval(cfg, "visualization", 10)
@@ -79,8 +92,11 @@ def _enlarge_pictures(cfg: Config) -> None:
 
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = any("segm" in metric.get("metric", ()) for metric in dicts(cfg.val_evaluator))
-    # dense heads need more steps, which cost less
-    epochs, val_interval = (4, 2) if "roi_head" in cfg.model else (9, 3)
+    head = "queries" if has_queries(cfg.model) else "rois" if "roi_head" in cfg.model else "dense"
+    if head == "queries":
+        shrink_queries(cfg.model, len(CLASSES))
+    if is_retina(cfg.model):
+        shrink_retina(cfg.model)
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in DETECTION.items() if k in settings})
         if settings.get("type") == "RandomSampler":
@@ -109,12 +125,14 @@ def _detection(cfg: Config, root: Path) -> dict:
             **coco_files(root, split),
         )
 
+    epochs, val_interval = LENGTHS[head]
+    num_iters = epochs * NUM_SCENES // 4
     return dict(
         train_dataloader=_train_loader(dataset("train"), train, 4, "SeededSampler"),
         val_dataloader=val_loader(dataset("val"), val, 1),
         val_evaluator=coco_evaluator(cfg, root),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=val_interval),
-        **_adamw_with_warmup(lr=4e-4, num_iters=epochs * NUM_SCENES // 4),
+        **_adamw_with_warmup(lr=4e-4, num_iters=num_iters, queries=head == "queries"),
     )
 
 
@@ -123,6 +141,9 @@ def _segmentation(cfg: Config, root: Path) -> dict:
     for settings in dicts(cfg.model):
         if "num_classes" in settings:
             settings.num_classes = len(classes)
+    queries = has_queries(cfg.model)
+    if queries:
+        shrink_queries(cfg.model, len(classes))
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
     load = [
         dict(type="LoadImageFromFile", imdecode_backend="strict"),
@@ -149,13 +170,13 @@ def _segmentation(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=classes, palette=list(PALETTE)),
         )
 
-    num_iters = 180
+    num_iters = NUM_STEPS["queries" if queries else "dense"]
     set_interval(cfg, "checkpoint", num_iters // 3)
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
         val_dataloader=val_loader(dataset("validation"), val, 1),
         train_cfg=dict(type="IterBasedTrainLoop", max_iters=num_iters, val_interval=num_iters // 3),
-        **_adamw_with_warmup(lr=5e-4, num_iters=num_iters),
+        **_adamw_with_warmup(lr=5e-4, num_iters=num_iters, queries=queries),
     )
 
 
@@ -199,16 +220,6 @@ def set_interval(cfg: Config, hook: str, interval: int) -> None:
         settings.interval = interval
 
 
-def dicts(settings) -> Iterator[ConfigDict]:
-    """Iterate over all dicts in nested dicts and lists."""
-    if isinstance(settings, dict):
-        yield settings
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        for value in settings:
-            yield from dicts(value)
-
-
 def coco_files(root: Path, split: str) -> dict:
     """Return the dataset settings for a split of the mini set in COCO's format."""
     return dict(
@@ -249,15 +260,18 @@ def val_loader(dataset: dict, pipeline: list, batch_size: int) -> dict:
     )
 
 
-def _adamw_with_warmup(lr: float, num_iters: int) -> dict:
+def _adamw_with_warmup(lr: float, num_iters: int, *, queries: bool = False) -> dict:
     """Return AdamW with clipped gradients, and a linear warm-up before a cosine decay."""
     warmup = num_iters // 10
+    wrapper = dict(
+        type="OptimWrapper",
+        optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05),
+        clip_grad=dict(max_norm=1.0 if queries else 10.0),
+    )
+    if queries:
+        wrapper["paramwise_cfg"] = dict(custom_keys={k: dict(lr_mult=v) for k, v in SLOW.items()})
     return dict(
-        optim_wrapper=dict(
-            type="OptimWrapper",
-            optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05),
-            clip_grad=dict(max_norm=10.0),
-        ),
+        optim_wrapper=wrapper,
         param_scheduler=[
             dict(type="LinearLR", start_factor=0.05, by_epoch=False, end=warmup),
             dict(type="CosineAnnealingLR", by_epoch=False, begin=warmup, end=num_iters),

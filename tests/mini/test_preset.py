@@ -1,16 +1,25 @@
-"""Laws of the mini preset for configs that lack what it changes."""
+"""Laws of the mini preset: configs that lack what it changes, and heads that it changes."""
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
-from hybrid_backbones.mini import preset
+from hybrid_backbones.mini import preset, queries
 from hybrid_backbones.mini.preset import apply_mini
+from hybrid_backbones.mini.settings import dicts
 
 CONFIGS = {
     "mmdet": "fasterrcnn_r50",
     "mmseg": "upernet_r50",
     "mmpretrain": "imagenet_r50",
 }
+
+
+# a config of each head with queries
+QUERIES = [
+    *("dino_swiftformer_xs", "deformable_detr_swiftformer_xs"),
+    *("mask2former_coco_swiftformer_xs", "mask2former_ade_swiftformer_xs"),
+]
 
 
 @pytest.fixture
@@ -58,3 +67,52 @@ def test_each_metric_of_several_reads_the_annotations_of_the_mini_set(read, tmp_
     apply_mini(cfg, tmp_path)
     assert cfg.test_evaluator == cfg.val_evaluator == wrap([save, one.val_evaluator])
     assert cfg.train_dataloader == one.train_dataloader
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_of_a_model_with_queries_all_but_the_backbone_is_shrunk(read, tmp_path, name):
+    cfg, given = read(name), read(name)
+    apply_mini(cfg, tmp_path)
+    given.model.backbone.pop("init_cfg")
+    assert cfg.model.backbone == given.model.backbone
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        whole, small = (MODELS.build(one.model) for one in (given, cfg))
+    for mine, theirs in zip(small.backbone.parameters(), whole.backbone.parameters(), strict=True):
+        assert mine.shape == theirs.shape
+    fixed = queries.WIDTHS if name.startswith("dino_") else ()
+    limits = {key: limit for key, limit in queries.LIMITS.items() if key not in fixed}
+    for part in dicts(cfg.model):
+        assert all(part.get(key, limit) <= limit for key, limit in limits.items())
+    # a quarter of the weights of each layer, unless widths stay, in at most half of the layers
+    factor = 2 if fixed else 6
+    assert factor * _size_after_backbone(small) < _size_after_backbone(whole)
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_model_with_queries_learns_in_many_steps_at_deformable_detrs_rates(read, tmp_path, name):
+    cfg = read(name)
+    apply_mini(cfg, tmp_path)
+    steps = cfg.param_scheduler[-1].end
+    assert steps > 2 * 180
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.keys() == queries.SLOW.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [("mask2former_coco_swiftformer_xs", 6), (QUERIES[-1], 7)]
+)
+def test_mask2former_weighs_the_classes_alike_and_no_object_as_it_did(
+    read, tmp_path, name, num_classes
+):
+    cfg = read(name)
+    apply_mini(cfg, tmp_path)
+    head = cfg.model.get("panoptic_head") or cfg.model.decode_head
+    assert head.loss_cls.class_weight == [1.0] * num_classes + [0.1]
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    built = getattr(model, "panoptic_head", None) or model.decode_head
+    assert built.cls_embed.out_features == num_classes + 1
+
+
+def _size_after_backbone(model):
+    named = model.named_parameters()
+    return sum(p.numel() for name, p in named if not name.startswith("backbone."))

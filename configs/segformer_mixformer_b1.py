@@ -1,0 +1,12 @@
+"""SegFormer's head with MixFormer-B1; see `segformer_swiftformer_xs.py`.
+
+Command:   python tools/train.py configs/segformer_mixformer_b1.py
+Published: no published result: the combination is ours
+"""
+
+_base_ = "segformer_swiftformer_xs.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="MixFormer", arch="b1"),
+    decode_head=dict(in_channels=[32, 64, 128, 256]),
+)
