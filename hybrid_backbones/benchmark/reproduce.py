@@ -19,6 +19,8 @@ from ..checkpoints.fetch import describe, fetch, hash_file
 from ..checkpoints.published import similar_names
 from ..training.checks import require_data
 from ..training.launch import read_config, test
+from ..training.requirements import require_writable_file
+from .runs import write_whole
 from .settings import device_name
 from .zoo import read_published, read_weights
 
@@ -61,11 +63,16 @@ class Evaluation(NamedTuple):
         if self.tta:
             found = MANY_SCALES.search(self.result)
             return {"mIoU": float(found[1] or found[2])} if found else {}
-        figures = {}
-        for label, _ in METRICS.values():
-            if match := re.search(rf"{label} ([\d.]+)", self.result):
-                figures[label] = float(match[1])
-        return figures
+        return published_figures(self.result)
+
+
+def published_figures(result: str) -> dict[str, float]:
+    """Return the figures at a single scale in a published result, in percent, by their labels."""
+    figures = {}
+    for label, _ in METRICS.values():
+        if match := re.search(rf"{label} ([\d.]+)", result):
+            figures[label] = float(match[1])
+    return figures
 
 
 def evaluations(name: str, configs: Path) -> list[Evaluation]:
@@ -132,6 +139,7 @@ def reproduce(
     for one in planned:
         cfg = read_config(_arguments(one, "", {}, work_dir))
         require_data(cfg, cfg.test_dataloader.dataset)
+    require_writable_file(page)
     for one in planned:
         path = _verified(one.name, fetch(one.name if file is None else file))
         changes = {**PUBLISHED[one.name].options, **(options or {})}
@@ -189,10 +197,7 @@ def read_page(page: Path) -> str:
 
 def add_row(page: Path, row: str) -> None:
     """Add a row to the page of results, which is written whole or not at all."""
-    text = read_page(page).replace(NOTHING, HEADER) + row + "\n"
-    draft = page.with_name(f".{page.name}.part")
-    draft.write_text(text)
-    draft.replace(page)
+    write_whole(page, read_page(page).replace(NOTHING, HEADER) + row + "\n")
 
 
 def _join(texts: Iterator[str]) -> str:

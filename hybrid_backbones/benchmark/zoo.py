@@ -14,9 +14,10 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoints import PUBLISHED
+from ..mini.queries import has_queries
 from ..ops import ACmix
 from .probes import count_macs
-from .zoo_table import Row
+from .zoo_table import Row, significant
 
 # height and width of published FLOPs, unless a docstring states others
 SIZES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
@@ -26,9 +27,17 @@ GROUPS = {
     "fasterrcnn": "Faster R-CNN on COCO",
     "maskrcnn": "Mask R-CNN on COCO",
     "cascade_maskrcnn": "Cascade Mask R-CNN on COCO",
+    "cascade_rcnn": "Cascade R-CNN on COCO",
     "retinanet": "RetinaNet on COCO",
+    "rtmdet": "RTMDet on COCO",
+    "rtmdetins": "RTMDet-Ins on COCO",
+    "deformable_detr": "Deformable DETR on COCO",
+    "dino": "DINO on COCO",
+    "mask2former_coco": "Mask2Former on COCO",
     "upernet": "UperNet on ADE20K",
     "fpn": "Semantic FPN on ADE20K",
+    "segformer": "SegFormer's head on ADE20K",
+    "mask2former_ade": "Mask2Former on ADE20K",
     "locformer": "LocFormer on COCO with QuickDraw",
 }
 # publication of each backbone
@@ -85,35 +94,62 @@ REASONS = {
 NUM_BOX_ROIS, NUM_MASK_ROIS = 1000, 100
 
 
+def find_configs(folder: Path) -> list[Path]:
+    """Find the configs of the zoo: all but those for own data, which train models of others."""
+    return sorted(path for path in folder.glob("*.py") if not path.stem.startswith("own_data_"))
+
+
 def measure_config(path: Path) -> Row:
     """Build the model of a config and count its costs, without data or weights."""
     cfg = Config.fromfile(path)
     published = read_published(path)
-    stated = re.search(r"at (\d+)×(\d+)", published)
-    size = (int(stated[1]), int(stated[2])) if stated else SIZES[cfg.default_scope]
-    if cfg.default_scope == "mmpretrain":
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model).eval()
+    size = published_size(published, cfg.default_scope)
+    params, macs = count_costs(cfg, size)
     return Row(
         config=path.stem,
         backbone=cfg.model.backbone.type,
         arch=cfg.model.backbone.get("arch") or cfg.model.backbone.get("depth", ""),
         size=size,
-        params=sum(p.numel() for p in model.parameters()) / 1e6,
+        params=params / 1e6,
         published_params=_figure(published, r"([\d.]+)M parameters"),
-        macs=None if "sketch_encoder" in cfg.model else _count_model(model, size) / 1e9,
+        macs=macs and macs / 1e9,
         published_macs=_figure(published, r"([\d.]+)G FLOPs"),
         published=published,
         weights=read_weights(path),
     )
 
 
+def published_size(published: str, scope: str) -> tuple[int, int]:
+    """Return height and width of the images for which FLOPs are published."""
+    stated = re.search(r"at (\d+)×(\d+)", published)
+    return (int(stated[1]), int(stated[2])) if stated else SIZES[scope]
+
+
+def count_costs(cfg: Config, size: tuple[int, int]) -> tuple[int, int | None]:
+    """Count the parameters of a config's model, and its MACs for one image of H×W pixels.
+
+    MACs are None if the model has a second input or queries.
+    """
+    if cfg.default_scope == "mmpretrain":
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+    params = sum(p.numel() for p in model.parameters())
+    # queries read the sizes of the maps as values, which the meta device does not have
+    is_counted = "sketch_encoder" not in cfg.model and not has_queries(cfg.model)
+    return params, _count_model(model, size) if is_counted else None
+
+
 def read_published(path: Path) -> str:
     """Return the published results in the docstring of a config as one line."""
-    if text := _read_entry(path, "Published"):
+    if text := published_of(path):
         return text
     raise ValueError(f"the docstring of {path} has no line that begins with 'Published:'")
+
+
+def published_of(path: Path) -> str:
+    """Return the same, or an empty text for a config of one's own, which may name no result."""
+    return _read_entry(path, "Published")
 
 
 def read_weights(path: Path) -> list[str]:
@@ -223,9 +259,10 @@ the ImageNet weights that a detector or segmentor was published from.
 
 Parameters are those of the whole model. FLOPs are products (multiply-accumulates) of convolutions,
 linear layers and attention in the whole model for one image, {NUM_BOX_ROIS} boxes and
-{NUM_MASK_ROIS} masks, without what normalisation, activations and resizing cost. Features: ✓ where
-those of the published implementation are equal to ours within 1e-4
-(`tests/backbones/test_golden.py`); other sizes are built by the same code from published tables.
+{NUM_MASK_ROIS} masks, without what normalisation, activations and resizing cost; those of LocFormer
+and of heads with queries are not counted. Features: ✓ where those of the published implementation
+are equal to ours within 1e-4 (`tests/backbones/test_golden.py`); other sizes are built by the same
+code from published tables.
 
 **SwiftFormer has two attentions.** Its first release (March to July 2023, and the port in
 transformers) computes another form than the present code, whose weights replaced the first under
@@ -239,7 +276,7 @@ def _line(row: Row) -> str:
         f"`{row.config}`",
         f"{row.params:.1f}",
         row.published_params or "-",
-        _significant(row.macs),
+        significant(row.macs),
         row.published_macs or "-",
         f"{row.size[0]}×{row.size[1]}",
         row.published,
@@ -248,12 +285,6 @@ def _line(row: Row) -> str:
         verified,
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _significant(macs: float | None) -> str:
-    if macs is None:
-        return "-"
-    return f"{macs:.3g}" if macs < 100 else f"{macs:.0f}"
 
 
 def _ratios(row: Row) -> str:

@@ -19,6 +19,13 @@ FILE = "model_zoo.json"
 SETTING = ("date", "device_name", "threads", "torch", "batch", "dtype", "size", "command")
 
 
+def significant(value: float | None, unit: float = 1.0) -> str:
+    """Return a value in a unit with three digits, or all of its whole part, for a table."""
+    if value is None:
+        return "-"
+    return f"{value / unit:.3g}" if value / unit < 100 else f"{value / unit:.0f}"
+
+
 class Row(NamedTuple):
     """Costs and results of a config; None where nothing was published or measured."""
 
@@ -28,7 +35,7 @@ class Row(NamedTuple):
     size: tuple[int, int]
     params: float  # millions
     published_params: str | None
-    macs: float | None  # billions; None if the model has a second input
+    macs: float | None  # billions; None if the model has a second input or queries
     published_macs: str | None
     published: str
     weights: list[str]

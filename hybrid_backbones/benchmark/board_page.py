@@ -1,0 +1,222 @@
+"""Page of a leaderboard in Markdown, its table in CSV, and its pictures."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from filelock import FileLock
+
+from .board_entries import Entry, group
+from .board_plots import Point, draw_board
+from .real_runs import Speed, commands, expected_cost, read_speeds
+from .reproduce import published_figures
+from .runs import Run, write_whole
+from .zoo import published_of
+from .zoo_table import significant
+
+PAGE, TABLE, BOARD = "leaderboard.md", "leaderboard.csv", "leaderboard.json"
+# by figure of a result: title and unit of its column and picture
+COSTS = {
+    "params": ("parameters (M)", 1e6),
+    "macs": ("FLOPs (G)", 1e9),
+    "train_images_per_s": ("training (img/s)", 1),
+    "train_memory_mib": ("training memory (MiB)", 1),
+    "latency_ms": ("inference (ms)", 1),
+}
+PLOTTED = ("params", "macs", "latency_ms")
+HEADER = ["config", "ours", "published", *(title for title, _ in COSTS.values())]
+HEADER += ["config's hash", "weights' hash", "seeds"]
+# digits of hashes on the page; all of them are in the CSV
+NUM_DIGITS = 8
+MINI = """\
+**The mini set is no benchmark of quality.** It is some hundred pictures of shapes that the project
+draws itself, and a training on it takes minutes. The figures say that a network learns, not which
+one is better. Published figures are those of the real data sets: nothing here can be compared with
+them.
+"""
+
+
+def save_board(
+    out: Path, runs: Sequence[Run], *, mini: bool, command: str, speeds: Sequence[Path]
+) -> None:
+    """Write what is on the page and in which order, for all processes that write the page.
+
+    Raises:
+        ValueError: if a table of speeds cannot be read.
+    """
+    saved = dict(
+        runs=[run.folder.name for run in runs],
+        mini=mini,
+        command=command,
+        speeds=[speed._asdict() for speed in read_speeds(speeds)],
+    )
+    write_whole(out / BOARD, json.dumps(saved, indent=2) + "\n")
+
+
+def write_board(out: Path) -> None:
+    """Write page, table and pictures from the results that there are now."""
+    # otherwise an older page of another process could come last
+    with FileLock(out / ".page.lock"):
+        board = json.loads((out / BOARD).read_text())
+        runs = [Run.load(out / name) for name in board["runs"]]
+        write_whole(out / TABLE, to_csv(runs))
+        groups = group(runs)
+        pictures = _draw(groups, out)
+        write_whole(out / PAGE, to_page(groups, board, pictures))
+
+
+def to_page(groups: dict[str, list[Entry]], board: dict, pictures: Sequence[str]) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        groups: entries by the title of their method.
+        board: what :func:`save_board` has saved.
+        pictures: names of the pictures' files.
+    """
+    entries = [entry for members in groups.values() for entry in members]
+    runs = [run for entry in entries for run in entry.runs]
+    finished = sum(run.result is not None for run in runs)
+    parts = ["# Leaderboard", _introduction(board["command"], finished, len(runs))]
+    parts += [MINI.strip()] * board["mini"]
+    for title, members in groups.items():
+        lines = [_line(HEADER), _line(["---"] * len(HEADER)), *map(_entry_line, members)]
+        parts.append("\n".join([f"## {title}\n", *lines]))
+    parts += [_caption(runs), *_notes(runs)]
+    if pictures:
+        parts.append("## Accuracy against cost")
+        parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
+    parts.append(_real_runs([entry.first for entry in entries], board))
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(command: str, finished: int, total: int) -> str:
+    return (
+        f"Written by the command below, which goes on where it was stopped. {finished} of {total} "
+        f"runs are finished; [{TABLE}]({TABLE}) has all their figures.\n\n```bash\n{command}\n```"
+    )
+
+
+def _entry_line(entry: Entry) -> str:
+    hashes = [one["weights"][:NUM_DIGITS] for one in entry.results]
+    published = published_figures(published_of(entry.first.config))
+    return _line(
+        [
+            f"`{entry.first.name}`",
+            entry.in_words(),
+            ", ".join(f"{label} {figure:g}" for label, figure in published.items()) or "-",
+            *(significant(entry.mean(name), unit) for name, (_, unit) in COSTS.items()),
+            f"`{entry.first.digest[:NUM_DIGITS]}`",
+            ", ".join(f"`{digest}`" for digest in hashes) or "-",
+            ", ".join(str(run.seed) for run in entry.runs),
+        ]
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _caption(runs: Sequence[Run]) -> str:
+    results = [run.result for run in runs if run.result is not None]
+    places = {
+        f"{one['device']}, {one['threads']} CPU threads, {one['processes']} training processes"
+        for one in results
+    }
+    sizes = {f"{height}×{width}" for height, width in (run.size for run in runs) if height}
+    return (
+        f"Measured on: {'; '.join(sorted(places)) or '-'}. Several seeds: mean ± standard "
+        "deviation. FLOPs are multiply-accumulates for one image, as in the model zoo, of "
+        f"{' or '.join(sorted(sizes))} pixels. Memory is the peak of the GPU, or without one that "
+        "of the whole process. Inference is the time from one image to its final predictions. "
+        "Runs at the same time slow each other down. A config's hash is that of all its settings, "
+        "without the seed; that of weights is of names and values, not of the file."
+    )
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    lines = [
+        f"- `{run.name}`: not measured: {note}"
+        for run in runs
+        for note in (run.result or {}).get("notes", ())
+    ]
+    return ["\n".join(dict.fromkeys(lines))] if lines else []
+
+
+def _real_runs(runs: Sequence[Run], board: dict[str, Any]) -> str:
+    readable = [run for run in runs if run.scope is not None]
+    if not readable:
+        return ""
+    speeds = [Speed(**speed) for speed in board["speeds"]]
+    rows = [_line(["config", "images in all", "expected cost"]), _line(["---"] * 3)]
+    for run in readable:
+        cost = expected_cost(run, speeds)
+        images = f"{run.images / 1e6:.3g} M" if run.images else "-"
+        rows.append(_line([f"`{run.name}`", images, str(cost) if cost else "-"]))
+    table = "\n".join(rows)
+    return (
+        "## Real runs\n\nOn COCO, ADE20K and ImageNet (`COCO_ROOT`, `ADE_ROOT`, `IMAGENET_ROOT` "
+        "and `SKETCH_ROOT` say where they are):\n\n"
+        f"{commands(readable)}\nThe cost is that of one device: images of the whole schedule, by "
+        "images per second at the real size, which were measured of the config itself, or else "
+        "estimated by FLOPs from the fastest and the slowest that were measured. Validation and "
+        f"waiting for data come on top.\n\n{table}"
+    )
+
+
+def _draw(groups: dict[str, list[Entry]], out: Path) -> list[str]:
+    """Draw the metric against each cost, and return the names of the pictures."""
+    names = []
+    for cost in PLOTTED:
+        panels = {
+            title: [point for entry in entries if (point := _point(entry, cost))]
+            for title, entries in groups.items()
+        }
+        panels = {title: points for title, points in panels.items() if points}
+        if panels:
+            names.append(f"accuracy_{cost.partition('_')[0]}.png")
+            draw_board(panels, COSTS[cost][0], out / names[-1])
+    return names
+
+
+def _point(entry: Entry, cost: str) -> Point | None:
+    x, scores = entry.mean(cost), entry.scores()
+    if not x or not scores:
+        return None
+    label, values = next(iter(scores.items()))
+    name = entry.first.name.partition("_")[2] or entry.first.name
+    deviation = stdev(values) if len(values) > 1 else 0.0
+    return Point(name, x / COSTS[cost][1], fmean(values), deviation, label)
+
+
+def to_csv(runs: Iterable[Run]) -> str:
+    """Return a line for each run, with all its metrics and figures."""
+    rows = [_row(run) for run in runs]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _row(run: Run) -> dict[str, Any]:
+    result = dict(run.result or {})
+    state = "finished" if run.result else "failed" if run.error else "not finished"
+    return dict(
+        config=run.name,
+        seed=run.seed,
+        state=state,
+        error=run.error or "",
+        published=published_of(run.config) if run.scope else "",
+        config_sha256=run.digest,
+        weights_sha256=result.pop("weights", ""),
+        size=f"{run.size[0]}x{run.size[1]}",
+        pretrained=run.flags["pretrained"],
+        notes="; ".join(result.pop("notes", ())),
+        **result.pop("metrics", {}),
+        **result,
+    )

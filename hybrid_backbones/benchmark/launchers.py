@@ -1,0 +1,188 @@
+"""Where the runs of a leaderboard are computed: processes of this machine, or an array of Slurm."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from .runs import Run, write_whole
+
+LAUNCHERS = ("local", "torchrun", "slurm")
+PROGRAM = "hybrid_backbones.benchmark.one_run"
+COMMAND = (sys.executable, "-m", PROGRAM)
+# seconds between two looks at the processes, and until one that has to stop is killed
+INTERVAL, PATIENCE = 0.2, 20
+# of each process that trains, for its data loaders
+CPUS_PER_GPU = 5
+SCRIPT, JOB_ID = "leaderboard.sbatch", "slurm_job.txt"
+
+
+def run_here(runs: Sequence[Run], jobs: int) -> Generator[Run, None, None]:
+    """Compute runs in processes of their own on this machine, at most `jobs` at a time.
+
+    However this process ends, its runs stop, and go on from their last checkpoints another time.
+
+    Yields:
+        each run as soon as it has finished or failed.
+
+    Raises:
+        ValueError: if there are too few GPUs.
+    """
+    waiting, places = deque(runs), _environments(jobs, max((r.processes for r in runs), default=1))
+    running: dict[int, tuple[Run, subprocess.Popen]] = {}
+    try:
+        while waiting or running:
+            for place in range(jobs):
+                if waiting and place not in running:
+                    run = waiting.popleft()
+                    running[place] = run, _start(run, places[place])
+            ended = [p for p, (_, process) in running.items() if process.poll() is not None]
+            for place in ended:
+                run, process = running.pop(place)
+                if run.result is None:
+                    # if the process could say no more itself
+                    run.fail(_reason(process.returncode, run.log))
+                yield run
+            if not ended:
+                time.sleep(INTERVAL)
+    finally:
+        _stop([process for _, process in running.values()])
+
+
+def _environments(jobs: int, processes: int) -> list[dict[str, str]]:
+    """Return the variables of each place: a share of the cores, and GPUs of its own.
+
+    Raises:
+        ValueError: if there are GPUs, but too few.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (jobs * processes)))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    if gpus and torch.cuda.is_available():
+        if len(gpus) < jobs * processes:
+            raise ValueError(
+                f"--jobs {jobs} with {processes} GPUs each needs {jobs * processes} GPUs, but "
+                f"there are {len(gpus)}: lower --jobs or --gpus"
+            )
+        shares = [gpus[i * processes : (i + 1) * processes] for i in range(jobs)]
+        own = [dict(CUDA_VISIBLE_DEVICES=",".join(share)) for share in shares]
+    else:
+        own = [{} for _ in range(jobs)]
+    return [dict(OMP_NUM_THREADS=threads) | variables for variables in own]
+
+
+def _start(run: Run, variables: Mapping[str, str]) -> subprocess.Popen:
+    """Start a run in a process that ends when this one does, however it ends."""
+    with run.log.open("ab") as log:
+        return subprocess.Popen(
+            [*COMMAND, str(run.folder), "--with-parent"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | variables,
+            # Ctrl-C is for this process, which stops the other one
+            start_new_session=True,
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Stop processes, all of which first get the time to stop by themselves."""
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _reason(code: int, log: Path) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        memory = ", most likely for lack of memory" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {name}{memory}; see {log}"
+    return f"its process ended with exit code {code} without a result; see {log}"
+
+
+def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[str]) -> Path:
+    """Write the script of a Slurm array with a task for each run.
+
+    Args:
+        runs: runs in the order of the tasks; all train with equally many GPUs.
+        out: folder of the leaderboard.
+        jobs: number of tasks at a time.
+        options: further options of sbatch, such as ``partition=gpu``.
+    """
+    gpus = max((run.processes for run in runs), default=1)
+    given = {
+        "job-name": "leaderboard",
+        "array": f"0-{len(runs) - 1}%{jobs}",
+        "nodes": "1",
+        "ntasks": "1",
+        "cpus-per-task": str(CPUS_PER_GPU * gpus),
+        "gres": f"gpu:{gpus}",
+        "chdir": str(Path.cwd()),
+        "output": str(out.absolute() / "slurm_%A_%a.log"),
+        "open-mode": "append",
+        # a task that is put back goes on from its last checkpoint
+        "requeue": "",
+        **dict(option.partition("=")[::2] for option in options),
+    }
+    lines = [f"#SBATCH --{name}{f'={value}' if value else ''}" for name, value in given.items()]
+    folders = "\n".join(f"  {shlex.quote(str(run.folder.absolute()))}" for run in runs)
+    text = "\n".join(
+        [
+            "#!/bin/bash",
+            *lines,
+            f"runs=(\n{folders}\n)",
+            f'exec {shlex.join(COMMAND)} "${{runs[$SLURM_ARRAY_TASK_ID]}}" --write-page',
+        ]
+    )
+    path = out / SCRIPT
+    write_whole(path, text + "\n")
+    return path
+
+
+def submit(script: Path) -> str:
+    """Submit a script to Slurm, unless the last submission still waits or runs.
+
+    Returns:
+        line that says what was done.
+
+    Raises:
+        ValueError: if the last submission has not ended, or Slurm refuses this one.
+    """
+    if shutil.which("sbatch") is None:
+        return f"there is no sbatch on this machine: copy the folder, and run sbatch {script}"
+    last = script.with_name(JOB_ID)
+    if last.is_file() and _is_queued(last.read_text()):
+        job = last.read_text()
+        raise ValueError(
+            f"the runs of {script.parent} wait or run as job {job} of Slurm: give the command "
+            f"again when it has ended, or stop it with scancel {job}"
+        )
+    done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"sbatch refused {script}: {' '.join(done.stderr.split())}")
+    job = done.stdout.strip().partition(";")[0]
+    write_whole(last, job)
+    return f"submitted {script} as job {job}; each run that ends writes the page again"
+
+
+def _is_queued(job: str) -> bool:
+    """Return whether Slurm still has tasks of a job; not if it has forgotten the job."""
+    if shutil.which("squeue") is None:
+        return False
+    command = ["squeue", "--noheader", f"--jobs={job}"]
+    return bool(subprocess.run(command, capture_output=True, text=True).stdout.strip())

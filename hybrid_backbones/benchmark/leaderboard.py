@@ -1,0 +1,181 @@
+"""Leaderboard: train and evaluate many configs, and write one page of their results.
+
+What is finished is not computed again, what was interrupted goes on from its last checkpoint, and
+what fails has its reason on the page. A config with other settings is another run.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from ..checkpoints.fetch import hash_file
+from ..config_files import find_config
+from ..mini.preset import SEGMENTATION_CROP, dicts
+from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
+from ..training.errors import stop_on_sigterm
+from ..training.launch import read_config
+from ..training.requirements import require_writable_file
+from ..training.work_dir import locked
+from .board_entries import Entry
+from .board_page import PAGE, save_board, write_board
+from .launchers import run_here, submit, write_script
+from .real_runs import count_images
+from .runs import Run
+from .zoo import published_of, published_size
+
+# size of the images that most training steps on the mini set see
+MINI_SIZES = dict(mmdet=SCENE_SIZES[0], mmseg=SEGMENTATION_CROP, mmpretrain=SINGLE_SIZE)
+# digits of a digest in the name of a folder
+NUM_DIGITS = 8
+# of each run, unless --gpus says another number
+SLURM_GPUS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a leaderboard computes, and where.
+
+    Args:
+        configs: files of configs.
+        out: folder of the page and of all runs.
+        mini: whether to run on the mini set.
+        seeds: number of seeds, from 0.
+        options: overrides of all configs, as of `--cfg-options`.
+        flags: `amp`, `pretrained` and `auto_scale_lr` of tools/train.py.
+        launcher: one of `LAUNCHERS`.
+        jobs: number of runs at a time.
+        gpus: number of processes of each run, each with a GPU if there are any; by default one,
+            with 'torchrun' the share of all GPUs, and with 'slurm' 8, as tools/slurm_train.sh.
+        sbatch: options of sbatch, such as ``partition=gpu``.
+        speeds: tables of `tools/benchmark.py train`, for the cost of real runs.
+    """
+
+    configs: Sequence[str]
+    out: Path
+    mini: bool = False
+    seeds: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    launcher: str = "local"
+    jobs: int = 1
+    gpus: int | None = None
+    sbatch: Sequence[str] = ()
+    speeds: Sequence[Path] = ()
+
+    def __post_init__(self):
+        for name in ("seeds", "jobs", "gpus"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.launcher == "local" and self.processes > 1:
+            raise ValueError(f"--gpus {self.gpus} needs --launcher torchrun or slurm")
+        if self.sbatch and self.launcher != "slurm":
+            raise ValueError("--sbatch needs --launcher slurm")
+        if self.mini and self.flags.get("pretrained"):
+            raise ValueError("--pretrained downloads weights, --mini never does: leave one out")
+
+    @property
+    def processes(self) -> int:
+        """Number of processes of each run."""
+        if self.gpus is None and self.launcher == "torchrun":
+            return max(1, torch.cuda.device_count() // self.jobs)
+        return self.gpus or (SLURM_GPUS if self.launcher == "slurm" else 1)
+
+    def runs(self) -> list[Run]:
+        """Read all configs, and return a run for each config and seed.
+
+        Raises:
+            ValueError: if there is no such config.
+        """
+        return [run for config in dict.fromkeys(self.configs) for run in self._runs_of(config)]
+
+    def _runs_of(self, config: str) -> list[Run]:
+        path = find_config(config).absolute()
+        given = Namespace(config=path, mini=self.mini, cfg_options=self.options)
+        try:
+            cfg = read_config(given)
+        except ValueError as error:
+            # its row says why it cannot be read
+            unknown: dict[str, Any] = dict(
+                scope=None, size=(0, 0), flags=dict(pretrained=False), images=None
+            )
+            run = self._run_of(path, 0, hash_file(path), **unknown)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.forget_failure()
+            run.fail(str(error))
+            return [run]
+        scope = cfg.default_scope
+        images = count_images(Config.fromfile(path) if self.mini else cfg)
+        size = MINI_SIZES[scope] if self.mini else published_size(published_of(path), scope)
+        flags = self._flags(cfg)
+        settings = [cfg.to_dict(), {name: value for name, value in flags.items() if value}]
+        digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
+        runs = [self._run_of(path, seed, digest, **known) for seed in range(self.seeds)]
+        for run in runs:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            cfg.dump(run.settings)
+        return runs
+
+    def _flags(self, cfg: Config) -> dict[str, Any]:
+        """Return the flags of tools/train.py for a config, which may name no published weights."""
+        flags = dict(amp=None, pretrained=False, auto_scale_lr=False) | dict(self.flags)
+        given = [settings.get("init_cfg") for settings in dicts(cfg.model)]
+        named = any(isinstance(one, dict) and one.get("type") == "Published" for one in given)
+        return flags | dict(pretrained=flags["pretrained"] and named)
+
+    def _run_of(self, config: Path, seed: int, digest: str, **others: Any) -> Run:
+        name = f"{config.stem}{'_mini' * self.mini}_seed{seed}_{digest[:NUM_DIGITS]}"
+        return Run(
+            folder=self.out / name,
+            config=config,
+            mini=self.mini,
+            seed=seed,
+            digest=digest,
+            processes=self.processes,
+            **others,
+        )
+
+
+def lead(plan: Plan, command: str, say: Callable[[str], None]) -> int:
+    """Compute all runs of a plan that are not finished, and write the page after each.
+
+    Args:
+        plan: what is computed.
+        command: command line that the page names.
+        say: function that receives lines about what was done.
+
+    Returns:
+        number of runs that failed.
+
+    Raises:
+        ValueError: if the plan cannot be carried out.
+    """
+    require_writable_file(plan.out / PAGE)
+    stop_on_sigterm()
+    with locked(plan.out, "leaderboard", "--out"):
+        runs = plan.runs()
+        for run in runs:
+            run.save()
+        save_board(plan.out, runs, mini=plan.mini, command=command, speeds=plan.speeds)
+        missing = [run for run in runs if run.result is None and run.scope is not None]
+        say(f"{len(runs)} runs, {len(missing)} of them to do; their folders are in {plan.out}")
+        write_board(plan.out)
+        if missing and plan.launcher == "slurm":
+            say(submit(write_script(missing, plan.out, plan.jobs, plan.sbatch)))
+        elif missing:
+            # closed at once, so that no run outlives this one
+            with closing(run_here(missing, plan.jobs)) as ended:
+                for number, run in enumerate(ended, 1):
+                    write_board(plan.out)
+                    say(f"{number} of {len(missing)}: {run.title}: {Entry([run]).in_words()}")
+    say(f"wrote {plan.out / PAGE}")
+    return sum(run.error is not None for run in runs)

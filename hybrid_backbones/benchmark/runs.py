@@ -1,0 +1,113 @@
+"""Runs of a leaderboard: a config trained with a seed, and the files that say how far it is.
+
+All that is known of a run lies in its folder, so that processes on several machines share it:
+``run.json`` (what it is), the config with all overrides, ``train/`` (its work dir), ``test/``, and
+at its end ``result.json`` or ``error.txt``.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config trained with a seed.
+
+    Args:
+        folder: folder of the run, whose name has the first digits of `digest`.
+        config: file of the config, whose docstring has its published result.
+        scope: `default_scope` of the config; None if the config cannot be read.
+        mini: whether it runs on the mini set.
+        seed: seed of the training.
+        digest: SHA-256 of the settings, without the seed.
+        size: height and width of the images for which FLOPs are counted.
+        flags: flags of tools/train.py: `amp`, `pretrained` and `auto_scale_lr`.
+        images: number of images that a training on the real data sees; None if unknown.
+        processes: number of processes that train.
+    """
+
+    folder: Path
+    config: Path
+    scope: str | None
+    mini: bool
+    seed: int
+    digest: str
+    size: tuple[int, int]
+    flags: dict[str, Any]
+    images: int | None
+    processes: int = 1
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """Read a run from its folder."""
+        saved = json.loads((folder / "run.json").read_text())
+        paths = dict(folder=folder, config=Path(saved["config"]), size=tuple(saved["size"]))
+        return cls(**saved | paths)
+
+    def save(self) -> None:
+        """Write what the run is into its folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        saved = asdict(self) | dict(config=str(self.config))
+        del saved["folder"]
+        write_whole(self.folder / "run.json", json.dumps(saved, indent=2) + "\n")
+
+    @property
+    def name(self) -> str:
+        """Name of the config."""
+        return self.config.stem
+
+    @property
+    def title(self) -> str:
+        """Name of the config and seed."""
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def settings(self) -> Path:
+        """The config with the mini preset and all overrides."""
+        return self.folder / self.config.name
+
+    @property
+    def work_dir(self) -> Path:
+        """Work dir of the training."""
+        return self.folder / "train"
+
+    @property
+    def log(self) -> Path:
+        """All that the processes of the run on this machine have written."""
+        return self.folder / "log.txt"
+
+    @property
+    def result(self) -> dict | None:
+        """Metrics and measured figures; None if the run has not finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def error(self) -> str | None:
+        """Line that says why the run failed; None if it has not."""
+        path = self.folder / "error.txt"
+        return path.read_text() if path.is_file() and self.result is None else None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result, which ends the run."""
+        write_whole(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def fail(self, line: str) -> None:
+        """Write why the run failed; of several reasons, the first counts."""
+        with suppress(FileExistsError), (self.folder / "error.txt").open("x") as file:
+            file.write(" ".join(line.split()))
+
+    def forget_failure(self) -> None:
+        """Remove the reason of a failure before another attempt."""
+        (self.folder / "error.txt").unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,45 @@
+"""Train and evaluate many configs, and write one page of their results, with pictures and a CSV.
+
+The command is `hb leaderboard`, or `tools/leaderboard.py`, which has the usage.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ..benchmark.launchers import LAUNCHERS
+from ..benchmark.leaderboard import Plan, lead
+from ..benchmark.settings import program
+from ..training.cfg_options import CfgOptions
+from ..training.launch import one_line_errors
+
+# measured on a GPU
+SPEEDS = [path for path in [Path("docs/benchmarks/cuda_train.json")] if path.is_file()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Train and evaluate many configs.")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.add_argument("--out", type=Path, required=True, help="folder of page and runs")
+    parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
+    parser.add_argument("--gpus", type=int, help="of each run; processes on a CPU")
+    parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION", help="partition=gpu")
+    parser.add_argument("--pretrained", action="store_true", help="where a config names weights")
+    parser.add_argument("--amp", nargs="?", const="auto", choices=["auto", "bf16", "fp16"])
+    parser.add_argument("--auto-scale-lr", action="store_true")
+    parser.add_argument("--speeds", type=Path, nargs="*", default=SPEEDS, metavar="FILE.json")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, default={})
+    args = vars(parser.parse_args(arguments))
+    args["flags"] = {name: args.pop(name) for name in ("pretrained", "amp", "auto_scale_lr")}
+    args["options"] = args.pop("cfg_options")
+    with one_line_errors():
+        command = shlex.join([*program(), *sys.argv[1:]])
+        failed = lead(Plan(**args), command, say=partial(print, flush=True))
+    return int(failed > 0)

@@ -1,0 +1,348 @@
+"""Laws of the leaderboard: plan, launchers, page and pictures, without any training."""
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from mmengine.config import Config
+
+from hybrid_backbones.benchmark import launchers
+from hybrid_backbones.benchmark.board_page import save_board, write_board
+from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
+from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
+from hybrid_backbones.benchmark.leaderboard import Plan
+from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
+from hybrid_backbones.benchmark.runs import Run
+from hybrid_backbones.benchmark.zoo_table import read_zoo
+
+# a run that says when it began and ended, and then does as its config is called
+FAKE = """
+import json, pathlib, sys, threading, time, os, signal
+folder = pathlib.Path(sys.argv[1])
+name = json.loads((folder / "run.json").read_text())["config"]
+note = lambda what: (folder / what).write_text(str(time.time()))
+note("began")
+(folder / "pid").write_text(str(os.getpid()))
+for variable in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+    (folder / variable).write_text(os.environ.get(variable, ""))
+if "endless" in name:
+    sys.stdin.read()
+    sys.exit(143)
+if "fails" in name:
+    sys.exit(3)
+time.sleep(0.3)
+note("ended")
+(folder / "result.json").write_text("{}")
+"""
+RESULT = dict(
+    metrics={"coco/bbox_mAP": 0.4, "coco/bbox_mAP_50": 0.6, "coco/segm_mAP": 0.3},
+    **dict(checkpoint="train/epoch_4.pth", weights="ab" * 32, params=40e6, macs=250e9),
+    **dict(train_images_per_s=2.0, train_memory_mib=900.0, latency_ms=50.0),
+    **dict(processes=1, device="a machine", threads=1, date="2026-11-26", notes=[]),
+)
+
+
+@pytest.fixture
+def make(tmp_path, repository):
+    """A function that makes runs by the names of their configs."""
+
+    def make_run(name, seed=0, result=None, **others):
+        settings = dict(
+            folder=tmp_path / f"{name}_{seed}",
+            config=repository / f"configs/{name}.py",
+            scope="mmdet",
+            mini=True,
+            seed=seed,
+            digest="12" * 32,
+            size=(128, 128),
+            flags=dict(pretrained=False),
+            images=1000,
+        )
+        run = Run(**settings | others)
+        run.save()
+        if result is not None:
+            run.finish(RESULT | result)
+        return run
+
+    return make_run
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Runs are fakes."""
+    monkeypatch.setattr(launchers, "COMMAND", (sys.executable, "-S", "-c", FAKE))
+
+
+def page_of(runs, **others):
+    out = runs[0].folder.parent
+    save_board(out, runs, mini=True, command="python tools/leaderboard.py", speeds=[], **others)
+    write_board(out)
+    return (out / "leaderboard.md").read_text()
+
+
+def row_of(page, name):
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` | ")][:1]
+    return row.split(" | ")
+
+
+def test_the_front_has_all_points_that_no_other_dominates_and_no_more():
+    draw = random.Random(0)
+    for _ in range(200):
+        # few values, so that there are ties
+        pairs = [(draw.randint(1, 6), draw.randint(1, 6)) for _ in range(draw.randint(1, 12))]
+        points = [Point(str(i), *pair, 0.0, "AP") for i, pair in enumerate(pairs)]
+        dominated = {
+            p.name
+            for p in points
+            for q in points
+            if q.cost <= p.cost and q.score >= p.score and (q.cost, q.score) != (p.cost, p.score)
+        }
+        front = pareto_front(points)
+        assert {p.name for p in front} == {p.name for p in points} - dominated
+        assert [p.cost for p in front] == sorted(p.cost for p in front)
+
+
+def test_names_in_a_picture_overlap_neither_each_other_nor_the_edge(tmp_path):
+    draw = random.Random(0)
+    # a crowd, and two far from it
+    far = [Point(f"far_{i}", 20.0 + i, 40.0 + i, 0.1, "box AP") for i in (0, 1)]
+    panels = {
+        title: far
+        + [
+            Point(f"backbone_{i}", draw.uniform(20.4, 20.6), draw.uniform(40.4, 40.6), 0.0, "AP")
+            for i in range(8)
+        ]
+        for title in ("Mask R-CNN", "RetinaNet")
+    }
+    figure = draw_board(panels, "parameters (M)", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    assert [axes.get_title() for axes in figure.axes] == [*panels]
+    for axes in figure.axes:
+        boxes = {t.get_text(): t.get_window_extent() for t in axes.texts if t.get_text()}
+        assert len(boxes) == 10
+        assert [p for p in combinations(boxes, 2) if boxes[p[0]].overlaps(boxes[p[1]])] == []
+        frame = axes.get_window_extent()
+        assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 for b in boxes.values())
+
+
+def test_the_page_has_mean_and_deviation_of_seeds_and_the_best_config_first(make):
+    good = [
+        make("maskrcnn_uniformer_s", seed, {"metrics": {"coco/bbox_mAP": 0.60 + 0.04 * seed}})
+        for seed in (0, 1)
+    ]
+    best = make("maskrcnn_biformer_s", 0, {"metrics": {"coco/bbox_mAP": 0.7}})
+    page = page_of([*good, best])
+    # a sample of 60 and 64
+    assert row_of(page, "maskrcnn_uniformer_s")[1:3] == [
+        "box AP 62.0 ± 2.8",
+        "box AP 45.6, mask AP 41.6",
+    ]
+    assert row_of(page, "maskrcnn_uniformer_s")[-1] == "0, 1 |"
+    assert row_of(page, "maskrcnn_biformer_s")[1] == "box AP 70.0"
+    assert page.index("| `maskrcnn_biformer_s`") < page.index("| `maskrcnn_uniformer_s`")
+    assert "## Mask R-CNN on the mini set" in page
+    assert "no benchmark of quality" in page
+    assert "3 of 3 runs are finished" in page
+
+
+def test_the_page_says_what_failed_and_what_is_missing(make):
+    failed, waiting = make("maskrcnn_r50"), make("retinanet_r50")
+    failed.fail("the GPU's memory\nis | full")
+    page = page_of([failed, waiting])
+    assert "failed with seed 0: the GPU's memory is \\| full" in page
+    assert row_of(page, "retinanet_r50")[1] == "1 of 1 not finished"
+    assert "accuracy_params.png" not in page
+
+
+def test_the_page_names_commands_and_pictures_that_exist(make):
+    run = make("maskrcnn_r50", 0, {})
+    page = page_of([run])
+    for name in ("accuracy_params.png", "accuracy_macs.png", "accuracy_latency.png"):
+        assert f"({name})" in page
+        assert (run.folder.parent / name).is_file()
+    assert "--launcher slurm" in page
+    assert "--launcher torchrun" in page
+    assert "configs/maskrcnn_r50.py" in page
+
+
+def test_the_table_has_a_line_for_each_run_with_all_figures(make):
+    runs = [make("maskrcnn_r50", 0, {}), make("maskrcnn_r50", 1)]
+    runs[1].fail("no")
+    page_of(runs)
+    with (runs[0].folder.parent / "leaderboard.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert first["coco/bbox_mAP_50"] == "0.6"
+    assert first["weights_sha256"] == "ab" * 32
+    assert first["latency_ms"] == "50.0"
+    assert (second["seed"], second["state"], second["error"]) == ("1", "failed", "no")
+
+
+def test_of_several_reasons_of_a_failure_the_first_counts(make):
+    run = make("maskrcnn_r50")
+    run.fail("first")
+    run.fail("second")
+    assert run.error == "first"
+    run.finish(RESULT)
+    assert run.error is None
+
+
+@pytest.mark.usefixtures("fake")
+def test_runs_are_computed_some_at_a_time_and_one_that_fails_stops_no_other(make):
+    runs = [make(name) for name in ("a", "b", "c", "fails", "d")]
+    assert {run.name for run in run_here(runs, 2)} == {"a", "b", "c", "d", "fails"}
+    assert [run.name for run in runs if run.result is None] == ["fails"]
+    assert "exit code 3" in runs[3].error
+    times = [
+        tuple(float((run.folder / what).read_text()) for what in ("began", "ended"))
+        for run in runs
+        if run.result is not None
+    ]
+    at_once = [sum(a <= start < b for a, b in times) for start, _ in times]
+    assert max(at_once) == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_each_run_has_a_share_of_the_cores(make, monkeypatch):
+    runs = [make(name) for name in ("a", "b")]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    list(run_here(runs, 2))
+    assert [(run.folder / "OMP_NUM_THREADS").read_text() for run in runs] == ["4", "4"]
+
+
+@pytest.mark.usefixtures("fake")
+def test_who_stops_early_stops_the_runs(make):
+    runs = [make("endless"), make("a")]
+    ended = run_here(runs, 2)
+    assert next(ended).name == "a"
+    pid = int((runs[0].folder / "pid").read_text())
+    ended.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    # it goes on another time
+    assert runs[0].error is None
+
+
+@pytest.mark.usefixtures("fake")
+def test_each_run_has_gpus_of_its_own_and_too_few_are_refused(make, monkeypatch):
+    monkeypatch.setattr(launchers.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    runs = [replace(make(name), processes=2) for name in ("a", "b")]
+    list(run_here(runs, 2))
+    assert [(run.folder / "CUDA_VISIBLE_DEVICES").read_text() for run in runs] == ["0,1", "2,5"]
+    with pytest.raises(ValueError, match="needs 6 GPUs, but there are 4"):
+        next(run_here(runs, 3))
+
+
+SBATCH = """#!/bin/bash
+# all tasks of the array, one after the other
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "${@: -1}")
+for i in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$i bash "${@: -1}" < /dev/null || exit 1; done
+echo "42;cluster"
+"""
+
+
+def install(folder, **programs):
+    folder.mkdir()
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch):
+    runs = [replace(make(name), processes=4) for name in ("a", "b c")]
+    script = write_script(runs, tmp_path, 3, ["partition=gpu", "exclusive", "gres=gpu:h100:4"])
+    text = script.read_text()
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    for option in ("array=0-1%3", "partition=gpu", "exclusive", "gres=gpu:h100:4", "requeue"):
+        assert f"#SBATCH --{option}\n" in text
+    assert text.count("--gres") == 1
+    assert "there is no sbatch" in submit(script)
+    install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert "as job 42;" in submit(script)
+    assert all(run.result is not None for run in runs)
+    with pytest.raises(ValueError, match="scancel 42"):
+        submit(script)
+    (tmp_path / "bin/squeue").write_text("#!/bin/bash\n")
+    (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
+    with pytest.raises(ValueError, match=r"refused .*no such partition"):
+        submit(script)
+
+
+def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_root, monkeypatch):
+    monkeypatch.chdir(repository)
+    plan = Plan(["configs/imagenet_swiftformer_xs.py"], tmp_path, mini=True, seeds=2)
+    first, second = plan.runs()
+    assert first.digest == second.digest
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.folder != second.folder
+    again, *_ = replace(plan, seeds=1, jobs=3).runs()
+    assert again.folder == first.folder
+    first.save()
+    assert Run.load(first.folder) == first
+    for changed in (dict(options={"train_cfg.max_epochs": 1}), dict(flags=dict(amp="bf16"))):
+        other, *_ = replace(plan, **changed).runs()
+        assert other.digest != first.digest
+
+
+def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
+    with pytest.raises(ValueError, match="no config at"):
+        Plan([str(tmp_path / "none.py")], tmp_path).runs()
+    broken = tmp_path / "broken.py"
+    broken.write_text("model = unknown\n")
+    (run,) = Plan([str(broken)], tmp_path / "out").runs()
+    assert run.scope is None
+    assert "unknown" in run.error
+    for wrong, words in (
+        (dict(jobs=0), "--jobs must be at least 1"),
+        (dict(gpus=2), "--launcher torchrun or slurm"),
+        (dict(sbatch=["a=b"]), "--launcher slurm"),
+        (dict(mini=True, flags=dict(pretrained=True)), "--mini never does"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Plan([], tmp_path, **wrong)
+
+
+def test_costs_are_measured_or_between_the_fastest_and_the_slowest_measured(make):
+    macs = {row.config: row.macs for row in read_zoo().rows}
+    speeds = [Speed("maskrcnn_r50", 10.0, "GPU"), Speed("maskrcnn_acmix_r50", 5.0, "GPU")]
+    own = expected_cost(make("maskrcnn_r50", images=72_000), speeds)
+    assert own == (2.0, 2.0, "GPU")
+    low, high, _ = expected_cost(make("retinanet_r50", images=72_000), speeds)
+    rates = [s.images_per_s * macs[s.config] / macs["retinanet_r50"] for s in speeds]
+    assert (low, high) == pytest.approx((20 / max(rates), 20 / min(rates)))
+    # segmentors are measured at other sizes
+    assert expected_cost(make("upernet_r50", images=72_000), speeds) is None
+    assert expected_cost(make("maskrcnn_r50", images=None), speeds) is None
+    real = make("maskrcnn_r50", 1, dict(train_images_per_s=40.0, processes=8), mini=False)
+    assert expected_cost(replace(real, images=72_000), speeds) == (4.0, 4.0, "a machine")
+
+
+def test_images_of_schedules_are_those_of_the_publications(repository):
+    images = {
+        name: count_images(Config.fromfile(repository / f"configs/{name}.py"))
+        for name in ("maskrcnn_r50", "upernet_r50", "imagenet_swiftformer_xs", "locformer_swin_t")
+    }
+    assert images == {
+        "maskrcnn_r50": 12 * 117_266,
+        "upernet_r50": 160_000 * 16,
+        "imagenet_swiftformer_xs": 300 * 1_281_167,
+        "locformer_swin_t": None,
+    }
+
+
+def test_the_table_measured_on_a_gpu_is_read(repository, tmp_path):
+    speeds = read_speeds([repository / "docs/benchmarks/cuda_train.json"])
+    assert len({speed.config for speed in speeds}) == len(speeds) >= 3
+    assert all("H100" in speed.device for speed in speeds)
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"no table of tools/benchmark\.py"):
+        read_speeds([tmp_path / "x.json"])
