@@ -1,21 +1,74 @@
-"""Hybrid convolution / self-attention backbones for OpenMMLab.
+"""Hybrid convolution / self-attention backbones for OpenMMLab, and by name for any other code.
 
 Importing the package registers everything: with
 ``custom_imports = dict(imports=['hybrid_backbones'])`` any mmdet, mmseg or mmpretrain config can
 use the backbones, the operators, the training hooks, and the components for its framework.
-Configs of the hosts can be inherited by `_base_ = 'mmseg::...'` with both sets of packages.
+Configs of the hosts can be inherited by `_base_ = 'mmseg::...'` with both sets of packages, and
+those of this package by `_base_ = 'hybrid_backbones::configs/NAME.py'`.
+
+Where mmcv is not installed, the backbones and the operators work, and nothing for training is
+registered. Where PyTorch or mmengine is not installed, `hybrid_backbones.deploy` still runs
+exported files, and nothing is registered.
 """
 
-from . import mmcv_ops
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-# must precede every import of mmdet or mmseg, which need the operators at import
-mmcv_ops.install()
-
-from . import backbones, checkpoints, explain, ops, registration, training  # noqa: E402
-
-registration.register_with_hosts()
-registration.correct_distributions()
-registration.forbid_installations()
+if TYPE_CHECKING:
+    from . import backbones, checkpoints, explain, mmcv_ops, ops, training
+    from .create import create_backbone, list_backbones
 
 __version__ = "0.1.0"
-__all__ = ["backbones", "checkpoints", "explain", "mmcv_ops", "ops", "training"]
+_FUNCTIONS = ("create_backbone", "list_backbones")
+__all__ = [
+    "backbones",
+    "checkpoints",
+    "create_backbone",
+    "explain",
+    "list_backbones",
+    "mmcv_ops",
+    "ops",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function on first use, or a room whose import failed, and whose error says why."""
+    if name in _FUNCTIONS:
+        return getattr(import_module(".create", __name__), name)
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _can_import(*names: str) -> bool:
+    try:
+        for name in names:
+            import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _register() -> None:
+    """Import and register all that configs name."""
+    from . import mmcv_ops
+
+    # must precede every import of mmdet or mmseg, which need the operators at import
+    mmcv_ops.install()
+
+    from . import backbones, checkpoints, explain, ops, registration  # noqa: F401
+
+    # what a training needs of mmcv does no harm to those who use the backbones without it
+    if find_spec("mmcv") is not None:
+        from . import training  # noqa: F401
+
+    registration.register_with_hosts()
+    registration.correct_distributions()
+    registration.share_configs()
+    registration.forbid_installations()
+
+
+if _can_import("torch", "mmengine"):
+    _register()

@@ -7,9 +7,12 @@ our modules that need one are imported on first use.
 from importlib import import_module, metadata
 
 from mmengine import utils
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import hub
 from mmengine.utils import package_utils
+
+from .config_files import MIM
 
 # modules to import, by library and registry
 MODULES = {
@@ -24,6 +27,8 @@ MODULES = {
     ("mmpretrain", "MODELS"): ("heads",),
     ("mmpretrain", "DATA_SAMPLERS"): ("training.repeated_augmentation",),
 }
+# what our configs are inherited by, as `hybrid_backbones::configs/NAME.py`
+PREFIX = f"{__package__}::"
 # errors of importing a library: it is missing, or does not fit the installed versions of others
 BROKEN = (ImportError, AssertionError, AttributeError, OSError)
 
@@ -80,3 +85,28 @@ def forbid_installations() -> None:
     # each has the function under its own name
     for module in (package_utils, utils, hub):
         module.install_package = refuse_to_install
+
+
+def share_configs() -> None:
+    """Let `_base_ = 'hybrid_backbones::configs/NAME.py'` resolve, and `mmengine.hub` find configs.
+
+    mmengine marks what is inherited from a library with the library's scope, in which its types are
+    looked up. Ours has none: a config belongs to the host that it names as `default_scope`.
+    """
+    MODULE2PACKAGE[__package__] = __package__
+    find_base = Config._get_cfg_path
+
+    def find(path: str, filename: str) -> tuple[str, str | None]:
+        if path.startswith(PREFIX):
+            return str(MIM / path.removeprefix(PREFIX)), None
+        return find_base(path, filename)
+
+    # private, as mmengine has no other way to inherit without a scope
+    Config._get_cfg_path = staticmethod(find)
+    find_package = hub.get_installed_path
+
+    def find_installed(package: str) -> str:
+        # upstream's mmengine does not find a checkout that is installed in place
+        return str(MIM.parent) if package == __package__ else find_package(package)
+
+    hub.get_installed_path = find_installed

@@ -24,6 +24,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # file of pins: the extra whose packages it installs
 SETS = {"requirements.txt": "openmmlab", "requirements/upstream.txt": "upstream"}
 OLDEST = "requirements/oldest.txt"
+DOCS = "requirements/docs.txt"
 
 
 def by_name(lines):
@@ -65,6 +66,13 @@ def test_each_dependency_is_pinned_within_its_range(file, extra):
             assert admitted[name].specifier.contains(version), f"{pin} is not in {admitted[name]}"
 
 
+def test_the_documentation_has_pins_of_its_own_within_their_ranges():
+    pins, admitted = read_pins(DOCS), by_name(EXTRAS["docs"])
+    assert pins.keys() == admitted.keys()
+    for name, pin in pins.items():
+        assert admitted[name].specifier.contains(pinned_version(pin)), name
+
+
 def test_the_oldest_versions_are_the_lower_ends_of_the_ranges():
     admitted, pins = ranges("openmmlab", "dev"), read_pins(OLDEST)
     assert ranges("openmmlab").keys() <= pins.keys()
@@ -98,8 +106,7 @@ def test_versions_in_messages_and_pages_are_the_pinned_ones():
 
 
 def test_the_doctor_knows_the_packages_of_both_sets():
-    (path,) = ROOT.glob("hybrid_backbones/**/doctor.py")
-    doctor = runpy.run_path(str(path))
+    doctor = runpy.run_path(str(ROOT / "hybrid_backbones/doctor.py"))
     for names, file in doctor["INSTALL"].items():
         packages = {name for name in by_name(EXTRAS[SETS[file]]) if "mm" in name}
         assert packages == set(names) - {"mmcv"}

@@ -7,52 +7,7 @@ Usage: python tools/explain.py IMAGE CONFIG CHECKPOINT --out DIR [--layer PATH] 
        --sketch, of LocFormer: an image, FILE.ndjson or FILE.ndjson:INDEX (from 0), up to five
 """
 
-import argparse
-
-from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.explain.command import ALL, explain
-from hybrid_backbones.explain.views import VIEWS
-from hybrid_backbones.training import launch
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw what a trained model looks at.")
-    parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", required=True, help="folder for pictures (PNG, PDF) and numbers")
-    parser.add_argument("--what", default=ALL, choices=[*VIEWS, ALL], help="what to draw")
-    parser.add_argument("--layer", help="path of a module (default: the last of each stage)")
-    parser.add_argument(
-        "--at",
-        type=int,
-        nargs=2,
-        metavar=("Y", "X"),
-        help="pixel of the drawn image to look from (default: where the strongest result is)",
-    )
-    parser.add_argument(
-        "--sketch",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="what LocFormer searches for: images, FILE.ndjson or FILE.ndjson:INDEX (from 0)",
-    )
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
-    launch.add_config_arguments(parser)
-    args = parser.parse_args()
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
-        explain(
-            launch.read_config(args),
-            args.image,
-            args.checkpoint,
-            args.out,
-            what=args.what,
-            layer=args.layer,
-            at=tuple(args.at) if args.at else None,
-            sketches=args.sketch,
-            device=args.device,
-        )
-
+from hybrid_backbones.cli.explain import main
 
 if __name__ == "__main__":
     main()

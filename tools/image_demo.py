@@ -2,36 +2,11 @@
 
 Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--device cuda]
        [--score-thr 0.3] [--mini] [--cfg-options KEY=VALUE ...]
+       python tools/image_demo.py IMAGE EXPORTED.onnx [--out FILE.png] [--score-thr 0.3]
        IMAGE may be a folder; --out is a folder then
 """
 
-import argparse
-
-from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.inference.demo import demo
-from hybrid_backbones.training import launch
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
-    parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
-    launch.add_config_arguments(parser)
-    args = parser.parse_args()
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
-        demo(
-            launch.read_config(args),
-            args.image,
-            args.checkpoint,
-            args.out,
-            device=args.device,
-            score_thr=args.score_thr,
-        )
-
+from hybrid_backbones.cli.image_demo import main
 
 if __name__ == "__main__":
     main()

@@ -6,35 +6,7 @@ Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.pn
        SKETCH is an image, or a drawing of QuickDraw: FILE.ndjson or FILE.ndjson:INDEX
 """
 
-import argparse
-
-from hybrid_backbones.checkpoints import guard_loads
-from hybrid_backbones.inference.sketch import sketch_demo
-from hybrid_backbones.training import launch
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw objects that match a sketch in an image.")
-    parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("sketch", help="image, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
-    parser.add_argument("config", help="config file of the model")
-    parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
-    launch.add_config_arguments(parser)
-    args = parser.parse_args()
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
-        sketch_demo(
-            launch.read_config(args),
-            args.image,
-            args.sketch,
-            args.checkpoint,
-            args.out,
-            device=args.device,
-            score_thr=args.score_thr,
-        )
-
+from hybrid_backbones.cli.sketch_demo import main
 
 if __name__ == "__main__":
     main()

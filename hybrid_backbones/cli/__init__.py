@@ -1,0 +1,1 @@
+"""The commands: `hb NAME`, and the scripts in tools/, each over one file here."""

@@ -1,0 +1,16 @@
+"""Diagnose the installation and suggest remedies; exit with 1 if training cannot start.
+
+The command is `hb doctor`. In a checkout, `tools/doctor.py` runs where the package cannot be
+imported, too.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from .. import doctor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, with the arguments of the command line unless others are given."""
+    argparse.ArgumentParser(description="Diagnose the installation.").parse_args(arguments)
+    return doctor.main()

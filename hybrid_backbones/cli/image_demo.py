@@ -1,0 +1,33 @@
+"""Draw a trained model's predictions on an image: boxes and masks, segmentation, or class.
+
+The command is `hb demo`, or `tools/image_demo.py`, which has the usage.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..checkpoints import guard_loads
+from ..deploy.predictions import demo_file
+from ..inference.demo import demo
+from ..training import launch
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
+    parser.add_argument("image", help="image file, or folder of images")
+    parser.add_argument("config", help="config file of the model, or an exported file alone")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
+    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    drawing = dict(device=args.device, score_thr=args.score_thr)
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        if args.checkpoint is None:
+            if args.mini or args.cfg_options:
+                parser.error("--mini and --cfg-options are for a config and its checkpoint")
+            demo_file(args.config, args.image, args.out, **drawing)
+        else:
+            demo(launch.read_config(args), args.image, args.checkpoint, args.out, **drawing)

@@ -1,0 +1,53 @@
+"""The console command `hb`, whose first argument names the command to run."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+
+# name of each command, its module, which is imported when it runs, and what it does
+COMMANDS = {
+    "train": ("train", "train a model"),
+    "test": ("test", "evaluate a checkpoint"),
+    "demo": ("image_demo", "draw predictions on images"),
+    "sketch-demo": ("sketch_demo", "draw the objects that match a sketch"),
+    "explain": ("explain", "draw what a model looks at"),
+    "export": ("export", "write a model as ONNX or a program of torch.export"),
+    "reparameterize": ("reparameterize", "merge the branches of X-volutions"),
+    "weights": ("weights", "list, download, verify and convert published weights"),
+    "reproduce": ("reproduce", "measure published results again"),
+    "playground": ("playground", "serve a page to try models in the browser"),
+    "benchmark": ("benchmark", "measure operators, backbones and models"),
+    "leaderboard": ("leaderboard", "train and compare many configs"),
+    "check-data": ("check_data", "read all data of a config, and report what is wrong with it"),
+    "run": ("run", "run a script of mmdet, mmseg or mmpretrain"),
+    "doctor": ("doctor", "diagnose the installation"),
+}
+USAGE = (
+    "usage: hb COMMAND [ARGUMENTS]\n\n{}\n\n`hb COMMAND --help` lists the arguments of a command."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Run a command; return its exit code, None as 0.
+
+    Args:
+        arguments: name of the command and its arguments; those of the command line by default.
+    """
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("-h", "--help"):
+        print(USAGE.format("\n".join(f"  {key:16}{text}" for key, (_, text) in COMMANDS.items())))
+        return None
+    if name == "--version":
+        print(f"hybrid-backbones {__version__}")
+        return None
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS)
+        advice = f"did you mean {' or '.join(near)}?" if near else "`hb --help` lists all"
+        sys.stderr.write(f"hb: error: there is no command {name!r}: {advice}\n")
+        return 2
+    # what messages call the program, and tables their command
+    sys.argv = [f"hb {name}", *rest]
+    return import_module(f".{COMMANDS[name][0]}", __package__).main()

@@ -1,0 +1,25 @@
+"""Serve a page to try trained models in the browser, on this machine only.
+
+The command is `hb playground`, or `tools/playground.py`, which has the usage.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..checkpoints import guard_loads
+from ..playground.command import playground
+from ..training import launch
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Serve a page to try trained models.")
+    parser.add_argument(
+        "models", nargs="*", metavar="CONFIG CHECKPOINT", help="models to serve, in pairs"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port on this machine")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        playground(args)

@@ -1,0 +1,35 @@
+"""Draw the objects that match a sketch in an image, and the attention of the sketch.
+
+The command is `hb sketch-demo`, or `tools/sketch_demo.py`, which has the usage.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from ..checkpoints import guard_loads
+from ..inference.sketch import sketch_demo
+from ..training import launch
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = argparse.ArgumentParser(description="Draw objects that match a sketch in an image.")
+    parser.add_argument("image", help="image file, or folder of images")
+    parser.add_argument("sketch", help="image, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
+    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("checkpoint", help="checkpoint of the model")
+    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
+    launch.add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+        sketch_demo(
+            launch.read_config(args),
+            args.image,
+            args.sketch,
+            args.checkpoint,
+            args.out,
+            device=args.device,
+            score_thr=args.score_thr,
+        )

@@ -1,0 +1,32 @@
+"""The configs that come with the package: where they are, and their names.
+
+``.mim`` is where OpenMMLab's libraries have their configs and tools; in a checkout it has links.
+"""
+
+import difflib
+from pathlib import Path
+
+MIM = Path(__file__).resolve().parent / ".mim"
+CONFIGS = (MIM / "configs").resolve()
+
+
+def find_config(config: str | Path) -> Path:
+    """Return the path of a config, given by its path or by its name among those of the package.
+
+    A name has no folder, and may lack its suffix.
+
+    Raises:
+        ValueError: if there is no such config.
+    """
+    path = Path(config)
+    if path.is_file():
+        return path
+    packaged = CONFIGS / f"{path.name.removesuffix('.py')}.py"
+    if len(path.parts) == 1 and packaged.is_file():
+        return packaged
+    names = sorted(one.stem for one in CONFIGS.glob("*.py"))
+    near = difflib.get_close_matches(packaged.stem, names, n=3)
+    advice = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"no config at {config}: check the path, or give the name of one of {CONFIGS}{advice}"
+    )

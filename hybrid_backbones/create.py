@@ -1,0 +1,81 @@
+"""Backbones by name, for code of any framework: plain modules, without registries and configs."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .backbones import (
+    ACmixResNet,
+    ACmixSwin,
+    BiFormer,
+    HierarchicalBackbone,
+    MixFormer,
+    SwiftFormer,
+    UniFormer,
+    UniFormerLight,
+    XVolutionResNet,
+    acmix_swin,
+    biformer,
+    mixformer,
+    swiftformer,
+    uniformer,
+    uniformer_light,
+)
+from .checkpoints import load_published
+
+# what the names begin with, the network, and its argument and values that they end with
+FAMILIES: tuple[tuple[str, Callable[..., HierarchicalBackbone], str, Iterable[Any]], ...] = (
+    ("acmix_resnet", ACmixResNet, "depth", ACmixResNet.depths),
+    ("acmix_swin_", ACmixSwin, "arch", acmix_swin.VARIANTS),
+    ("biformer_", BiFormer, "arch", biformer.VARIANTS),
+    ("mixformer_", MixFormer, "arch", mixformer.VARIANTS),
+    ("swiftformer_", SwiftFormer, "arch", swiftformer.VARIANTS),
+    ("uniformer_", UniFormer, "arch", uniformer.VARIANTS),
+    ("uniformer_", UniFormerLight, "arch", uniformer_light.VARIANTS),
+    ("xvolution_resnet", XVolutionResNet, "depth", XVolutionResNet.depths),
+)
+BACKBONES = {
+    f"{prefix}{size}": partial(network, **{argument: size})
+    for prefix, network, argument, sizes in FAMILIES
+    for size in sizes
+}
+
+
+def list_backbones() -> list[str]:
+    """Return the names that :func:`create_backbone` takes: networks with their published sizes."""
+    return list(BACKBONES)
+
+
+def create_backbone(
+    name: str,
+    *,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    **settings: Any,
+) -> HierarchicalBackbone:
+    """Build a backbone, an `nn.Module` from images ``(B, 3, H, W)`` to a tuple of feature maps.
+
+    The numbers of channels of the maps are `out_channels`, and their strides `strides`.
+
+    Args:
+        name: one of :func:`list_backbones`.
+        checkpoint: published weights: path, address, name such as ``'uniformer_small_in1k'``, or
+            state dict; see :func:`hybrid_backbones.checkpoints.load_published`. None keeps the
+            published initialisation.
+        out_indices: ascending indices, from 0 to 3, of the stages whose maps are returned; their
+            strides are 4, 8, 16 and 32.
+        **settings: further arguments of the network, such as ``num_windows=16`` of BiFormer.
+
+    Raises:
+        ValueError: if there is no such backbone, or the checkpoint does not fit completely.
+    """
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(name, BACKBONES, n=3)
+        advice = f"did you mean {' or '.join(near)}?" if near else "list_backbones() has them all"
+        raise ValueError(f"there is no backbone {name!r}: {advice}")
+    backbone = BACKBONES[name](out_indices=out_indices, **settings)
+    if checkpoint is not None:
+        load_published(backbone, checkpoint)
+    return backbone
