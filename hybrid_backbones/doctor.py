@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 # submodules that training imports, by package; ours precedes mmcv, which may need its stand-in
 HOST = ("models", "datasets", "evaluation", "engine")
 PACKAGES: dict[str, tuple[str, ...]] = dict(torch=(), torchvision=("ops",), mmengine=("runner",))
-PACKAGES |= dict(hybrid_backbones=(), mmcv=("ops",), mmdet=HOST, mmseg=HOST, mmpretrain=HOST)
+PACKAGES |= dict(hybrid_backbones=("ops",), mmcv=("ops",), mmdet=HOST, mmseg=HOST, mmpretrain=HOST)
 
 # two sets of distributions of the same packages, and the requirements file of each
 ONEDL: tuple[str, ...] = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")

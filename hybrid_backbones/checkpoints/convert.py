@@ -30,7 +30,7 @@ def recognise(checkpoint: str | Path) -> PublishedCheckpoint:
     if not same + named:
         raise ValueError(
             f"{checkpoint} is no published checkpoint, by its hash or by its name: give its config "
-            "with --config, or name the file as tools/weights.py list does"
+            "with --config, or name the file as hb weights list does"
         )
     return PUBLISHED[[*same, *named][0]]
 

@@ -64,4 +64,4 @@ def similar_names(name: str) -> str:
     near = difflib.get_close_matches(PurePath(name).name, PUBLISHED, n=3)
     if not near:
         return ""
-    return f"; did you mean the published {' or '.join(near)}? (tools/weights.py list shows all)"
+    return f"; did you mean the published {' or '.join(near)}? (hb weights list shows all)"

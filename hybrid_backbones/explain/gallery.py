@@ -49,7 +49,6 @@ class Entry:
         caption: what one sees, in Markdown.
         sketch: drawing to search for, of a detector by sketch.
         options: changes of the config, for training and for the picture.
-        epochs: epochs of the training, if fewer than of all mini runs are enough.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Entry:
     caption: str
     sketch: str | None = None
     options: Mapping[str, int] = field(default_factory=dict)
-    epochs: int | None = None
 
 
 # so that a mini image has several windows; no weight depends on their size
@@ -111,11 +109,11 @@ ENTRIES = (
         ),
         "A position attends to the 7×7 positions of its window (green), which are shifted by "
         "three in every second block and cut off at the border of the image; ACmix adds a "
-        "convolution of the same projections. From the hole of the ring, all of the window "
-        "gets nearly the same weight after a single epoch. The chart has the rates over "
-        "depth: β of the convolution is above α of the attention in each layer. Both start at "
-        "0.5.",
-        epochs=1,
+        "convolution of the same projections. From below the ring, the background in the "
+        "window gets more weight than the ring in the first stage; in the second one, all of the "
+        "window gets nearly the same. The chart has the rates over depth, which start at 0.5: "
+        "β of the convolution is above α of the attention from the second to the middle of "
+        "the third stage, and below it at the end of that.",
     ),
     Entry(
         "xvolution",
@@ -130,7 +128,6 @@ ENTRIES = (
         "and smaller on most of the ring itself. The kernel of the position has negative "
         "weights only; the last panel shows which part of the image each of them is for. A "
         "map of this stage has 4×4 positions here.",
-        epochs=3,
     ),
     Entry(
         "biformer_routes",
@@ -223,11 +220,10 @@ ENTRIES = (
             Shown("attention", (0,)),
         ),
         "Windows of 7×7 positions (green) and a depth-wise convolution run side by side. The "
-        "convolution sends a gate for each channel to the attention, and they range from 0.18 "
-        "to 0.59 here. The attention sends a gate for each position to the convolution: see "
+        "convolution sends a gate for each channel to the attention, and they range from 0.32 "
+        "to 0.52 here. The attention sends a gate for each position to the convolution: see "
         "the scale, in the first block it is still about 0.502 everywhere, and its steps at "
         "the borders of the windows show that it is made of the windows' output.",
-        epochs=3,
     ),
     Entry(
         "locformer",

@@ -15,7 +15,7 @@ from PIL import Image
 from ..inference.demo import build_visualizer, draw, predict
 from ..locformer.demo import read_sketch
 from ..mini.preset import apply_mini
-from ..training.saving import find_last_checkpoint
+from ..training.mini_models import find_finished
 from .command import input_panels
 from .gallery import ENTRIES, FRONT, FRONT_SCORE, FRONT_TITLES, Entry
 from .panels import Panel, Picture, View, draw_figure
@@ -56,33 +56,39 @@ def flags_of(options: Mapping[str, int]) -> str:
 
 def training_of(entry: Entry, work_dirs: Path) -> str:
     """Return the command that trains the model of an entry."""
-    options = dict(entry.options)
-    if entry.epochs is not None:
-        options["train_cfg.max_epochs"] = entry.epochs
     return (
         f"python tools/train.py configs/{entry.config}.py --mini "
-        f"--work-dir {work_dirs}/{entry.config}_mini{flags_of(options)}"
+        f"--work-dir {work_dirs}/{entry.config}_mini{flags_of(entry.options)}"
     )
+
+
+def config_of(entry: Entry, configs: Path) -> Config:
+    """Return the config with which the model of an entry is trained and looked at."""
+    cfg = Config.fromfile(configs / f"{entry.config}.py")
+    cfg.merge_from_dict(entry.options)
+    apply_mini(cfg)
+    return cfg
 
 
 def find_trained(entries: Iterable[Entry], configs: Path, work_dirs: Path) -> dict[str, Trained]:
     """Find the trained models of entries, by the name of the config.
 
     Raises:
-        ValueError: if some are not trained; the message has the command for each.
+        ValueError: if trainings are missing or unfinished; the message has the command for each.
     """
+    trained, missing = {}, []
     models = {entry.config: entry for entry in entries}
-    found = {name: find_last_checkpoint(work_dirs / f"{name}_mini") for name in models}
-    if missing := [name for name, checkpoint in found.items() if checkpoint is None]:
-        commands = "; ".join(training_of(models[name], work_dirs) for name in missing)
-        raise ValueError(f"{len(missing)} of {len(found)} models are not trained yet: {commands}")
-    trained = {}
-    for name, checkpoint in found.items():
-        assert checkpoint is not None
-        cfg = Config.fromfile(configs / f"{name}.py")
-        cfg.merge_from_dict(models[name].options)
-        apply_mini(cfg)
-        trained[name] = Trained(cfg, checkpoint)
+    for name, entry in models.items():
+        cfg = config_of(entry, configs)
+        checkpoint = find_finished(work_dirs / f"{name}_mini", cfg)
+        if checkpoint is None:
+            missing.append(training_of(entry, work_dirs))
+        else:
+            trained[name] = Trained(cfg, checkpoint)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(models)} models are not trained yet: {'; '.join(missing)}"
+        )
     return trained
 
 

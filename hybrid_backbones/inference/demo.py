@@ -250,7 +250,7 @@ def demo(
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader", "visualizer")
     if cfg.test_dataloader.dataset.type == "SketchCocoDataset":
-        raise ValueError("the config searches by sketch: use tools/sketch_demo.py")
+        raise ValueError("the config searches by sketch: use hb sketch-demo")
     require_device(device)
     require_score(score_thr)
     outs = plan(image, out, checkpoint)

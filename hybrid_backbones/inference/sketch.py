@@ -90,7 +90,7 @@ def sketch_demo(
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader")
     if cfg.test_dataloader.dataset.type != "SketchCocoDataset":
-        raise ValueError("expected a config that searches by sketch; see tools/image_demo.py")
+        raise ValueError("expected a config that searches by sketch; see hb demo")
     require_device(device)
     require_score(score_thr)
     outs = plan(image, out, sketch, checkpoint)

@@ -82,7 +82,12 @@ def read_sketch(cfg: Config, sketch: str) -> np.ndarray:
     """Read an image or a drawing as the test pipeline renders it, uint8 (1, size, size)."""
     if DRAWING.fullmatch(sketch):
         return render_as_tested(cfg, [read_drawing(sketch)])
-    return read_picture(sketch, _rendering(cfg).get("size", CANVAS))[None]
+    return read_picture(sketch, sketch_size(cfg))[None]
+
+
+def sketch_size(cfg: Config) -> int:
+    """Return the side of the sketches that a config renders, in pixels."""
+    return _rendering(cfg).get("size", CANVAS)
 
 
 def render_as_tested(cfg: Config, drawings: Sequence[Strokes]) -> np.ndarray:

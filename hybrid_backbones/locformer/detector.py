@@ -6,6 +6,8 @@ features. Its maps and object queries go straight to the decoder of Deformable D
 network's encoder, and the head scores how well each object matches the sketch.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmcv.ops import MultiScaleDeformableAttention
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from ..backbones.names import PublishedNames, matches
 from ..layers import to_tokens
+from ..ops.choice import is_exporting
 from .backbone import SwinRAM, resize_padding
 from .fusion import SketchMixer
 from .guidance import GuidedFeatures
@@ -41,18 +44,21 @@ def find_padding(images: Tensor, data_samples: list[DetDataSample] | None) -> Te
     return below[:, :, None] | right[:, None]
 
 
-def flatten_levels(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Tensor]:
+def flatten_levels(maps: tuple[Tensor, ...], padding: Tensor) -> dict[str, Any]:
     """Flatten maps ``(B, C, H_l, W_l)`` and their padding masks to the decoder's arguments."""
     sizes = [x.shape[2:] for x in maps]
     masks = [resize_padding(padding, size) for size in sizes]
-    shapes = torch.tensor(sizes, device=padding.device)
-    return dict(
+    levels: dict[str, Any] = dict(
         value=torch.cat([to_tokens(x) for x in maps], 1),
         key_padding_mask=torch.cat([mask.flatten(1) for mask in masks], 1),
-        spatial_shapes=shapes,
-        level_start_index=F.pad(shapes.prod(1).cumsum(0)[:-1], (1, 0)),
         valid_ratios=torch.stack([DeformableDETR.get_valid_ratio(mask) for mask in masks], 1),
     )
+    if is_exporting():
+        # sizes in a tensor are unknown to the graph; its attention takes a list
+        return dict(levels, spatial_shapes=sizes, level_start_index=None)
+    shapes = torch.tensor(sizes, device=padding.device)
+    starts = F.pad(shapes.prod(1).cumsum(0)[:-1], (1, 0))
+    return dict(levels, spatial_shapes=shapes, level_start_index=starts)
 
 
 def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> tuple:

@@ -56,7 +56,7 @@ def grid_positions(height: int, width: int, channels: int, like: Tensor) -> Tens
     dtype = torch.promote_types(like.dtype, torch.float32)
     rows = torch.arange(1, height + 1, device=like.device, dtype=dtype)
     columns = torch.arange(1, width + 1, device=like.device, dtype=dtype)
-    rows, columns = rows.repeat_interleave(width), columns.repeat(height)
+    rows, columns = rows[:, None].expand(-1, width).flatten(), columns.repeat(height)
     return sine_positions(rows, columns, channels).to(like.dtype)
 
 

@@ -35,7 +35,7 @@ def read_models(args: Namespace) -> Models:
         is_address = checkpoint in PUBLISHED or ":" in checkpoint
         if not is_address and not Path(checkpoint).is_file():
             raise ValueError(
-                f"no checkpoint at {checkpoint}: check the path; tools/weights.py list names those "
+                f"no checkpoint at {checkpoint}: check the path; hb weights list names those "
                 "that are published"
             )
         name = Path(config).stem

@@ -10,8 +10,7 @@ import numpy as np
 from gradio.component_meta import ComponentMeta
 from PIL import Image
 
-from ..datasets.loading import to_bgr
-from ..datasets.pictures import decode_picture
+from ..datasets.pictures import decode_picture, to_rgb
 from ..mini.shapes import draw_mini
 
 # longest side in pixels; larger pictures are scaled down
@@ -47,7 +46,7 @@ def read_upload(path: str | Path | None) -> Picture:
         raise ValueError("The picture is no longer here: upload it again.") from error
     if not content:
         raise ValueError("The picture is an empty file: choose another.")
-    pixels = to_bgr(_decode(content))[..., ::-1]
+    pixels = to_rgb(_decode(content))
     height, width = pixels.shape[:2]
     scale = min(MAX_SIDE / max(height, width), 1.0)
     if scale == 1.0:

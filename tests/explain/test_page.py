@@ -13,8 +13,16 @@ from PIL import Image
 
 from hybrid_backbones.explain import sketches, weights
 from hybrid_backbones.explain.gallery import ENTRIES, FRONT
-from hybrid_backbones.explain.page import find_trained, write_page
+from hybrid_backbones.explain.page import (
+    choose_panels,
+    config_of,
+    find_trained,
+    read_subject,
+    write_page,
+)
 from hybrid_backbones.explain.records import RECORDERS
+from hybrid_backbones.explain.scene import Scene
+from hybrid_backbones.explain.views import VIEWS
 from hybrid_backbones.mini.preset import apply_mini
 
 QUICK = "imagenet_swiftformer_xs"
@@ -55,7 +63,7 @@ def test_a_model_has_an_operator_that_it_is_there_for(repository, entry):
 def test_commands_name_files_that_exist_and_flags_of_the_tool(repository):
     commands = re.findall(r"^python (?:.*\\\n)*.*$", page_of(repository), re.MULTILINE)
     assert len(commands) == sum(len(entry.panels) for entry in ENTRIES)
-    tool = (repository / "tools/explain.py").read_text()
+    tool = (repository / "hybrid_backbones/cli/explain.py").read_text()
     for command in commands:
         words = command.replace("\\\n", "").split()
         assert words[1] == "tools/explain.py"
@@ -66,11 +74,9 @@ def test_commands_name_files_that_exist_and_flags_of_the_tool(repository):
         assert [flag for flag in flags if f'"{flag}"' not in tool] == []
 
 
-def stand_in(repository, name, work_dirs, options=()):
+def stand_in(repository, entry, work_dirs):
     """Save a network that has not been trained as the end of its training."""
-    cfg = Config.fromfile(repository / f"configs/{name}.py")
-    cfg.merge_from_dict(dict(options))
-    apply_mini(cfg)
+    cfg = config_of(entry, repository / "configs")
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build({"data_preprocessor": cfg.get("data_preprocessor"), **cfg.model})
@@ -79,9 +85,12 @@ def stand_in(repository, name, work_dirs, options=()):
             # so that a detector is sure of something
             if key.endswith("fc_cls.bias"):
                 torch.nn.init.zeros_(bias)
-    folder = work_dirs / f"{name}_mini"
+    folder = work_dirs / f"{entry.config}_mini"
     folder.mkdir(parents=True)
-    torch.save(dict(state_dict=model.state_dict()), folder / "epoch_1.pth")
+    unit, end = ("epoch", "max_epochs") if "max_epochs" in cfg.train_cfg else ("iter", "max_iters")
+    path = folder / f"{unit}_{cfg.train_cfg[end]}.pth"
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
 
 
 def test_missing_trainings_are_named_with_their_command(repository, tmp_path):
@@ -98,24 +107,53 @@ def test_missing_trainings_are_named_with_their_command(repository, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unfinished_training_is_not_shown(repository, tmp_path):
+    [*entries] = [entry for entry in ENTRIES if entry.config == QUICK]
+    checkpoint = stand_in(repository, entries[0], tmp_path)
+    found = find_trained(entries, repository / "configs", tmp_path)
+    assert found[QUICK].checkpoint == checkpoint
+    checkpoint.rename(checkpoint.with_name("epoch_1.pth"))
+    with pytest.raises(ValueError, match="1 of 1 models are not trained yet"):
+        find_trained(entries, repository / "configs", tmp_path)
+
+
 def test_the_page_is_written_from_what_is_trained(repository, mini_root, tmp_path, monkeypatch):
     monkeypatch.chdir(repository)
-    stand_in(repository, QUICK, tmp_path / "work_dirs")
     entries = [entry for entry in ENTRIES if entry.config == QUICK]
+    checkpoint = stand_in(repository, entries[0], tmp_path / "work_dirs")
     page = write_page(
         repository / "configs", tmp_path / "work_dirs", tmp_path, entries, with_front=False
     )
     text = page.read_text()
-    assert {path.stem for path in (tmp_path / "inside").iterdir()} == {e.name for e in entries}
+    pictures = [*(tmp_path / "inside").iterdir()]
+    assert {path.stem for path in pictures} == {entry.name for entry in entries}
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.width >= 3 * 512
     assert all(f"## {entry.heading}\n" in text for entry in entries)
-    assert f"work_dirs/{QUICK}_mini/epoch_1.pth" in text
+    assert f"work_dirs/{QUICK}_mini/{checkpoint.name}" in text
+
+
+def test_a_picture_has_the_image_and_the_panels_that_are_named(
+    repository, mini_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(repository)
+    entry = next(entry for entry in ENTRIES if entry.config == QUICK and entry.name != "features")
+    stand_in(repository, entry, tmp_path)
+    trained = find_trained([entry], repository / "configs", tmp_path)[QUICK]
+    subject = read_subject(entry, trained)
+    [(what, indices, layer)] = entry.panels
+    all_there_is = [panel.title for panel in VIEWS[what](Scene(subject, layer)).panels]
+    image, *panels = [panel.title for panel in choose_panels(entry, subject)]
+    assert panels == [all_there_is[i] for i in indices]
+    assert image not in all_there_is
 
 
 @pytest.mark.slow
 def test_the_script_draws_every_picture(repository, mini_root, tmp_path, monkeypatch):
     monkeypatch.chdir(repository)
     for entry in {entry.config: entry for entry in [FRONT, *ENTRIES]}.values():
-        stand_in(repository, entry.config, tmp_path / "work_dirs", entry.options)
+        stand_in(repository, entry, tmp_path / "work_dirs")
     command = ["inside.py", "--work-dirs", str(tmp_path / "work_dirs"), "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as end:

@@ -197,5 +197,5 @@ def test_each_image_of_a_folder_is_searched(mini, tmp_path):
 
 def test_a_config_without_sketches_is_refused(mini):
     cfg = Config.fromfile(CONFIG.with_name("retinanet_r50.py"))
-    with pytest.raises(ValueError, match="image_demo"):
+    with pytest.raises(ValueError, match="see hb demo"):
         sketch_demo(cfg, "image.png", "sketch.png", mini[2], "out.png")

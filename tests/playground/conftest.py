@@ -184,6 +184,8 @@ class Visit:
 
         self.until(press, text)
         self.until(lambda: text in entry.get_attribute("value"), text)
+        # a list fades out, and must not be taken for that of the next field
+        self.until(lambda: self.find("[role=option]") is None, "the list to close")
 
     def click(self, name):
         """Press a button, scrolled into view as a person would."""
@@ -215,9 +217,9 @@ class Visit:
             self.browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A browser of the width of a desk."""
+    """A browser of the width of a desk, which does not go on working beside the tests of others."""
     browser = start_browser()
     yield browser
     browser.quit()
