@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 # without a GPU, kernels run in the interpreter of Triton, which asks for this when they are defined
 if not torch.cuda.is_available():
@@ -26,6 +28,12 @@ torch.set_num_threads(1)
 torch.backends.cudnn.allow_tf32 = False
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that have most slow tests, so that all processes end at about once."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout, from which the tools run."""
@@ -39,12 +47,13 @@ def mini_root(repository) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _scope_as_found():
-    """Restore the default scope, which every run of a config sets, after each file."""
-    found = dict(DefaultScope._instance_dict)
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(found)
+def _no_hosts_state():
+    """Begin each file without default scope and visualizers, which every run of a config leaves.
+
+    Cleared before and not restored after, since fixtures of a session may run a config first.
+    """
+    for kind in (DefaultScope, Visualizer):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -140,11 +140,11 @@ DEMO_MISTAKES = {
     ),
     "search by sketch without a sketch": (
         lambda tmp: image_demo(tmp, config=SEARCH),
-        r"searches by sketch: use tools/sketch_demo\.py",
+        r"searches by sketch: use hb sketch-demo",
     ),
     "no search by sketch": (
         lambda tmp: sketch_demo(tmp, config=CLASSIFIER),
-        r"expected a config that searches by sketch; see tools/image_demo\.py",
+        r"expected a config that searches by sketch; see hb demo",
     ),
     "part of a config": (
         lambda tmp: image_demo(tmp, config="configs/_base_/runtime_detection.py"),

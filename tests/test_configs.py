@@ -11,6 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 
+from hybrid_backbones.benchmark.zoo import find_configs
 from hybrid_backbones.inference.demo import demo
 from hybrid_backbones.mini.preset import apply_mini, dicts
 
@@ -21,11 +22,17 @@ QUICK = {
     *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
     *("maskrcnn_uniformer_s_3x", "retinanet_swiftformer_l1", "fpn_swiftformer_l1"),
     *("upernet_acmix_r26", "locformer_swin_t"),
+    *("cascade_rcnn_swiftformer_xs", "rtmdet_uniformer_xxs", "rtmdetins_mixformer_b1"),
+    *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
+    *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),
 }
 EACH = [
     pytest.param(path, marks=pytest.mark.upstream if path.stem in QUICK else pytest.mark.slow)
-    for path in CONFIGS
+    # those for own data have the models of others
+    for path in find_configs(CONFIGS[0].parent)
 ]
+# heads whose training resizes by chance, in one of several ways
+MANY_SIZES = ("locformer_", "dino_", "deformable_detr_", "mask2former_coco_", "rtmdet")
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
 
@@ -46,8 +53,7 @@ def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
     pipeline = cfg.train_dataloader.dataset.pipeline
     if cfg.default_scope == "mmdet":
         sizes = [t.scale for t in pipeline if t.type == "Resize"]
-        # the others resize by chance, in one of several ways
-        many = path.stem.endswith("_3x") or path.stem.startswith("locformer_")
+        many = path.stem.endswith("_3x") or path.stem.startswith(MANY_SIZES)
         assert sizes == ([] if many else [(1333, 800)])
     elif cfg.default_scope == "mmseg":
         crops = [t.crop_size for t in pipeline if "crop_size" in t]

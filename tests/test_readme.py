@@ -10,6 +10,10 @@ from mmengine.registry import MODELS
 from hybrid_backbones import backbones
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+# files of the repository, by address
+REPOSITORY = "hybrid-backbones/hybrid-backbones"
+HOSTED = rf"(?:github\.com/{REPOSITORY}/blob|raw\.githubusercontent\.com/{REPOSITORY})/main"
+OURS = rf"\]\(https://{HOSTED}/([^)#]+)"
 
 
 def test_every_backbone_is_in_the_first_table():
@@ -34,6 +38,18 @@ def test_the_swap_into_a_stock_config_builds_and_runs(tmp_path):
 
 
 def test_every_file_that_is_linked_exists(repository):
-    links = re.findall(r"\]\(((?!http)[^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (repository / link).exists()] == []
+    files = re.findall(OURS, README)
+    assert files
+    assert [file for file in files if not (repository / file).exists()] == []
+
+
+def test_links_work_on_other_pages_than_the_repository():
+    # an index shows the README under another address, where files beside it are not
+    assert re.findall(r"\]\((?!https://)[^)]+\)", README) == []
+    assert re.findall(r"!\[[^]]*\]\((?!https://raw\.)[^)]+\)", README) == []
+
+
+def test_a_backbone_by_name_has_the_channels_and_strides_that_are_said(capsys):
+    example = re.search(r"```python\n(from hybrid_backbones import create.*?)```", README, re.S)[1]
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == re.search(r"# (.+)", example)[1]

@@ -1,17 +1,25 @@
 """Real COCO and ADE20K pictures, where they are: a few iterations, the real metrics."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from published_models import build_model, publish, randomise
+from tool_runs import REPOSITORY, run_warm
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "realdata"
 # a network that has learnt nothing finds boxes only without a threshold
 ALL_BOXES = dict(
     segm_mAP_50="model.test_cfg.rcnn.score_thr=0.0", bbox_mAP_50="model.test_cfg.score_thr=0.0"
 )
+CHOSEN = ("person", "chair", "car")
 RUNS = {
     "maskrcnn_acmix_r26": "segm_mAP_50",
     "maskrcnn_mixformer_b1_3x": "segm_mAP_50",
@@ -36,7 +44,9 @@ def shorten(name, metric):
     if metric == "mIoU":
         options += ["train_cfg.max_iters=4", "train_cfg.val_interval=4"]
         options += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=4"]
-        return [*options, f"{train}.4.crop_size=(128,128)"]
+        size = "(128,128)"
+        options.append(f"model.data_preprocessor.size={size}")
+        return [*options, f"{train}.4.crop_size={size}"]
     options += ["train_cfg.max_epochs=1", ALL_BOXES[metric]]
     if not name.endswith("_3x"):
         return [*options, f"{train}.3.scale={size}"]
@@ -46,14 +56,20 @@ def shorten(name, metric):
     return [*options, f"{train}.4.transforms.1.1.crop_size=(96,128)"]
 
 
+def real(variable, folder):
+    """Return the folder of real pictures, or skip the test."""
+    root = Path(os.environ.get(variable, SHARED / folder))
+    if not root.is_dir():
+        pytest.skip(f"no real data: neither {variable} is set nor {SHARED / folder} there")
+    return root.resolve()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     metric = RUNS[name]
     variable, folder = ("ADE_ROOT", "ade") if metric == "mIoU" else ("COCO_ROOT", "coco")
-    root = Path(os.environ.get(variable, SHARED / folder))
-    if not root.is_dir():
-        pytest.skip(f"no real data: neither {variable} is set nor {SHARED / folder} there")
+    root = real(variable, folder)
     process = subprocess.run(
         [
             sys.executable,
@@ -73,3 +89,95 @@ def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     assert process.returncode == 0, process.stderr
     assert metric in process.stdout
     assert list(tmp_path.glob("*_[14].pth"))
+
+
+def cut_coco(root, part, out):
+    """Write the annotations of some pictures and three categories, whose ids have gaps."""
+    content = json.loads((root / f"annotations/instances_{part}2017.json").read_text())
+    content["categories"] = [x for x in content["categories"] if x["name"] in CHOSEN]
+    ids = {x["id"] for x in content["categories"]}
+    annotations = [x for x in content["annotations"] if x["category_id"] in ids]
+    pictures = list(dict.fromkeys(x["image_id"] for x in annotations))[:4]
+    content["annotations"] = [x for x in annotations if x["image_id"] in pictures]
+    content["images"] = [x for x in content["images"] if x["id"] in pictures]
+    out.write_text(json.dumps(content))
+
+
+def cut_ade(root, part, out):
+    """Copy some pictures and label maps of three classes; all others are ignored."""
+    for kind in ("images", "labels"):
+        (out / kind / part).mkdir(parents=True)
+    folder = dict(train="training", val="validation")[part]
+    classes = np.full(256, 255, np.uint8)
+    # wall, building and sky
+    classes[1:4] = 0, 1, 2
+    for path in sorted((root / "images" / folder).glob("*.jpg"))[:3]:
+        shutil.copy(path, out / "images" / part)
+        labels = np.asarray(Image.open(root / "annotations" / folder / f"{path.stem}.png"))
+        Image.fromarray(classes[labels]).save(out / "labels" / part / f"{path.stem}.png")
+
+
+def run_own(tmp_path, base, text, options):
+    """Check and train a config of one's own, from a stand-in for the published model."""
+    torch.save(publish(randomise(build_model(base))), tmp_path / "published.pth")
+    kind = "maskrcnn" if base.startswith("maskrcnn") else "fpn"
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = {str(REPOSITORY / f'configs/own_data_{kind}.py')!r}\n{text}")
+    pictures = ("--out", tmp_path / "checked")
+    code, out, err = run_warm("tools/check_data.py", config, *pictures)
+    assert code == 0, out + err
+    assert {path.name for path in (tmp_path / "checked").iterdir()} == {
+        "overview.png",
+        "samples.png",
+    }
+    work_dir = tmp_path / "work"
+    code, out, err = run_warm(
+        *("tools/train.py", config, "--fresh-head", "--work-dir", work_dir),
+        *("--cfg-options", f"load_from={tmp_path}/published.pth", *options),
+    )
+    assert code == 0, err
+    return work_dir, out
+
+
+@pytest.mark.slow
+def test_a_published_detector_is_fine_tuned_on_three_classes_of_real_pictures(tmp_path):
+    root = real("COCO_ROOT", "coco")
+    for part in ("train", "val"):
+        cut_coco(root, part, tmp_path / f"{part}.json")
+    text = (
+        f"own_data = dict(root={str(tmp_path)!r})\n"
+        f"own_data['train'] = dict(images={str(root / 'train2017')!r}, annotations='train.json')\n"
+        f"own_data['val'] = dict(images={str(root / 'val2017')!r}, annotations='val.json')\n"
+    )
+    options = shorten("maskrcnn_uniformer_s", "segm_mAP_50")
+    options.remove("auto_scale_lr.enable=False")
+    work_dir, out = run_own(tmp_path, "maskrcnn_uniformer_s", text, options)
+    assert "segm_mAP_50" in out
+    assert "6 left fresh (roi_head.bbox_head.fc_cls.bias" in out
+    weights = torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"]
+    assert weights["roi_head.bbox_head.fc_cls.weight"].shape[0] == 3 + 1
+    # to predict, the config of the work dir is enough
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.json").unlink()
+    picture = next((root / "val2017").glob("*.jpg"))
+    drawn = ("--out", tmp_path / "drawn.png", "--score-thr", "0")
+    code, _, err = run_warm(
+        *("tools/image_demo.py", picture, work_dir / "mine.py", work_dir / "epoch_1.pth", *drawn),
+        *("--cfg-options", "test_pipeline.1.scale=(320,192)"),
+    )
+    assert code == 0, err
+    assert (tmp_path / "drawn.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_published_segmentor_is_fine_tuned_on_three_classes_of_real_pictures(tmp_path):
+    root = real("ADE_ROOT", "ade")
+    for part in ("train", "val"):
+        cut_ade(root, part, tmp_path)
+    text = f"own_data = dict(root={str(tmp_path)!r}, classes=['wall', 'building', 'sky'])\n"
+    options = [x for x in shorten("fpn_uniformer_s", "mIoU") if "auto_scale" not in x]
+    work_dir, out = run_own(tmp_path, "fpn_uniformer_s", text, options)
+    assert "mIoU" in out
+    assert "2 left fresh (decode_head.conv_seg.bias" in out
+    weights = torch.load(work_dir / "iter_4.pth", weights_only=False)["state_dict"]
+    assert weights["decode_head.conv_seg.weight"].shape[0] == 3

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from recipe_settings import SETTINGS, Recipe, read_setting
 
+from hybrid_backbones.benchmark.zoo import find_configs
+
 TABLE = Path(__file__).with_name("published_recipes.tsv")
-CONFIGS = sorted((TABLE.parent.parent / "configs").glob("*.py"))
+CONFIGS = find_configs(TABLE.parent.parent / "configs")
 ROWS = [line for line in TABLE.read_text().splitlines() if not line.startswith("#")]
 ROWS = list(csv.DictReader(ROWS, delimiter="\t", quoting=csv.QUOTE_NONE))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -49,12 +50,37 @@ def _server():
     return server
 
 
+def start_warm(*commands):
+    """Start command lines, each with its environment, in forks of one process, all at once.
+
+    Returns:
+        their process numbers, and a function that waits for all and returns what `run` does for
+        each. Nothing else can be started before that.
+    """
+    server = _server()
+    server.stdin.write(json.dumps([[[*map(str, line)], env] for line, env in commands]) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline()), lambda: json.loads(server.stdout.readline())
+
+
 def run_warm(*arguments, **environment):
     """Run as `run` does, but in a process that need not import the slow packages."""
-    server = _server()
-    server.stdin.write(json.dumps([[*map(str, arguments)], environment]) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
+    _, wait = start_warm((arguments, environment))
+    (result,) = wait()
+    return result
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def ranks(command, number=2, **environment):
+    """Return what starts a command as a launcher does, once for each of its processes."""
+    master = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), WORLD_SIZE=str(number))
+    places = [dict(RANK=rank, LOCAL_RANK=rank) for rank in map(str, range(number))]
+    command = [*command, "--launcher", "pytorch"]
+    return [(command, master | place | environment) for place in places]
 
 
 def train(work_dir, *flags, config=CONFIG, options=SHORT):

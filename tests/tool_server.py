@@ -1,8 +1,9 @@
 """Run commands for the tests, each in a fork of one process that has imported the slow packages.
 
-Reads a command line and an environment as JSON from each line of its standard input; answers with
-the exit code and what the command wrote, as JSON. A command sees a process of its own in every
-other way. Start it with :func:`tool_runs.run_warm`.
+Reads command lines with their environments as JSON from each line of its standard input, and runs
+those of a line at once. Answers with their process numbers, and when all have ended, with their
+exit codes and what they wrote, as JSON. A command sees a process of its own in every other way.
+Start it with :func:`tool_runs.start_warm`.
 """
 
 import gc
@@ -14,6 +15,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from contextlib import ExitStack
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")
 PARTS = ("models", "datasets", "evaluation", "engine", "visualization")
@@ -37,6 +39,27 @@ def run_here(arguments):
     return 0
 
 
+def fork(arguments, environment, out, err):
+    """Run a command in a fork, and return its process number."""
+    if child := os.fork():
+        return child
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    signal.alarm(TIMEOUT)
+    os.environ.update(environment)
+    code = run_here(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # taking down the interpreter would take longer than most commands
+    os._exit(code)
+
+
+def read(file):
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
 def main():
     # the packages print at import: only answers go to the standard output
     answers = os.fdopen(os.dup(1), "w")
@@ -48,25 +71,18 @@ def main():
     # what a collection of garbage touches, a fork has to copy
     gc.freeze()
     for line in sys.stdin:
-        arguments, environment = json.loads(line)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            if not (child := os.fork()):
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                signal.alarm(TIMEOUT)
-                os.environ.update(environment)
-                code = run_here(arguments)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                # taking down the interpreter would take longer than most commands
-                os._exit(code)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            texts = []
-            for file in (out, err):
-                file.seek(0)
-                texts.append(file.read().decode(errors="replace"))
-        answers.write(json.dumps([code, *texts]) + "\n")
+        commands = json.loads(line)
+        with ExitStack() as stack:
+            files = [
+                [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)] for _ in commands
+            ]
+            runs = zip(commands, files, strict=True)
+            children = [fork(*command, *pair) for command, pair in runs]
+            answers.write(json.dumps(children) + "\n")
+            answers.flush()
+            codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            results = [[code, *map(read, pair)] for code, pair in zip(codes, files, strict=True)]
+        answers.write(json.dumps(results) + "\n")
         answers.flush()
 
 

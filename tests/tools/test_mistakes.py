@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from demo_mistakes import DEMO_MISTAKES, an_image
+from export_mistakes import EXPORT_MISTAKES
 from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
 
 from hybrid_backbones.mini.shapes import CLASSES
@@ -378,7 +379,7 @@ MISTAKES = {
     "empty checkpoint": Mistake(
         lambda tmp: evaluate(tmp, a_file(tmp)), r"cannot read.*file.*is empty"
     ),
-    **{name: Mistake(*row) for name, row in DEMO_MISTAKES.items()},
+    **{name: Mistake(*row) for name, row in (DEMO_MISTAKES | EXPORT_MISTAKES).items()},
 }
 
 
