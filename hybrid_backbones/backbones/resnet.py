@@ -17,20 +17,32 @@ from .stage import Stage
 
 
 class LeanBottleneck(Bottleneck):
-    """Bottleneck that normalises and activates again in the backward pass, before its last layer.
+    """Bottleneck that keeps less for the backward pass, and computes again what is cheap.
 
-    The output of an operator that replaces the 3×3 convolution is then kept once.
+    The output of an operator that replaces the 3×3 convolution is kept once: what follows it is
+    normalised and activated again, before the last layer. With `recomputes_projection`, the
+    1×1 convolutions to the wide output are computed again, too.
     """
+
+    recomputes_projection = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to ``(B, C', H', W')``."""
-        identity = x if self.downsample is None else self.downsample(x)
         out = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        out = recompute_before_last(self._project, out, norms=[self.bn2])
-        return self.relu(self.bn3(out) + identity)
+        if self.recomputes_projection:
+            norms = [self.bn2, self.bn3, *([] if self.downsample is None else [self.downsample])]
+            return recompute_before_last(self._add_projected, out, x, norms=norms)
+        return self._add(recompute_before_last(self._project, out, norms=[self.bn2]), x)
 
-    def _project(self, x: Tensor) -> Tensor:
-        return self.conv3(self.relu(self.bn2(x)))
+    def _add_projected(self, out: Tensor, x: Tensor) -> Tensor:
+        return self._add(self._project(out), x)
+
+    def _project(self, out: Tensor) -> Tensor:
+        return self.conv3(self.relu(self.bn2(out)))
+
+    def _add(self, projected: Tensor, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.bn3(projected) + identity)
 
 
 # blocks per stage by depth: He et al., CVPR 2016, table 1; 26 and 38 from ACmix's training script
@@ -88,6 +100,9 @@ class HybridResNet(HierarchicalBackbone):
             block = resnet.get_submodule(f"layer{stage + 1}.{index}")
             if index in hybrid_blocks[stage]:
                 _replace_convs(block, make_operator)
+            if isinstance(block, LeanBottleneck):
+                # large maps of few channels, with which a 1×1 convolution costs least for each byte
+                block.recomputes_projection = stage == 0
             return block
 
         def initialise(network: nn.Module) -> None:
@@ -116,8 +131,15 @@ class HybridResNet(HierarchicalBackbone):
             self.add_module(f"layer{i}", stage)
 
     def stem(self, x: Tensor) -> Tensor:
-        """Map images ``(B, 3, H, W)`` to ``(B, 64, H/4, W/4)``."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        """Map images ``(B, 3, H, W)`` to ``(B, 64, H/4, W/4)``.
+
+        In training, the largest maps of the network are normalised, activated and pooled again.
+        """
+        x = self.conv1(x)
+        return recompute_before_last(self._pool, x, norms=[self.bn1])
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return self.maxpool(self.relu(self.bn1(x)))
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]  # registered as layers

@@ -9,7 +9,7 @@ from .gpu import STEPS
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DEVICES, DTYPES
 from .subjects import BACKBONES, OPERATORS
-from .training import benchmark_training
+from .training import benchmark_layers, benchmark_training
 
 # measuring function, default size and default batch of each subcommand; the sizes are stage 1 of an
 # 800×1344 image, that of published ImageNet figures, and COCO's usual image, padded
@@ -17,6 +17,13 @@ TABLES: dict[str, tuple[Callable[..., list[dict]], tuple[int, int], int]] = {
     "ops": (benchmark_operators, (200, 336), 1),
     "backbones": (benchmark_backbones, (224, 224), 1),
     "train": (benchmark_training, (800, 1344), 2),
+    "layers": (benchmark_layers, (800, 1344), 2),
+}
+HELP = {
+    "ops": "measure operators",
+    "backbones": "measure backbones",
+    "train": "measure a training step of whole models",
+    "layers": "count what the layers of whole models keep for the backward pass",
 }
 DOCS = Path("docs")
 
@@ -31,13 +38,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="table", required=True)
     subparsers = {}
     for table, (_, size, batch) in TABLES.items():
-        command = subparsers[table] = commands.add_parser(table, help=f"measure {table}")
+        command = subparsers[table] = commands.add_parser(table, help=HELP[table])
         command.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=size)
         command.add_argument("--batch", type=int, default=batch)
         command.add_argument("--dtype", choices=DTYPES, default="float32")
         command.add_argument("--device", choices=DEVICES, default="cpu")
         command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
-        command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
+        if table != "layers":
+            command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
         command.add_argument("--out", type=_json, default=Path(f"work_dirs/benchmark/{table}.json"))
         command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     for table, names in dict(ops=[*OPERATORS], backbones=[*BACKBONES]).items():
@@ -56,7 +64,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             default=["eager"],
             help=f"also measure {mode} backbones",
         )
-    subparsers["train"].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
+    for table in ("train", "layers"):
+        subparsers[table].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
     gpu = commands.add_parser("gpu", help="prove and measure everything on a GPU")
     gpu.add_argument("--only", nargs="+", choices=STEPS, default=[*STEPS], metavar="STEP")
     gpu.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")

@@ -1,10 +1,12 @@
 """What can be counted on any device: memory kept for the backward pass, and operations."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ops.workspace import chunks_as_on_gpu
@@ -25,16 +27,45 @@ def kept_bytes(function: Callable[[], Any], weights: Iterable[Tensor] = ()) -> i
         function: function whose backward pass is not run.
         weights: tensors that stay allocated anyway, and do not count.
     """
-    kept, others = {}, {x.untyped_storage()._cdata for x in weights}
+    return sum(kept_by_layer(function, {}, weights).values())
+
+
+def kept_by_layer(
+    function: Callable[[], Any], layers: Mapping[str, nn.Module], weights: Iterable[Tensor] = ()
+) -> dict[str, int]:
+    """Count the bytes of :func:`kept_bytes` by the layer that saves them.
+
+    Args:
+        function: function whose backward pass is not run.
+        layers: modules by name; what is saved in several, one within the other, counts for the
+            innermost.
+        weights: tensors that do not count.
+
+    Returns:
+        bytes that each layer is the first to save, in the order of the first savings; those of no
+        layer under ``"others"``.
+    """
+    others = {x.untyped_storage()._cdata for x in weights}
+    kept: dict[int, Any] = {}
+    sums: Counter[str] = Counter()
+    running = ["others"]
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        kept[storage._cdata] = storage  # alive, so that no later storage has its address
+        if storage._cdata not in others and storage._cdata not in kept:
+            kept[storage._cdata] = storage  # alive, so that no later storage has its address
+            sums[running[-1]] += storage.nbytes()
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            enter = layer.register_forward_pre_hook(lambda *_, name=name: running.append(name))
+            leave = layer.register_forward_hook(lambda *_: running.pop() and None)
+            hooks.callback(enter.remove)
+            hooks.callback(leave.remove)
+        hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x))
         function()
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in others)
+    return dict(sums)
 
 
 def count_launches(function: Callable[[], Any]) -> int:

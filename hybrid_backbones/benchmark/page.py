@@ -67,6 +67,12 @@ SECTIONS = {
         "Training of segmentors",
         "The same for pictures of noise with labels at random.",
     ),
+    "layers": (
+        "Where training keeps memory",
+        "What the layers of detectors keep for the backward pass of the same step: counts, which "
+        "are exact. The memory of a step has weights, their gradients and the optimizer's state on "
+        "top. mmdet's baseline keeps nothing of stem and first stage, which are frozen.",
+    ),
 }
 # of kernels, which run on GPUs only
 GPU_SECTIONS = ("tests", "errors", "kernels")

@@ -1,6 +1,9 @@
-"""Measurement of one training step of a whole detector or segmentor on random images."""
+"""Measurement of one training step of a whole detector or segmentor on random images.
 
-from collections.abc import Iterable
+Its time and memory, and what its layers keep for the backward pass.
+"""
+
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +16,11 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch import nn
 
 from ..config_files import find_config
 from ..training.mixed_precision import train_in_mixed_precision
+from .counts import kept_by_layer
 from .measure import follow, measure_alone
 from .probes import extra_memory, time_call
 from .settings import Settings
@@ -40,17 +45,50 @@ def benchmark_training(settings: Settings, configs: Iterable[Path]) -> list[dict
         ValueError: if there is no such config, or it has no baseline, or is not that of a detector
             or segmentor that trains on images alone.
     """
-    baselines = {config: baseline_of(config) for config in map(find_config, configs)}
-    jobs = list(dict.fromkeys(path for pair in baselines.items() for path in reversed(pair)))
-    for path in (*baselines, *baselines.values()):
-        _validate(path)
+    baselines = _with_baselines(configs)
     rows = {
         path: dict(config=path.stem) | measure_alone(measure_training, path, settings=settings)
-        for path in follow(jobs)
+        for path in follow(_jobs(baselines))
     }
     for path, row in rows.items():
         row["ratio"] = compare(rows[baselines.get(path, path)], row)
     return list(rows.values())
+
+
+def benchmark_layers(settings: Settings, configs: Iterable[Path]) -> list[dict]:
+    """Count what the layers of models keep for the backward pass, each model after its baseline.
+
+    Raises:
+        ValueError: as of :func:`benchmark_training`.
+    """
+    baselines = _with_baselines(configs)
+    tables = {
+        path: measure_alone(measure_layers, path, settings=settings)
+        for path in follow(_jobs(baselines))
+    }
+    rows = []
+    for path, table in tables.items():
+        if "error" in table:
+            rows.append(dict(config=path.stem, layer="all") | table)
+        of_baseline = tables[baselines.get(path, path)].get("kept_mib", {})
+        for layer, kept in table.get("kept_mib", {}).items():
+            row = dict(config=path.stem, layer=layer, kept_mib=kept)
+            ratio = compare(dict(kept_mib=of_baseline.get(layer)), row)
+            rows.append(row | dict(ratio=ratio))
+    return rows
+
+
+def _with_baselines(configs: Iterable[Path]) -> dict[Path, Path]:
+    """Return the baseline of each config, after all have been checked."""
+    baselines = {config: baseline_of(config) for config in map(find_config, configs)}
+    for path in (*baselines, *baselines.values()):
+        _validate(path)
+    return baselines
+
+
+def _jobs(baselines: dict[Path, Path]) -> list[Path]:
+    """Return all configs once, each after its baseline."""
+    return list(dict.fromkeys(path for pair in baselines.items() for path in reversed(pair)))
 
 
 def _validate(path: Path) -> None:
@@ -67,17 +105,11 @@ def _validate(path: Path) -> None:
 def measure_training(path: Path, settings: Settings) -> dict:
     """Measure a training step of `tools/train.py`; memory includes weights and optimizer."""
     torch.set_num_threads(settings.threads)
-    torch.manual_seed(0)
-    cfg = Config.fromfile(path)
-    cfg.model.backbone.init_cfg = None  # no download of weights
-    if "size" in cfg.model.data_preprocessor:  # smaller images would be padded to it
-        cfg.model.data_preprocessor.size = settings.size
+    cfg = _read(path, settings)
     steps = []
 
     def build_and_step():
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        model.init_weights()
-        model.to(settings.device).train()
+        model = _build(cfg, settings)
         data = random_batch(cfg.default_scope, settings)
         wrapper = _build_optim_wrapper(model, cfg, settings)
         steps.append(partial(model.train_step, data, wrapper))
@@ -91,6 +123,48 @@ def measure_training(path: Path, settings: Settings) -> dict:
         train_images_per_s=1e3 * settings.batch / time["median"],
         train_memory_mib=memory,
     )
+
+
+def measure_layers(path: Path, settings: Settings) -> dict:
+    """Count what the parts of a model, and the parts of its backbone, keep in a training step."""
+    torch.set_num_threads(settings.threads)
+    cfg = _read(path, settings)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = _build(cfg, settings)
+        data = model.data_preprocessor(random_batch(cfg.default_scope, settings), training=True)
+        wrapper = _build_optim_wrapper(model, cfg, settings)
+        layers = dict(model.named_children()) | dict(_parts(model.backbone, "backbone"))
+
+        def forward():
+            with wrapper.optim_context(model):
+                model(**data, mode="loss")
+
+        kept = kept_by_layer(forward, layers, [*model.parameters(), *model.buffers()])
+    kept["all"] = sum(kept.values())
+    return dict(kept_mib={name: size / 2**20 for name, size in kept.items()})
+
+
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that a module calls, those of its lists one by one."""
+    for key, part in module.named_children():
+        path = f"{name}.{key}"
+        yield from _parts(part, path) if isinstance(part, nn.ModuleList) else [(path, part)]
+
+
+def _read(path: Path, settings: Settings) -> Config:
+    """Read a config, without weights to download."""
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.init_cfg = None
+    if "size" in cfg.model.data_preprocessor:  # smaller images would be padded to it
+        cfg.model.data_preprocessor.size = settings.size
+    return cfg
+
+
+def _build(cfg: Config, settings: Settings) -> BaseModel:
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_weights()
+    return model.to(settings.device).train()
 
 
 def _build_optim_wrapper(model: BaseModel, cfg: Config, settings: Settings) -> OptimWrapper:

@@ -6,6 +6,7 @@ from backbone_cases import make_images
 from torchvision.models import resnet50
 
 from hybrid_backbones.backbones import ACmixResNet
+from hybrid_backbones.benchmark.counts import kept_by_layer
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,31 @@ def test_hybrid_stages_choose_where_attention_is():
     model = ACmixResNet(26, hybrid_stages=(False, True, False, True))
     operators = {name.split(".")[0] for name in model.state_dict() if "conv2.rate1" in name}
     assert operators == {"layer2", "layer4"}
+
+
+@pytest.mark.parametrize("frozen_stages", [-1, 0])
+def test_the_first_stage_keeps_less_and_computes_the_same(frozen_stages):
+    torch.manual_seed(0)
+    images, steps, kept = make_images(2), [], []
+    model = ACmixResNet(26, frozen_stages=frozen_stages).train()
+    entries = {name: value.clone() for name, value in model.state_dict().items()}
+    for recomputes in (True, False):
+        model.load_state_dict(entries)
+        model.zero_grad()
+        for block in model.layer1:
+            assert block.recomputes_projection
+            block.recomputes_projection = recomputes
+        outs = model(images)
+        torch.autograd.backward([out.square().mean() for out in outs])
+        grads = [x.grad for x in model.parameters() if x.requires_grad]
+        steps.append((outs, grads, {k: v.clone() for k, v in model.state_dict().items()}))
+        layers = {"layer1": model.layer1, "block": model.layer1[0]}
+        kept.append(kept_by_layer(lambda: model(images), layers, model.parameters()))
+        for block in model.layer1:
+            block.recomputes_projection = True
+    torch.testing.assert_close(*steps, rtol=0, atol=0)
+    batch, channels, height, width = outs[0].shape
+    # the outputs of both 1×1 convolutions to 256 channels, which their normalisations keep, and
+    # the sum that the last activation keeps; the next stage keeps that, too
+    wide = batch * channels * height * width * 4
+    assert kept[1]["block"] - kept[0]["block"] >= 2 * wide

@@ -127,6 +127,8 @@ def test_page_is_that_of_the_saved_tables(repository):
         (["page", "configs"], "expected tables such as cpu_ops.json in configs, found none"),
         (["train", "configs/no_such.py"], "no config at configs/no_such.py: check"),
         (["train", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
+        (["layers", "configs/imagenet_acmix_r50.py"], "expected a config of a detector or segm"),
+        (["layers", "configs/maskrcnn_r50.py", "--repeats", "2"], "unrecognized arguments: --rep"),
         (["train", "configs/locformer_swin_t.py"], "that learns from pictures, got configs/loc"),
     ],
     ids=" ".join,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from hybrid_backbones.benchmark.counts import count_launches, kept_bytes
+from hybrid_backbones.benchmark.counts import count_launches, kept_by_layer, kept_bytes
 from hybrid_backbones.benchmark.measure import measure_backbone, measure_operator
 from hybrid_backbones.benchmark.settings import Settings
 from hybrid_backbones.benchmark.subjects import BACKBONES, OPERATORS
@@ -24,6 +24,24 @@ def test_kept_memory_counts_each_storage_once_and_no_weights():
     assert kept_bytes(lambda: x.sin().exp()) == 2 * x.nbytes
     with torch.no_grad():
         assert kept_bytes(lambda: layer(x)) == 0
+
+
+def test_a_storage_counts_for_the_innermost_layer_that_saves_it_first():
+    x = torch.randn(6, 10, requires_grad=True)
+    inner = nn.Sequential(nn.Linear(10, 5), nn.Tanh())
+    outer = nn.Sequential(inner, nn.Linear(5, 7), nn.Tanh())
+    layers = {"outer": outer, "inner": inner, "outer.1": outer[1]}
+
+    def call():
+        return outer(x).sin()
+
+    kept = kept_by_layer(call, layers, outer.parameters())
+    # the input of the first layer, and the output of the first tanh, which the second layer
+    # saves, too; the output of the second tanh, whose input nothing saves, is the sine's input
+    assert kept == {"inner": 4 * 6 * (10 + 5), "outer": 4 * 6 * 7}
+    assert sum(kept.values()) == kept_bytes(call, outer.parameters())
+    assert kept_by_layer(call, {}, outer.parameters()) == {"others": sum(kept.values())}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in outer.modules())
 
 
 def test_launches_are_operations_without_views_and_allocations():

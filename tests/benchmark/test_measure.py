@@ -17,6 +17,7 @@ from hybrid_backbones.benchmark.subjects import BACKBONES, CUDA_ONLY, OPERATORS
 from hybrid_backbones.benchmark.training import (
     NUM_OBJECTS,
     baseline_of,
+    benchmark_layers,
     benchmark_training,
     measure_training,
     random_batch,
@@ -195,6 +196,31 @@ def test_train_compares_each_model_with_its_baseline(repository, monkeypatch, de
         ratio = baseline["train_ms"]["median"] / row["train_ms"]["median"]
         assert row["ratio"]["train_ms"] == pytest.approx(ratio)
         assert baseline["ratio"]["train_ms"] == 1
+
+
+def test_layers_say_what_each_part_of_a_model_keeps(repository, monkeypatch):
+    monkeypatch.setattr(
+        training, "measure_alone", lambda measure, *args, settings: measure(*args, settings)
+    )
+    settings = Settings((64, 96), batch=2, threads=1)
+    rows = benchmark_layers(settings, [repository / "configs/retinanet_acmix_r26.py"])
+    tables = {name: {} for name in ("retinanet_r50", "retinanet_acmix_r26")}
+    for row in rows:
+        tables[row["config"]][row["layer"]] = row
+    theirs, ours = tables.values()
+    for table in tables.values():
+        parts = sum(row["kept_mib"] for layer, row in table.items() if layer != "all")
+        assert table["all"]["kept_mib"] == pytest.approx(parts)
+    # the stem of mmdet's baseline and its first stage are frozen
+    stages = [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
+    assert [*theirs] == [*stages[1:], "neck", "bbox_head", "others", "all"]
+    # images, and what the stem's convolution makes of them
+    assert ours["backbone.conv1"]["kept_mib"] == 2 * 3 * 64 * 96 * 4 / 2**20
+    assert ours["backbone"]["kept_mib"] == 2 * 64 * 32 * 48 * 4 / 2**20
+    assert {*stages, "neck", "bbox_head"} < {*ours}
+    for layer in stages[1:]:
+        ratio = theirs[layer]["kept_mib"] / ours[layer]["kept_mib"]
+        assert ours[layer]["ratio"]["kept_mib"] == pytest.approx(ratio)
 
 
 def test_random_pictures_have_what_a_model_learns_from():
