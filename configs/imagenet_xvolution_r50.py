@@ -3,7 +3,7 @@
 Paper:     Chen et al., X-volution: On the Unification of Convolution and Self-attention, 2021,
            https://arxiv.org/abs/2106.02253
 Command:   python tools/train.py configs/imagenet_xvolution_r50.py
-Published: top-1 0.9 above ResNet-50; 76.6 by our memory of the paper. The recipe is
+Published: 0.9 above ResNet-50 in top-1; 76.6 by our memory of the paper. The recipe is
            that of `imagenet_acmix_r50.py`, as none was published
 """
 

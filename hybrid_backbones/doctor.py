@@ -151,6 +151,16 @@ def check_devices() -> Iterator[Finding]:
         yield Finding("cuda", build, "does not see the GPU that nvidia-smi knows", remedy)
 
 
+def check_load() -> Iterator[Finding]:
+    """Find other jobs on the processor, whose threads and those of a training delay each other."""
+    if not hasattr(os, "getloadavg"):  # on Windows
+        return
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    problem = "is crowded: where threads of several jobs share a core, all wait" * (load > cores)
+    remedy = "wait, or start each job with OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE"
+    yield Finding("processor", f"{load:.1f} of {cores} cores in use", problem, remedy)
+
+
 def _check_device(device: str, found: str) -> Iterator[Finding]:
     import torch
     import torchvision
@@ -234,8 +244,8 @@ def check_work_dirs() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (check_python, check_packages, check_sets)
-CHECKS += (check_mmcv_operators, check_devices, check_triton, check_compiler, check_data)
-CHECKS += (check_work_dirs,)
+CHECKS += (check_mmcv_operators, check_devices, check_load, check_triton, check_compiler)
+CHECKS += (check_data, check_work_dirs)
 
 
 def _import(*modules: str) -> None:

@@ -181,6 +181,15 @@ def test_terminal_gets_a_table(monkeypatch, capsys):
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["COCO", "note", "data[/]"]
 
 
+@pytest.mark.parametrize(("load", "state"), [(0.5, "ok"), (2.0, "ok"), (4.5, "note")])
+def test_a_crowded_processor_is_a_note(monkeypatch, load, state):
+    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 2)
+    (finding,) = doctor.check_load()
+    assert finding.found == f"{load} of 2 cores in use"
+    assert (finding.state, finding.fatal) == (state, False)
+
+
 def test_a_missing_compiler_is_a_note(run_doctor, tmp_path):
     code, lines = run_doctor()
     assert code == 0

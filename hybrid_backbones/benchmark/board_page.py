@@ -15,6 +15,7 @@ from .board_plots import Point, draw_board
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
 from .runs import Run, write_whole
+from .tables import markdown_table
 from .zoo import published_of
 from .zoo_table import significant
 
@@ -83,8 +84,8 @@ def to_page(groups: dict[str, list[Entry]], board: dict, pictures: Sequence[str]
     parts = ["# Leaderboard", _introduction(board["command"], finished, len(runs))]
     parts += [MINI.strip()] * board["mini"]
     for title, members in groups.items():
-        lines = [_line(HEADER), _line(["---"] * len(HEADER)), *map(_entry_line, members)]
-        parts.append("\n".join([f"## {title}\n", *lines]))
+        table = markdown_table(HEADER, map(_entry_cells, members))
+        parts.append(f"## {title}\n\n{table}")
     parts += [_caption(runs), *_notes(runs)]
     if pictures:
         parts.append("## Accuracy against cost")
@@ -100,24 +101,18 @@ def _introduction(command: str, finished: int, total: int) -> str:
     )
 
 
-def _entry_line(entry: Entry) -> str:
+def _entry_cells(entry: Entry) -> list[str]:
     hashes = [one["weights"][:NUM_DIGITS] for one in entry.results]
     published = published_figures(published_of(entry.first.config))
-    return _line(
-        [
-            f"`{entry.first.name}`",
-            entry.in_words(),
-            ", ".join(f"{label} {figure:g}" for label, figure in published.items()) or "-",
-            *(significant(entry.mean(name), unit) for name, (_, unit) in COSTS.items()),
-            f"`{entry.first.digest[:NUM_DIGITS]}`",
-            ", ".join(f"`{digest}`" for digest in hashes) or "-",
-            ", ".join(str(run.seed) for run in entry.runs),
-        ]
-    )
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return [
+        f"`{entry.first.name}`",
+        entry.in_words(),
+        ", ".join(f"{label} {figure:g}" for label, figure in published.items()) or "-",
+        *(significant(entry.mean(name), unit) for name, (_, unit) in COSTS.items()),
+        f"`{entry.first.digest[:NUM_DIGITS]}`",
+        ", ".join(f"`{digest}`" for digest in hashes) or "-",
+        ", ".join(str(run.seed) for run in entry.runs),
+    ]
 
 
 def _caption(runs: Sequence[Run]) -> str:
@@ -151,12 +146,12 @@ def _real_runs(runs: Sequence[Run], board: dict[str, Any]) -> str:
     if not readable:
         return ""
     speeds = [Speed(**speed) for speed in board["speeds"]]
-    rows = [_line(["config", "images in all", "expected cost"]), _line(["---"] * 3)]
+    lines = []
     for run in readable:
         cost = expected_cost(run, speeds)
         images = f"{run.images / 1e6:.3g} M" if run.images else "-"
-        rows.append(_line([f"`{run.name}`", images, str(cost) if cost else "-"]))
-    table = "\n".join(rows)
+        lines.append([f"`{run.name}`", images, str(cost) if cost else "-"])
+    table = markdown_table(["config", "images in all", "expected cost"], lines)
     return (
         "## Real runs\n\nOn COCO, ADE20K and ImageNet (`COCO_ROOT`, `ADE_ROOT`, `IMAGENET_ROOT` "
         "and `SKETCH_ROOT` say where they are):\n\n"

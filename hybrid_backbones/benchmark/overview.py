@@ -18,6 +18,7 @@ from matplotlib.ticker import NullFormatter
 from ..checkpoints import PUBLISHED
 from ..create import FAMILIES, create_backbone
 from .plots import write_names
+from .tables import markdown_table
 from .zoo_table import Row, read_zoo, significant
 
 REPOSITORY = "https://github.com/hybrid-backbones/hybrid-backbones/blob/main"
@@ -130,8 +131,7 @@ def rows_of(network: str, pattern: str = "") -> list[Row]:
 
 def write_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown; empty cells become dashes."""
-    lines = [titles, ["---"] * len(titles), *([cell or "-" for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(titles, ([cell or "-" for cell in row] for row in rows))
 
 
 def overview_table(address: str = f"{REPOSITORY}/docs/backbones") -> str:

@@ -22,6 +22,7 @@ from ..training.launch import read_config, test
 from ..training.requirements import require_writable_file
 from .runs import write_whole
 from .settings import device_name
+from .tables import markdown_line
 from .zoo import read_published, read_weights
 
 # what each metric of the hosts is called, and its factor to percent
@@ -178,7 +179,7 @@ def to_row(
         datetime.now(timezone.utc).date().isoformat(),
         f"`{digest}`",
     ]
-    return f"| {' | '.join(cells)} |"
+    return markdown_line(cells)
 
 
 def read_page(page: Path) -> str:

@@ -7,6 +7,7 @@ instead of figures.
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,8 +135,19 @@ def explain(rows: list[dict], setting: dict[str, Any]) -> str:
 def to_markdown(rows: list[dict], setting: dict[str, Any]) -> str:
     """Return the table, its caption and the failed rows in Markdown."""
     titles, *lines = tabulate(rows)
-    table = [f"| {' | '.join(cells)} |" for cells in (titles, ["---"] * len(titles), *lines)]
-    return "\n".join([*table, "", explain(rows, setting), *_failures(rows)])
+    table = markdown_table(titles, lines)
+    return "\n".join([table, "", explain(rows, setting), *_failures(rows)])
+
+
+def markdown_table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(map(markdown_line, (titles, ["---"] * len(titles), *lines)))
+
+
+def markdown_line(cells: Iterable[str]) -> str:
+    """Return a line of a table in Markdown."""
+    escaped = [cell.replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def _failures(rows: list[dict]) -> list[str]:

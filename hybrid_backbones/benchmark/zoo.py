@@ -17,6 +17,7 @@ from ..checkpoints import PUBLISHED
 from ..mini.queries import has_queries
 from ..ops import ACmix
 from .probes import count_macs
+from .tables import markdown_line
 from .zoo_table import Row, significant
 
 # height and width of published FLOPs, unless a docstring states others
@@ -284,7 +285,7 @@ def _line(row: Row) -> str:
         SOURCES[row.backbone],
         verified,
     ]
-    return f"| {' | '.join(cells)} |"
+    return markdown_line(cells)
 
 
 def _ratios(row: Row) -> str:
