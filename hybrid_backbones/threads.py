@@ -1,0 +1,24 @@
+"""Threads of OpenMP, which are told how to wait before PyTorch starts them.
+
+By default a thread that waits for others keeps its core busy for some milliseconds. Two jobs that
+share the cores then wait for each other's waiting threads.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# set by users who decide themselves
+POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def wait_passively_in_commands() -> None:
+    """Let waiting threads sleep if this process is a command of ours: `hb` or a file of tools/.
+
+    It must precede the first import of PyTorch. Environment variables that say how threads wait
+    keep their values.
+    """
+    program = Path(sys.argv[0])
+    is_command = program.stem == "hb" or program.absolute().parent.name == "tools"
+    if is_command and not any(name in os.environ for name in POLICIES):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

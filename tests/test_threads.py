@@ -1,0 +1,44 @@
+"""Laws of the threads of commands: they wait passively, unless the user says otherwise."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SHOW = """
+import os, sys
+sys.argv = sys.argv[1:]
+import hybrid_backbones
+print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+def run(repository, program, **variables):
+    """Import the package in a process that was started as a program; return what it writes."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= dict(PYTHONPATH=str(repository), **variables)
+    command = [sys.executable, "-c", SHOW, program]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "variables", "policy"),
+    [
+        ("tools/train.py", {}, "PASSIVE"),
+        ("/usr/local/bin/hb", {}, "PASSIVE"),
+        ("tools/train.py", dict(OMP_WAIT_POLICY="ACTIVE"), "ACTIVE"),
+        ("tools/train.py", dict(GOMP_SPINCOUNT="10"), "None"),
+        # not a command of ours
+        ("notebook.py", {}, "None"),
+        ("hubs/train.py", {}, "None"),
+    ],
+)
+def test_threads_of_commands_wait_passively(repository, program, variables, policy):
+    assert run(repository, program, **variables).stdout.strip() == policy
+
+
+def test_it_is_set_before_pytorch_reads_it(repository):
+    # PyTorch's OpenMP then writes what it has read
+    done = run(repository, "tools/train.py", OMP_DISPLAY_ENV="TRUE")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
