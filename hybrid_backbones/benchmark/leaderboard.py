@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ..checkpoints.fetch import hash_file
 from ..config_files import find_config
-from ..mini.preset import SEGMENTATION_CROP, dicts
+from ..mini.preset import MINI_ROOT, SEGMENTATION_CROP, dicts
 from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
 from ..training.errors import stop_on_sigterm
 from ..training.launch import read_config
@@ -117,7 +117,11 @@ class Plan:
         size = MINI_SIZES[scope] if self.mini else published_size(published_of(path), scope)
         flags = self._flags(cfg)
         settings = [cfg.to_dict(), {name: value for name, value in flags.items() if value}]
-        digest = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        text = json.dumps(settings, sort_keys=True, default=str)
+        if self.mini:
+            # the set is the same in every folder
+            text = text.replace(str(Path(MINI_ROOT).resolve()), MINI_ROOT)
+        digest = sha256(text.encode()).hexdigest()
         known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
         runs = [self._run_of(path, seed, digest, **known) for seed in range(self.seeds)]
         for run in runs:

@@ -16,6 +16,8 @@ from .retina import is_retina, shrink_retina
 from .settings import dicts
 from .shapes import CLASSES, PALETTE, SCENES, SINGLE_SIZE, SINGLES, draw_mini
 
+# folder of the set, in the folder from which a command is run
+MINI_ROOT = "data/mini"
 # settings that only suit pre-trained weights or long training, and their replacements
 FROM_SCRATCH = dict(
     init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False, drop_path_rate=0.0
@@ -39,7 +41,7 @@ PICTURE_WIDTH = 512
 SEGMENTATION_CROP = (96, 96)
 
 
-def apply_mini(cfg: Config, root: str | Path = "data/mini") -> None:
+def apply_mini(cfg: Config, root: str | Path = MINI_ROOT) -> None:
     """Change a config to its mini run, in place, and draw the mini set if it does not exist.
 
     Args:

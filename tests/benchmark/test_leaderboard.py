@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -291,6 +292,11 @@ def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_
     for changed in (dict(options={"train_cfg.max_epochs": 1}), dict(flags=dict(amp="bf16"))):
         other, *_ = replace(plan, **changed).runs()
         assert other.digest != first.digest
+    # the mini set is the same everywhere
+    shutil.copytree(mini_root, tmp_path / "elsewhere/data/mini")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    moved, *_ = replace(plan, configs=["imagenet_swiftformer_xs"]).runs()
+    assert moved.digest == first.digest
 
 
 def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
