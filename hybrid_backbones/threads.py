@@ -8,17 +8,19 @@ import os
 import sys
 from pathlib import Path
 
+# of ours; in a checkout a link to its tools
+TOOLS = Path(__file__).resolve().parent / ".mim/tools"
 # set by users who decide themselves
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def wait_passively_in_commands() -> None:
-    """Let waiting threads sleep if this process is a command of ours: `hb` or a file of tools/.
+    """Let waiting threads sleep if this process is a command of ours: `hb` or a file of our tools.
 
     It must precede the first import of PyTorch. Environment variables that say how threads wait
     keep their values.
     """
     program = Path(sys.argv[0])
-    is_command = program.stem == "hb" or program.absolute().parent.name == "tools"
+    is_command = program.stem == "hb" or program.resolve().parent == TOOLS.resolve()
     if is_command and not any(name in os.environ for name in POLICIES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
