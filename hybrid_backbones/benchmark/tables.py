@@ -58,7 +58,7 @@ FIGURES = {
     "kept_maps": Figure("kept (maps)", "the same in maps of the input"),
     "launches": Figure(
         "launches",
-        "operations of forward + backward without views and allocations, in the chunks of a GPU",
+        "kernels of forward + backward on a GPU: operations without views and allocations",
         compared=True,
     ),
     "images_per_s": Figure("images/s", "of inference"),

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
+from .device_choices import stands_for_gpu
+
 # the first version whose kernels take tuples
 MIN_VERSION = (3, 3)
 
@@ -53,10 +55,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 @torch.compiler.assume_constant_result
 def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return why kernels cannot run on this device and dtype, or None if they can."""
-    if not INSTALLED:
-        return f"Triton {'.'.join(map(str, MIN_VERSION))} or later is not installed"
     if dtype not in DTYPES:
         return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
+    if stands_for_gpu(device):
+        return None
+    if not INSTALLED:
+        return f"Triton {'.'.join(map(str, MIN_VERSION))} or later is not installed"
     if INTERPRETED:
         return None
     if device.type != "cuda":
@@ -72,7 +76,7 @@ def is_fast(device: torch.device) -> bool:
 
     Measured by ``python tools/benchmark.py gpu``, whose tables are in docs/benchmarks.md.
     """
-    return device.type == "cuda" and not INTERPRETED
+    return stands_for_gpu(device) or (device.type == "cuda" and not INTERPRETED)
 
 
 def divide_up(number: int, by: int) -> int:

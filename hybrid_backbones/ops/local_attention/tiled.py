@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ...layers import join_heads, split_heads
 from ..custom_gradient import with_gradient
+from ..device_choices import fits_caches
 from ..size_cache import cached_by_size, is_traced
 from ..softmax_attention import attention_gradients
-from ..workspace import fits_caches
 from .borders import reflect
 
 # side of a tile, in queries: smaller tiles copy larger halos, larger tiles mask more logits

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...layers import join_heads, split_heads
 from ..custom_gradient import with_gradient
+from ..device_choices import fits_caches
 from ..softmax_attention import attention_gradients
-from ..workspace import fits_caches
 
 # a chunk may hold half as many values as query, or this many if query is small: a CPU is fastest
 # within its caches, and on a GPU small chunks mean many kernel launches

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ...layers import are_known
 from ..choice import is_exporting, log_choice
+from ..device_choices import fits_caches
 from ..size_cache import is_traced
 from ..validation import require_same_dtype, require_same_shape
 from .chunked import shifted_window_attention_chunked
@@ -42,7 +43,7 @@ def shifted_window_attention(
     _validate(query, key, value, bias, window_size, shift)
     if is_exporting() and are_known(shift):
         return shifted_window_attention_exported(query, key, value, bias, window_size, shift)
-    if query.device.type != "cpu" or is_traced(query.device):
+    if not fits_caches(query.device) or is_traced(query.device):
         log_choice("window_attention", "reference", "one call is fastest off the CPU and in traces")
         return shifted_window_attention_reference(query, key, value, bias, window_size, shift)
     log_choice("window_attention", "chunked", "windows stay in the caches of a CPU")
