@@ -39,10 +39,8 @@ def test_every_backbone_is_trained_by_every_method(rows, repository):
     assert all(sorted(types) == every for types in networks.values())
 
 
-def test_every_network_that_has_been_trained_has_learnt(rows):
-    finished = [row for row in rows if row["state"] == "finished"]
-    assert finished
-    for row in finished:
+def test_every_network_learns(rows):
+    for row in rows:
+        assert row["state"] == "finished", row["config"]
         metric, enough = LEARNT[method_of(row)]
         assert float(row[metric]) >= enough, row["config"]
-    assert not [row["config"] for row in rows if row["state"] == "failed"]
