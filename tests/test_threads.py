@@ -19,7 +19,8 @@ def run(repository, program, **variables):
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     environment |= dict(PYTHONPATH=str(repository), **variables)
     # relative to the checkout, unless absolute
-    command = [sys.executable, "-c", SHOW, repository / program]
+    program, *arguments = program.split()
+    command = [sys.executable, "-c", SHOW, repository / program, *arguments]
     return subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
 
 
@@ -30,6 +31,10 @@ def run(repository, program, **variables):
         ("/usr/local/bin/hb", {}, "PASSIVE"),
         ("tools/train.py", dict(OMP_WAIT_POLICY="ACTIVE"), "ACTIVE"),
         ("tools/train.py", dict(GOMP_SPINCOUNT="10"), "None"),
+        ("/usr/local/bin/hb train", {}, "PASSIVE"),
+        # benchmarks measure what PyTorch does by itself
+        ("tools/benchmark.py ops", {}, "None"),
+        ("/usr/local/bin/hb benchmark ops", {}, "None"),
         # not a command of ours
         ("notebook.py", {}, "None"),
         ("/elsewhere/tools/train.py", {}, "None"),

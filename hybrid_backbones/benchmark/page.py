@@ -32,7 +32,10 @@ SECTIONS = {
         "At the first stage of an 800×1344 image; every layer has 64 channels. Layers are measured "
         "whole, with their projections: an implementation changes the attention in them only, so "
         "that of the reference gets maps in the layout that suits ours. Attention to all positions "
-        "(`AttentionLePE`) is for smaller maps and not among them.",
+        "(`AttentionLePE`) is for smaller maps and not among them. Kept memory and launches are "
+        "exact. Launches are those of the named implementation: `tiled`, `chunked` and `shifted` "
+        "are for CPUs, and a GPU launches a kernel of Triton in the forward pass of the attention "
+        "and two or three in its backward pass.",
     ),
     "ops_kept": (
         "Operators in memory that is kept",
@@ -44,11 +47,11 @@ SECTIONS = {
     "growth": ("How cost grows with the map", "The sides of the map times one, two and four."),
     "kept": (
         "What backbones keep for the backward pass",
-        "Counts, which are exact; the times were taken on a busy machine. The published networks "
-        "keep 1111 MiB (ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, hybrid) and 128 "
-        "(SwiftFormer-L1) at this size, and launch 1433, 2053, 825 and 863 operations without "
-        "stochastic depth, which BiFormer-S and UniFormer-S have here (without it they launch "
-        "2363 and 705).",
+        "Kept memory and launches are counts, which are exact: launches are those of a GPU, where "
+        "Triton's kernels are the default, counted on a CPU. The published networks keep 1111 MiB "
+        "(ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, hybrid) and 128 (SwiftFormer-L1) at this "
+        "size, and launch 1433, 2053, 825 and 863 operations without stochastic depth, which "
+        "BiFormer-S and UniFormer-S have here (without it they launch 1616 and 704).",
     ),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
     "compiled": (
