@@ -94,5 +94,8 @@ def _draw_panel(axes, title: str, points: Sequence[Point], cost: str) -> None:
     axes.tick_params(labelsize=LETTERS - 2)
     # room for names
     axes.margins(0.25, 0.2)
+    low, high = axes.get_ylim()
+    # all metrics are percentages
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 100)])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=LETTERS - 3, loc="lower right")

@@ -96,7 +96,7 @@ def expected_cost(run: Run, speeds: Sequence[Speed]) -> Cost | None:
     if own:
         return _cost(run.images, [own[0].images_per_s], own[0].device)
     # FLOPs, by the images that they are counted for, which differ between the frameworks
-    macs = {row.config: (row.size, row.macs) for row in read_zoo().rows if row.macs}
+    macs = {row.config: (row.size, row.macs) for row in read_zoo().rows}
     size, mine = macs.get(run.name, (None, 0.0))
     alike = [s for s in speeds if s.config in macs and macs[s.config][0] == size]
     if not alike:

@@ -7,16 +7,10 @@ import ast
 import re
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel, BaseModule
-from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
 
 from ..checkpoints import PUBLISHED
-from ..mini.queries import has_queries
-from ..ops import ACmix
-from .probes import count_macs
+from .costs import NUM_BOX_ROIS, NUM_MASK_ROIS, count_costs
 from .tables import markdown_line
 from .zoo_table import Row, significant
 
@@ -91,8 +85,6 @@ REASONS = {
     "locformer_swin_t": "The released code keeps parameters that it never uses: of its 1203 "
     "entries 884 take part.",
 }
-# numbers of RoIs that OpenMMLab's counters pass through box heads and mask heads
-NUM_BOX_ROIS, NUM_MASK_ROIS = 1000, 100
 
 
 def find_configs(folder: Path) -> list[Path]:
@@ -113,7 +105,7 @@ def measure_config(path: Path) -> Row:
         size=size,
         params=params / 1e6,
         published_params=_figure(published, r"([\d.]+)M parameters"),
-        macs=macs and macs / 1e9,
+        macs=macs / 1e9,
         published_macs=_figure(published, r"([\d.]+)G FLOPs"),
         published=published,
         weights=read_weights(path),
@@ -124,21 +116,6 @@ def published_size(published: str, scope: str) -> tuple[int, int]:
     """Return height and width of the images for which FLOPs are published."""
     stated = re.search(r"at (\d+)×(\d+)", published)
     return (int(stated[1]), int(stated[2])) if stated else SIZES[scope]
-
-
-def count_costs(cfg: Config, size: tuple[int, int]) -> tuple[int, int | None]:
-    """Count the parameters of a config's model, and its MACs for one image of H×W pixels.
-
-    MACs are None if the model has a second input or queries.
-    """
-    if cfg.default_scope == "mmpretrain":
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model).eval()
-    params = sum(p.numel() for p in model.parameters())
-    # queries read the sizes of the maps as values, which the meta device does not have
-    is_counted = "sketch_encoder" not in cfg.model and not has_queries(cfg.model)
-    return params, _count_model(model, size) if is_counted else None
 
 
 def read_published(path: Path) -> str:
@@ -168,61 +145,6 @@ def _read_entry(path: Path, title: str) -> str:
 def _figure(text: str, pattern: str) -> str | None:
     match = re.search(pattern, text)
     return match[1] if match else None
-
-
-def _count_model(model: BaseModel, size: tuple[int, int]) -> int:
-    """Count the MACs of the whole model for one image, as OpenMMLab's counters do."""
-    model = model.to("meta")
-    local_attention = []
-
-    def count_neighbours(module: ACmix, _, out: Tensor) -> None:
-        # products of query and key, and of weight and value
-        local_attention.append(2 * module.attn_kernel_size**2 * out.numel())
-
-    for module in model.modules():
-        if isinstance(module, ACmix):
-            # tiles also compute masked logits, and masks on the meta device have no values; the
-            # counter sees no products of the reference, so that the hook counts all of them
-            module.attn_backend = "reference"
-            module.register_forward_hook(count_neighbours)
-    macs = count_macs(model.backbone, (1, 3, *size)) + sum(local_attention)
-    return macs + count_macs(_Heads(model), *_feature_shapes(model, size))
-
-
-def _feature_shapes(model: BaseModel, size: tuple[int, int]) -> list[tuple[int, ...]]:
-    with torch.no_grad():
-        return [out.shape for out in model.backbone(torch.zeros(1, 3, *size, device="meta"))]
-
-
-class _Heads(nn.Module):
-    """Neck and heads of a model, run with fixed numbers of RoIs."""
-
-    def __init__(self, model: BaseModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, *features: Tensor) -> None:
-        model = self.model
-        if getattr(model, "neck", None) is not None:
-            features = model.neck(features)
-        for head in ("head", "decode_head", "bbox_head", "rpn_head"):
-            if isinstance(getattr(model, head, None), nn.Module):
-                getattr(model, head)(features)
-        if hasattr(model, "roi_head"):
-            _run_roi_head(model.roi_head, features[0])
-
-
-def _run_roi_head(roi_head: BaseModule, features: Tensor) -> None:
-    for name, num_rois in (("bbox", NUM_BOX_ROIS), ("mask", NUM_MASK_ROIS)):
-        if not getattr(roi_head, f"with_{name}"):
-            continue
-        extractors = getattr(roi_head, f"{name}_roi_extractor")
-        heads = getattr(roi_head, f"{name}_head")
-        if not isinstance(heads, nn.ModuleList):
-            extractors, heads = [extractors], [heads]
-        for extractor, head in zip(extractors, heads, strict=True):
-            side = extractor.roi_layers[0].output_size
-            head(features.new_zeros(num_rois, features.shape[1], *side))
 
 
 def write_zoo(rows: list[Row]) -> str:
@@ -260,10 +182,10 @@ the ImageNet weights that a detector or segmentor was published from.
 
 Parameters are those of the whole model. FLOPs are products (multiply-accumulates) of convolutions,
 linear layers and attention in the whole model for one image, {NUM_BOX_ROIS} boxes and
-{NUM_MASK_ROIS} masks, without what normalisation, activations and resizing cost; those of LocFormer
-and of heads with queries are not counted. Features: ✓ where those of the published implementation
-are equal to ours within 1e-4 (`tests/backbones/test_golden.py`); other sizes are built by the same
-code from published tables.
+{NUM_MASK_ROIS} masks, without what normalisation, activations, resizing and sampling cost;
+LocFormer's include the sketches of one query. Features: ✓ where those of the published
+implementation are equal to ours within 1e-4 (`tests/backbones/test_golden.py`); other sizes are
+built by the same code from published tables.
 
 **SwiftFormer has two attentions.** Its first release (March to July 2023, and the port in
 transformers) computes another form than the present code, whose weights replaced the first under

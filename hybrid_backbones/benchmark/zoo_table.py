@@ -35,7 +35,7 @@ class Row(NamedTuple):
     size: tuple[int, int]
     params: float  # millions
     published_params: str | None
-    macs: float | None  # billions; None if the model has a second input or queries
+    macs: float  # billions
     published_macs: str | None
     published: str
     weights: list[str]
@@ -52,7 +52,7 @@ class Row(NamedTuple):
         return {
             name: ours / float(theirs)
             for name, (ours, theirs) in pairs.items()
-            if theirs and ours and not _agree(ours, theirs)
+            if theirs and not _agree(ours, theirs)
         }
 
     def result(self, metric: str, side: int | None = None) -> float | None:

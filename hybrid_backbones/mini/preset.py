@@ -27,9 +27,9 @@ DETECTION = dict(
     num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
 )
 # epochs and validation interval; heads without RoIs need more steps, which cost less, queries most
-LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(16, 4))
+LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(10, 5))
 # training steps of segmentation
-NUM_STEPS = dict(dense=180, queries=900)
+NUM_STEPS = dict(dense=180, queries=450)
 # anchors (RPN) and RoIs sampled per image for the losses; a RoI costs as much as a small image
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]

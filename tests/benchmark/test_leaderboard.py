@@ -132,6 +132,14 @@ def test_names_in_a_picture_overlap_neither_each_other_nor_the_edge(tmp_path):
         assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 for b in boxes.values())
 
 
+def test_no_accuracy_above_all_is_on_an_axis(tmp_path):
+    points = [Point(f"backbone_{i}", 20.0 + i, 100.0, 0.0, "top-1") for i in range(3)]
+    (axes,) = draw_board({"Classification": points}, "FLOPs (G)", tmp_path / "a.png").axes
+    ticks = list(axes.get_yticks())
+    assert max(ticks) == 100
+    assert len(ticks) > 1
+
+
 def test_the_page_has_mean_and_deviation_of_seeds_and_the_best_config_first(make):
     good = [
         make("maskrcnn_uniformer_s", seed, {"metrics": {"coco/bbox_mAP": 0.60 + 0.04 * seed}})

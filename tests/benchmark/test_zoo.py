@@ -3,7 +3,9 @@
 import re
 
 import pytest
+from mmengine.config import Config
 
+from hybrid_backbones.benchmark.costs import count_costs
 from hybrid_backbones.benchmark.zoo import (
     GROUPS,
     REASONS,
@@ -35,6 +37,22 @@ def test_the_saved_rows_are_those_of_the_page(repository):
 def test_counts_agree_with_the_published_ones_or_the_page_says_why(rows):
     assert {row.config for row in rows if row.deviations} == REASONS.keys()
     assert sum(row.published_macs is not None for row in rows) > 40
+
+
+def test_a_head_with_queries_costs_what_was_published_of_it(repository):
+    # DINO-4scale with ResNet-50, Zhang et al. 2023, table 1
+    cfg = Config.fromfile(repository / "configs/_base_/models/dino_r50.py")
+    cfg.default_scope = "mmdet"
+    params, macs = count_costs(cfg, (800, 1280))
+    assert params == pytest.approx(47e6, rel=0.02)
+    assert macs == pytest.approx(279e9, rel=0.02)
+
+
+def test_each_sketch_of_a_query_is_encoded(rows):
+    macs = {row.config: row.macs for row in rows}
+    # of its trunk, ResNet-50, He et al. 2016, at 224×224: 3.8 billion, with the strided 3×3 4.1
+    four = macs["locformer_swin_t_5sketch"] - macs["locformer_swin_t"]
+    assert 4 * 3.8 < four < 4 * 6
 
 
 def test_every_config_is_on_the_page(rows):
