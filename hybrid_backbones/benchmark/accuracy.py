@@ -15,7 +15,7 @@ from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
 from ..ops.routed_attention.api import routed_attention
 from .measure import follow, measure_alone
 from .settings import DTYPES, Settings
-from .subjects import can_run
+from .subjects import can_run, has_gradients
 from .tables import compare
 
 HEADS, HEAD_DIM = 4, 16
@@ -62,7 +62,7 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
     """Measure the errors of output and gradients, relative to the norm of the exact values.
 
     The exact values are those of the definition in float64, from the same inputs, rounded to the
-    dtype of the settings.
+    dtype of the settings. Where an implementation has no gradients, their error is None.
     """
     apply, _, shape = OPERATORS[operator]
     generator = torch.Generator().manual_seed(0)
@@ -71,15 +71,17 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
         for _ in range(4)
     )
     results = []
+    differentiable = has_gradients(backend, settings.device)
     for name, dtype in ((backend, query.dtype), ("reference", torch.float64)):
-        inputs = [x.to(dtype).requires_grad_() for x in (query, key, value)]
+        inputs = [x.to(dtype).requires_grad_(differentiable) for x in (query, key, value)]
         out = apply(*inputs, backend=name)
-        results.append([out, *torch.autograd.grad(out, inputs, grad_output.to(dtype))])
+        gradients = differentiable and torch.autograd.grad(out, inputs, grad_output.to(dtype))
+        results.append([out, *(gradients or ())])
     output_error, *gradient_errors = (
         ((actual - exact).norm() / exact.norm()).item()
         for actual, exact in zip(*results, strict=True)
     )
-    return dict(output_error=output_error, gradient_error=max(gradient_errors))
+    return dict(output_error=output_error, gradient_error=max(gradient_errors, default=None))
 
 
 def benchmark_errors(settings: Settings, dtypes: Iterable[str] = DTYPES) -> list[dict]:

@@ -18,7 +18,7 @@ from ..ops.routed_attention.api import routed_attention
 from .measure import attempt, follow
 from .probes import extra_memory, time_call
 from .settings import DTYPES, Settings
-from .subjects import can_run
+from .subjects import can_run, has_gradients
 from .tables import compare
 
 # heads, channels of each, height and width of ACmix's maps
@@ -93,10 +93,7 @@ def benchmark_kernels(
     for case, dtype, backends in follow(jobs):
         kind = dict(dtype=getattr(torch, dtype), device=settings.device)
         inputs = [torch.randn(case.shape, **kind, requires_grad=True) for _ in range(3)]
-        figures = {
-            name: attempt(_measure, partial(case.apply, backend=name), inputs, settings)
-            for name in backends
-        }
+        figures = {name: attempt(_measure, case, name, inputs, settings) for name in backends}
         for name in backends:
             names = dict(operator=case.operator, size=case.size, dtype=dtype, implementation=name)
             ratio = compare(figures["reference"], figures[name])
@@ -104,15 +101,18 @@ def benchmark_kernels(
     return rows
 
 
-def _measure(apply: Callable[..., Tensor], inputs: list[Tensor], settings: Settings) -> dict:
+def _measure(case: Case, backend: str, inputs: list[Tensor], settings: Settings) -> dict:
+    apply = partial(case.apply, backend=backend)
+    infer = torch.no_grad()(partial(apply, *inputs))
+    forward = dict(forward_ms=time_call(infer, **settings.clock))
+    if not has_gradients(backend, settings.device):
+        return forward
     grad_output = torch.randn_like(apply(*inputs))
 
     def differentiate():
         torch.autograd.grad(apply(*inputs), inputs, grad_output)
 
-    infer = torch.no_grad()(partial(apply, *inputs))
-    return dict(
-        forward_ms=time_call(infer, **settings.clock),
+    return forward | dict(
         forward_backward_ms=time_call(differentiate, **settings.clock),
         extra_memory_mib=extra_memory(differentiate, device=settings.device),
     )

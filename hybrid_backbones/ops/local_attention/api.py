@@ -12,14 +12,16 @@ from ..validation import (
     require_strided,
 )
 from .fixed_tiles import local_attention_fixed_tiles
+from .flex import local_attention_flex
 from .reference import local_attention_reference
 from .tiled import local_attention_tiled
 from .triton import local_attention_triton, unsupported_reason
 
-# all except 'triton' run on any device and in any floating-point dtype
+# all except 'triton' and 'flex' run on any device and in any floating-point dtype
 BACKENDS = {
     "triton": local_attention_triton,
     "tiled": local_attention_tiled,
+    "flex": local_attention_flex,
     "reference": local_attention_reference,
 }
 
@@ -54,8 +56,9 @@ def local_attention(
         kernel_size: side K of the neighbourhood, odd.
         stride: distance between the centres of adjacent queries, in pixels of `key`.
         dilation: distance between adjacent keys of one query, in pixels of `key`.
-        backend: ``'triton'`` (on a CUDA device), ``'tiled'`` or ``'reference'``; None selects
-            the fastest that can run.
+        backend: ``'triton'`` (on a CUDA device), ``'tiled'``, ``'flex'`` (PyTorch's
+            FlexAttention, on a CUDA device; on a CPU it has no gradients and computes all logits)
+            or ``'reference'``; None selects the fastest of the first two that can run.
 
     Returns:
         Weighted sums of values, ``(B, h, d, H', W')``, in the dtype of `query`.

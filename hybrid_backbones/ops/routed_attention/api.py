@@ -13,13 +13,15 @@ from ..validation import (
 )
 from .chunked import routed_attention_chunked
 from .exported import routed_attention_exported
+from .flex import routed_attention_flex
 from .reference import routed_attention_reference
 from .triton import routed_attention_triton, unsupported_reason
 
-# all except 'triton' run on any device and in any floating-point dtype
+# all except 'triton' and 'flex' run on any device and in any floating-point dtype
 BACKENDS = {
     "triton": routed_attention_triton,
     "chunked": routed_attention_chunked,
+    "flex": routed_attention_flex,
     "reference": routed_attention_reference,
 }
 
@@ -50,8 +52,9 @@ def routed_attention(
         value: values, ``(B, R, T, C)``.
         routes: regions of each query region, ``(B, R', k)``, distinct integers from 0 to R - 1.
         num_heads: number of attention heads h; must divide C.
-        backend: ``'triton'`` (on a CUDA device), ``'chunked'`` or ``'reference'``; None selects
-            the fastest that can run.
+        backend: ``'triton'`` (on a CUDA device), ``'chunked'``, ``'flex'`` (PyTorch's
+            FlexAttention, on a CUDA device; on a CPU it has no gradients and computes all logits)
+            or ``'reference'``; None selects the fastest of the first two that can run.
 
     Returns:
         Weighted sums of values, ``(B, R', T', C)``, in the dtype of `query`.
