@@ -1,5 +1,7 @@
 """Costs of the model of a config: its parameters, and its MACs for one image."""
 
+from copy import deepcopy
+
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -23,10 +25,12 @@ def count_costs(cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
     MACs are those of :func:`~.probes.count_macs`. RoI heads get fixed numbers of RoIs, and a
     detector by sketch gets one query.
     """
+    # models of the DETR family write into their settings, from which they cannot be built again
+    settings = deepcopy(cfg.model)
     if cfg.default_scope == "mmpretrain":
-        cfg.model.data_preprocessor = cfg.data_preprocessor
+        settings.data_preprocessor = cfg.data_preprocessor
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model).eval()
+        model = MODELS.build(settings).eval()
     params = sum(p.numel() for p in model.parameters())
     if "sketch_encoder" in cfg.model:
         return params, count_macs(model, (1, 3, *size), _query_shape(cfg))

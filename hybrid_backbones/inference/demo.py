@@ -6,6 +6,7 @@ and they load checkpoints non-strictly and read images with other decoders than 
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> BaseModel
         ValueError: if the checkpoint is missing, damaged or does not fit the model.
     """
     init_default_scope(cfg.default_scope)
-    settings = cfg.model.copy()
+    # models of the DETR family write into their settings, from which they cannot be built again
+    settings = deepcopy(cfg.model)
     # mmpretrain's configs define it at the top level; mmengine's runner also moves it to the model
     settings.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     model = MODELS.build(settings)

@@ -48,6 +48,14 @@ def test_a_head_with_queries_costs_what_was_published_of_it(repository):
     assert macs == pytest.approx(279e9, rel=0.02)
 
 
+def test_a_model_that_was_counted_can_be_built_again(repository):
+    cfg = Config.fromfile(repository / "configs/deformable_detr_swiftformer_xs.py")
+    before = cfg.to_dict()
+    first, second = (count_costs(cfg, (64, 96)) for _ in range(2))
+    assert first == second
+    assert cfg.to_dict() == before
+
+
 def test_each_sketch_of_a_query_is_encoded(rows):
     macs = {row.config: row.macs for row in rows}
     # of its trunk, ResNet-50, He et al. 2016, at 224×224: 3.8 billion, with the strided 3×3 4.1

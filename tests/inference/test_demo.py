@@ -2,18 +2,21 @@
 
 import runpy
 import sys
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from demo_cases import FASTER, KINDS, noise, read, save_network
+from helpers import assert_same_tensors
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from hybrid_backbones.datasets.pictures import MAX_ASPECT
 from hybrid_backbones.inference import demo as demo_module
-from hybrid_backbones.inference.demo import demo, predict
+from hybrid_backbones.inference.demo import build_trained, demo, predict
+from hybrid_backbones.mini.preset import apply_mini
 
 # where a whole network predicts: the detector takes longest
 every_kind_slowly = pytest.mark.parametrize(
@@ -48,6 +51,16 @@ def test_classifiers_see_normalised_images(repository, tmp_path, checkpoints):
     assert torch.allclose(found.pred_score, expected, rtol=1e-3)
     # the scores depend on the image
     assert expected.max() > 2 * expected.median()
+
+
+def test_a_model_can_be_built_again_from_the_same_config(repository, tmp_path, mini_root):
+    cfg = read(repository, "deformable_detr_swiftformer_xs")
+    apply_mini(cfg, mini_root)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = MODELS.build(deepcopy(cfg.model))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "model.pth")
+    first, second = (build_trained(cfg, tmp_path / "model.pth", "cpu") for _ in range(2))
+    assert_same_tensors(first.state_dict(), second.state_dict())
 
 
 def test_a_turned_photograph_is_seen_and_drawn_upright(repository, tmp_path, checkpoints):
