@@ -15,13 +15,17 @@ POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def wait_passively_in_commands() -> None:
-    """Let waiting threads sleep if this process is a command of ours: `hb` or a file of our tools.
+    """Let waiting threads sleep if this process is a command of ours.
+
+    Those are `hb`, ``python -m hybrid_backbones.cli`` and the files of our tools.
 
     It must precede the first import of PyTorch. Environment variables that say how threads wait
     keep their values. Benchmarks, which need a machine for themselves, leave PyTorch as it is.
     """
     program = Path(sys.argv[0])
-    is_command = program.stem == "hb" or program.resolve().parent == TOOLS.resolve()
+    # while a package is imported for `-m`, its program has no name yet
+    is_module = sys.orig_argv[1:3] == ["-m", "hybrid_backbones.cli"]
+    is_command = is_module or program.stem == "hb" or program.resolve().parent == TOOLS.resolve()
     is_benchmark = "benchmark" in (program.stem, *sys.argv[1:2])
     if is_command and not is_benchmark and not any(name in os.environ for name in POLICIES):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -44,6 +44,21 @@ def test_threads_of_commands_wait_passively(repository, program, variables, poli
     assert run(repository, program, **variables).stdout.strip() == policy
 
 
+@pytest.mark.parametrize(("command", "is_set"), [("train", True), ("benchmark", False)])
+def test_the_package_as_a_program_is_a_command(repository, command, is_set):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hybrid_backbones.cli", command, "--help"],
+        env=dict(environment, OMP_DISPLAY_ENV="TRUE"),
+        cwd=repository,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "OMP_WAIT_POLICY" in done.stderr
+    assert ("OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr) == is_set
+
+
 def test_it_is_set_before_pytorch_reads_it(repository):
     # PyTorch's OpenMP then writes what it has read
     done = run(repository, "tools/train.py", OMP_DISPLAY_ENV="TRUE")

@@ -72,6 +72,12 @@ SECTIONS = {
         "Training of segmentors",
         "The same for pictures of noise with labels at random.",
     ),
+    "jobs": (
+        "Jobs that share the cores",
+        "Mini trainings that start at once, beside one alone. By default a thread that waits for "
+        "others keeps its core busy (`ACTIVE`); the commands let it sleep (`PASSIVE`), unless a "
+        "user says otherwise.",
+    ),
     "layers": (
         "Where training keeps memory",
         "What the layers of detectors keep for the backward pass of the same step: counts, which "
@@ -79,8 +85,8 @@ SECTIONS = {
         "top. mmdet's baseline keeps nothing of stem and first stage, which are frozen.",
     ),
 }
-# of kernels, which run on GPUs only
-GPU_SECTIONS = ("tests", "errors", "kernels")
+# of what runs on one kind of device only: kernels, and threads
+ONLY = {"tests": ("cuda",), "errors": ("cuda",), "kernels": ("cuda",), "jobs": ("cpu",)}
 INTRODUCTION = """# Benchmarks
 
 Written by `python tools/benchmark.py page` from the tables in `docs/benchmarks`. Compare
@@ -102,7 +108,7 @@ def write_page(folder: Path) -> str:
     parts = [INTRODUCTION]
     for name, (heading, note) in SECTIONS.items():
         parts.append(f"## {heading}\n\n{note}\n")
-        for device in ("cuda",) if name in GPU_SECTIONS else DEVICES:
+        for device in ONLY.get(name, DEVICES):
             file = folder / f"{device}_{name}.json"
             parts.append(_section(file) if file.exists() else f"{device.upper()}: not measured.\n")
     return "\n".join(parts)

@@ -62,6 +62,8 @@ FIGURES = {
         compared=True,
     ),
     "images_per_s": Figure("images/s", "of inference"),
+    "seconds": Figure("time (s)", "until all jobs have ended, start included, {repeats} runs"),
+    "slowdown": Figure("beside one job", "time / that of one job whose threads wait alike"),
     "train_ms": Figure(
         "training step (ms)",
         "forward, backward and optimizer, median (min–max) of {repeats}",
@@ -124,6 +126,9 @@ def explain(rows: list[dict], setting: dict[str, Any]) -> str:
         return "{device_name}, PyTorch {torch}.".format(**setting)
     figures = [FIGURES[name] for name in _present(rows)]
     notes = [f"{figure.title.split(' (')[0]}: {figure.meaning}" for figure in figures]
+    if "jobs" in rows[0]:
+        text = "{device_name}, CPU threads of each job: {threads}, PyTorch {torch}. "
+        return (text + "; ".join(notes) + ".").format(**setting)
     if any(row.get("ratio") for row in rows):
         notes.append("ratio: reference / this, so that more is better")
     # what differs between rows has a column

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from ..benchmark.command import TABLES, parse_args
 from ..benchmark.gpu import REHEARSAL, Plan, prove
+from ..benchmark.jobs import benchmark_jobs
 from ..benchmark.page import write_page
 from ..benchmark.plots import draw
 from ..benchmark.settings import Settings, describe
 from ..benchmark.tables import report
 from ..checkpoints import guard_loads
+from ..config_files import find_config
+from ..mini.shapes import SINGLE_SIZE
 from ..training import launch
 from ..training.requirements import require_device, require_writable_file
 
@@ -30,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if table == "gpu":
         return run_proof(args["only"], out, rehearse=args["rehearse"])
+    if table == "jobs":
+        return run_jobs(args, out)
     measure, markdown = TABLES[table][0], args.pop("markdown")
     keys = ("only", "scales", "modes", "configs")
     own = {key: args.pop(key) for key in keys if key in args}
@@ -41,6 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if table == "backbones" or len(own.get("scales", ())) > 1:
             draw(rows, out.with_suffix(".png"))
     return int(any("error" in row for row in rows))
+
+
+def run_jobs(args: dict, out: Path) -> int:
+    """Time mini trainings at once; print and save the table."""
+    config, jobs = args.pop("config"), args.pop("jobs")
+    with launch.one_line_errors():
+        given = {name: value for name, value in args.items() if value is not None}
+        settings = Settings(SINGLE_SIZE, **given)
+        if jobs < 2:
+            raise ValueError(f"--jobs must be at least 2, got {jobs}")
+        path = find_config(config).absolute()
+        require_writable_file(out)
+        rows = benchmark_jobs(settings, path, jobs)
+        report(rows, describe(settings), out)
+    # jobs at once may be stopped; one alone must not fail
+    return int(any("error" in row for row in rows if row["jobs"] == "1"))
 
 
 def run_proof(steps: list[str], out: Path, *, rehearse: bool) -> int:

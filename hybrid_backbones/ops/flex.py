@@ -18,6 +18,17 @@ MIN_VERSION = "2.7"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def require_flex(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Refuse tensors that FlexAttention cannot take.
+
+    Raises:
+        ValueError: if it cannot run.
+    """
+    reason = _unsupported_reason(query, key, value)
+    if reason is not None:
+        raise ValueError(f"backend='flex' cannot run: {reason}")
+
+
 def touched_by_blocks(parts: Tensor, num_parts: int) -> Tensor:
     """Return which parts of a map the blocks of its tokens touch.
 
@@ -62,18 +73,12 @@ def flex_attend(query: Tensor, key: Tensor, value: Tensor, **settings) -> Tensor
     """Attend from query ``(B, h, N', d)`` to key and value ``(B, h, N, d)``; see `flex_attention`.
 
     On a CPU all N'·N logits are computed, for tests on small maps.
-
-    Raises:
-        ValueError: if FlexAttention cannot run on these tensors.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
     if not torch.is_grad_enabled():
         # views made here still say that they require gradients, which PyTorch refuses on a CPU
         query, key, value = query.detach(), key.detach(), value.detach()
-    reason = _unsupported_reason(query, key, value)
-    if reason is not None:
-        raise ValueError(f"backend='flex' cannot run: {reason}")
     is_compiled = query.is_cuda and not torch.compiler.is_compiling()
     function: Any = _compile() if is_compiled else flex_attention
     return function(query, key, value, **settings)
@@ -93,7 +98,8 @@ def _unsupported_reason(*tensors: Tensor) -> str | None:
         return f"it needs PyTorch {MIN_VERSION} or later, got {torch.__version__}"
     if device.type not in ("cuda", "cpu"):
         return f"it needs a CUDA device or a CPU, got {device}"
-    if device.type == "cpu" and any(x.requires_grad for x in tensors):
+    has_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if device.type == "cpu" and has_gradients:
         return "it has no gradients on a CPU"
     if device.type == "cuda" and dtype not in DTYPES:
         return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
