@@ -273,9 +273,11 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     for option in ("array=0-1%3", "partition=gpu", "exclusive", "gres=gpu:h100:4", "requeue"):
         assert f"#SBATCH --{option}\n" in text
     assert text.count("--gres") == 1
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no sbatch" in submit(script)
     install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{path}")
     assert "as job 42;" in submit(script)
     assert all(run.result is not None for run in runs)
     with pytest.raises(ValueError, match="scancel 42"):
