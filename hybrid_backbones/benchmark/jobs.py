@@ -75,7 +75,8 @@ def _time(
                 for process in processes:
                     left = None if patience is None else max(0, start + patience - perf_counter())
                     if process.wait(left):
-                        raise ValueError(f"the training failed: {log.read_text().splitlines()[-1]}")
+                        lines = log.read_text().splitlines() or ["it wrote nothing"]
+                        raise ValueError(f"the training failed: {lines[-1]}")
             except subprocess.TimeoutExpired:
                 raise ValueError(
                     f"stopped after {patience:.0f} s, {PATIENCE} times as long as one job takes"

@@ -48,8 +48,8 @@ SECTIONS = {
         "How cost grows with the map",
         "The sides of the map times one, two and four. What ours keep for the backward pass grows "
         "with the map: as many maps at any size, but that bi-level routing also keeps its padding, "
-        "which is much of a small map. On a CPU, routing of small maps is slower than its "
-        "reference, which gathers little there.",
+        "which is much of a small map. On a CPU, routing of the two smaller maps is slower than "
+        "its reference with gradients.",
     ),
     "kept": (
         "What backbones keep for the backward pass",

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .triton_support import DTYPES
+
 # tokens in a block of the mask, PyTorch's default
 BLOCK = 128
 MIN_VERSION = "2.7"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def require_flex(query: Tensor, key: Tensor, value: Tensor) -> None:

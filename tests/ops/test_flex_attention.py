@@ -24,7 +24,6 @@ LOCAL = [
     ((17, 23), 7, 1, 1),
     ((30, 21), 5, 2, 3),
 ]
-SETTINGS = dict(dtype=torch.float32, requires_grad=False)
 
 
 def make_regions(queries, keys, topk, *, dtype=torch.float64, device="cpu", **kwargs):
