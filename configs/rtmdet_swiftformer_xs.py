@@ -23,4 +23,7 @@ model = dict(
     neck=dict(in_channels=[56, 112, 220]),
 )
 
+# the heads share convolutions between levels
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))
+
 sync_bn = "torch"

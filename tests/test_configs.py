@@ -2,12 +2,14 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
 
@@ -74,6 +76,20 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
     assert cfg.val_dataloader.dataset.data_root == "somewhere"
     if cfg.default_scope == "mmdet":
         assert cfg.val_evaluator.ann_file == "somewhere/annotations/instances_val2017.json"
+
+
+@every_config
+def test_its_optimizer_takes_each_parameter_once(path):
+    cfg = Config.fromfile(path)
+    # weights need no values, but mmpretrain's ResNet reads its stochastic depths from a tensor
+    device = "cpu" if path.stem == "imagenet_r50" else "meta"
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        with torch.device(device):
+            model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    taken = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    # the optimizer wrapper adds a scalar of its own, of which it logs the learning rate
+    assert [taken[id(p)] for p in model.parameters()] == [1] * len(list(model.parameters()))
 
 
 @pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
