@@ -273,6 +273,11 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (
         RuntimeError,
+        r"^Early stopping conditioned on metric `(\S+) is not available.* metrics \{(.+)\}, or",
+        r"EarlyStoppingHook.monitor of the config is \1, but the evaluation gives \2",
+    ),
+    (
+        RuntimeError,
         r"Connection (?:closed by peer|reset by peer)|Socket closed|Broken pipe",
         "another process of the job has ended, and said why if it could",
     ),

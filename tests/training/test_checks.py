@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import PARAM_SCHEDULERS
@@ -174,6 +175,13 @@ def test_a_mistake_is_explained_wherever_it_was_found_and_a_bug_is_not(num_worke
 def test_what_python_raises_in_our_code_is_a_bug():
     # asking None for a key, in a line that raises nothing on purpose
     assert explain(error_of(lambda: require_length(None))) is None
+
+
+def test_a_metric_that_the_evaluation_does_not_give_is_named_with_those_that_it_gives():
+    hook = EarlyStoppingHook(monitor="mIoU", strict=True)
+    error = error_of(lambda: hook.after_val_epoch(None, {"accuracy/top1": 12.5}))
+    expected = "EarlyStoppingHook.monitor of the config is mIoU, but the evaluation gives "
+    assert explain(error) == expected + "'accuracy/top1': 12.5"
 
 
 @pytest.mark.parametrize("by_iterations", [True, False])

@@ -1,18 +1,24 @@
 """The lines of docs/training_options.md do what they say, through the command."""
 
+import json
 import re
-from importlib.util import find_spec
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from zipfile import ZipFile
 
 import pytest
 import torch
 from mmengine.config import Config
-from tool_runs import REPOSITORY, run_warm, train
+from tool_runs import CONFIG, ENVIRONMENT, REPOSITORY, run, run_warm, train
 
 from hybrid_backbones.training.cfg_options import apply_cfg_options
 
 PAGE = (REPOSITORY / "docs/training_options.md").read_text()
 LINES = dict(re.findall(r"^\| ([^|`]+?) \| `(.+=.+)` \|$", PAGE, re.MULTILINE))
 SERVICES = {"Weights & Biases": "wandb", "MLflow": "mlflow", "ClearML": "clearml"}
+METRICS = {"loss", "accuracy/top1"}
 EPOCHS = ["train_cfg.max_epochs=5", "train_cfg.val_interval=1"]
 EPOCHS += ["train_dataloader.dataset.indices=64", "val_dataloader.dataset.indices=20"]
 
@@ -80,11 +86,52 @@ def test_every_line_is_for_every_kind_of_config():
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_that_is_not_installed_is_one_clear_line(service, tmp_path):
     package = SERVICES[service]
-    if find_spec(package):
-        pytest.skip(f"{package} is installed")
-    code, _, err = run_warm(*train(tmp_path, options=[*EPOCHS, *options(service)]))
+    (tmp_path / f"{package}.py").write_text("raise ImportError")
+    arguments = train(tmp_path / "work", options=[*EPOCHS, *options(service)])
+    code, _, err = run(*arguments, PYTHONPATH=str(tmp_path))
     assert code == 1
     assert (
         f"logs to {package}, which is not installed: run `pip install {package}`"
         in (err.splitlines()[-1])
     )
+
+
+def read_mlflow(folder):
+    """Return the metrics that MLflow keeps."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return {name for (name,) in database.execute("SELECT key FROM metrics")}
+
+
+def read_wandb(folder):
+    """Return the metrics that W&B keeps, of those that are looked for."""
+    (path,) = folder.glob("work/*/vis_data/wandb/offline-run-*/*.wandb")
+    return {name for name in METRICS if name.encode() in path.read_bytes()}
+
+
+def read_clearml(folder):
+    """Return the metrics that ClearML keeps."""
+    (path,) = folder.glob("**/offline-*.zip")
+    with ZipFile(path) as file:
+        batches = file.read("metrics.jsonl").decode().splitlines()
+    return {event["metric"] for batch in batches for event in json.loads(batch)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("service", "read"),
+    [("MLflow", read_mlflow), ("Weights & Biases", read_wandb), ("ClearML", read_clearml)],
+)
+def test_a_service_keeps_the_metrics_without_an_account(service, read, tmp_path):
+    pytest.importorskip(SERVICES[service])
+    offline = dict(WANDB_MODE="offline", CLEARML_OFFLINE_MODE="1", HOME=str(tmp_path))
+    given = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=16", *options(service)]
+    arguments = train(tmp_path / "work", config=REPOSITORY / CONFIG, options=given)
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / arguments[0], *map(str, arguments[1:])],
+        cwd=tmp_path,
+        env=ENVIRONMENT | offline,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert METRICS.issubset(read(tmp_path))
