@@ -69,13 +69,19 @@ def create_backbone(
         **settings: further arguments of the network, such as ``num_windows=16`` of BiFormer.
 
     Raises:
-        ValueError: if there is no such backbone, or the checkpoint does not fit completely.
+        ValueError: if there is no such backbone, `settings` sets its size or weights again, or the
+            checkpoint does not fit completely.
     """
     if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, n=3)
+        near = difflib.get_close_matches(str(name), BACKBONES, n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else "list_backbones() has them all"
         raise ValueError(f"there is no backbone {name!r}: {advice}")
-    backbone = BACKBONES[name](out_indices=out_indices, **settings)
+    build = BACKBONES[name]
+    if again := settings.keys() & build.keywords:
+        raise ValueError(f"{name!r} says {', '.join(again)} already: choose another name instead")
+    if "init_cfg" in settings:
+        raise ValueError("init_cfg is for configs, and loads nothing here: give checkpoint=...")
+    backbone = build(out_indices=out_indices, **settings)
     if checkpoint is not None:
         load_published(backbone, checkpoint)
     return backbone

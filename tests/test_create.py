@@ -80,6 +80,18 @@ def test_a_wrong_name_gets_one_line():
         create_backbone("vgg")
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (dict(arch="l1"), "'swiftformer_xs' says arch already"),
+        (dict(init_cfg=dict(type="Published")), "give checkpoint="),
+    ],
+)
+def test_a_setting_that_the_name_or_the_checkpoint_gives_is_refused(settings, line):
+    with pytest.raises(ValueError, match=line):
+        create_backbone("swiftformer_xs", **settings)
+
+
 def test_no_host_is_needed():
     script = f"""
 import sys
