@@ -13,7 +13,7 @@ from mmengine.utils import get_object_from_string
 
 from .queries import SLOW, has_queries, shrink_queries
 from .retina import is_retina, shrink_retina
-from .settings import dicts
+from .settings import dicts, set_num_classes
 from .shapes import CLASSES, PALETTE, SCENES, SINGLE_SIZE, SINGLES, draw_mini
 
 # folder of the set, in the folder from which a command is run
@@ -23,9 +23,7 @@ FROM_SCRATCH = dict(
     init_cfg=None, pretrained=None, frozen_stages=-1, norm_eval=False, drop_path_rate=0.0
 )
 # anchors of half of COCO's size, since the shapes are smaller, and fewer proposals
-DETECTION = dict(
-    num_classes=len(CLASSES), scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100
-)
+DETECTION = dict(scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100)
 # epochs and validation interval; heads without RoIs need more steps, which cost less, queries most
 LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(10, 5))
 # training steps of segmentation
@@ -95,8 +93,9 @@ def _enlarge_pictures(cfg: Config) -> None:
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = any("segm" in metric.get("metric", ()) for metric in dicts(cfg.val_evaluator))
     head = "queries" if has_queries(cfg.model) else "rois" if "roi_head" in cfg.model else "dense"
+    set_num_classes(cfg.model, len(CLASSES))
     if head == "queries":
-        shrink_queries(cfg.model, len(CLASSES))
+        shrink_queries(cfg.model)
     if is_retina(cfg.model):
         shrink_retina(cfg.model)
     for settings in dicts(cfg.model):
@@ -140,12 +139,10 @@ def _detection(cfg: Config, root: Path) -> dict:
 
 def _segmentation(cfg: Config, root: Path) -> dict:
     classes = ("background", *CLASSES)
-    for settings in dicts(cfg.model):
-        if "num_classes" in settings:
-            settings.num_classes = len(classes)
+    set_num_classes(cfg.model, len(classes))
     queries = has_queries(cfg.model)
     if queries:
-        shrink_queries(cfg.model, len(classes))
+        shrink_queries(cfg.model)
     cfg.model.data_preprocessor.size = SEGMENTATION_CROP
     load = [
         dict(type="LoadImageFromFile", imdecode_backend="strict"),

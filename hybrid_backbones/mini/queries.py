@@ -38,22 +38,16 @@ def has_queries(model: ConfigDict) -> bool:
     return any("num_queries" in part for part in _parts(model))
 
 
-def shrink_queries(model: ConfigDict, num_classes: int) -> None:
+def shrink_queries(model: ConfigDict) -> None:
     """Shrink all of a model with queries but its backbone, in place.
 
     Args:
         model: settings of a detector or segmentor.
-        num_classes: number of classes of the mini set.
     """
     fixed = WIDTHS if model.type == "DINO" else ()
     limits = {key: limit for key, limit in LIMITS.items() if key not in fixed}
     for part in _parts(model):
         part.update({key: min(part[key], limit) for key, limit in limits.items() if key in part})
-        if "num_things_classes" in part:
-            part.update(num_things_classes=num_classes, num_stuff_classes=0)
-        if isinstance(part.get("class_weight"), list):
-            # the last one is that of no object
-            part.class_weight = [1.0] * num_classes + part.class_weight[-1:]
     if "bbox_head" in model and not fixed:
         # for which configs of the DETR family rely on a default of 256
         model.bbox_head.embed_dims = LIMITS["embed_dims"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..mini.preset import dicts
+from ..mini.settings import dicts, set_num_classes
 from .errors import did_you_mean
 
 PARTS = dict(train=("train",), val=("val", "test"))
@@ -57,9 +57,7 @@ def apply_own_data(cfg: Config) -> None:
             "own_data is for the configs of detectors and segmentors, but this one reads "
             f"{dataset.type}: set train_dataloader.dataset instead"
         )
-    for settings in dicts(cfg.model):
-        if "num_classes" in settings:
-            settings.num_classes = len(classes)
+    set_num_classes(cfg.model, len(classes))
     cfg.pop("own_data")
 
 

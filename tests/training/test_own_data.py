@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from tool_runs import REPOSITORY, run_warm
 
@@ -72,6 +73,19 @@ def head_sizes(cfg):
     return {one.num_classes for one in dicts(cfg.model) if "num_classes" in one}
 
 
+def numbers(settings):
+    """Yield all numbers in nested settings, and the lengths of all lists."""
+    if isinstance(settings, dict):
+        settings = list(settings.values())
+    elif isinstance(settings, list | tuple):
+        yield len(settings)
+    if isinstance(settings, list | tuple):
+        for value in settings:
+            yield from numbers(value)
+    elif isinstance(settings, int | float):
+        yield settings
+
+
 @pytest.mark.parametrize("base", DETECTORS)
 def test_everything_of_a_detector_follows_from_the_annotation_file(root, base):
     cfg = read(root, base, **COCO)
@@ -96,6 +110,44 @@ def test_everything_of_a_segmentor_follows_from_the_list_of_classes(root, base):
         assert dataset.data_prefix == dict(img_path=f"images/{part}", seg_map_path=f"labels/{part}")
         assert (dataset.img_suffix, dataset.seg_map_suffix) == (".jpg", ".png")
         assert dataset.reduce_zero_label is False
+
+
+# classifiers have other data, and LocFormer has sketches instead of classes
+OTHERS = ("imagenet_", "locformer_")
+BASES = sorted(x.stem for x in CONFIGS.glob("*.py") if not x.stem.startswith(OTHERS))
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_no_count_of_the_published_classes_is_left(root, base):
+    is_segmentor = base.startswith(
+        ("fpn_", "upernet_", "segformer_", "mask2former_ade_", "own_data_fpn")
+    )
+    published, own = (150, MAPS) if is_segmentor else (80, COCO)
+    counts = {published, published + 1}
+    before = Config.fromfile(CONFIGS / f"{base}.py")
+    assert counts & set(numbers(before.model))
+    cfg = read(root, base, **own)
+    assert not counts & set(numbers(cfg.model))
+
+
+def weights_of_queries(cfg):
+    return [x.class_weight for x in dicts(cfg.model) if isinstance(x.get("class_weight"), list)]
+
+
+@pytest.mark.parametrize(
+    ("base", "own"),
+    [("mask2former_coco_uniformer_xxs", COCO), ("mask2former_ade_uniformer_xxs", MAPS)],
+)
+def test_queries_weigh_own_classes_and_no_object(root, base, own):
+    cfg = read(root, base, **own)
+    assert weights_of_queries(cfg) == [[1.0, 1.0, 1.0, 0.1]]
+    for part in dicts(cfg.model):
+        if "num_things_classes" in part:
+            assert (part.num_things_classes, part.num_stuff_classes) == (3, 0)
+    # weights of one's own stay
+    head = "panoptic_head" if own is COCO else "decode_head"
+    options = {f"model.{head}.loss_cls.class_weight": [1.0, 2.0, 3.0, 0.5]}
+    assert weights_of_queries(read(root, base, options=options, **own)) == [*options.values()]
 
 
 def test_chosen_classes_keep_the_order_of_the_file_by_which_mmdet_counts(root):
