@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from ..datasets.inspection.charts import draw_overview
 from ..datasets.inspection.coco import inspect_coco
-from ..datasets.inspection.findings import Findings, Problems
+from ..datasets.inspection.findings import Findings, Problems, shared_images
 from ..datasets.inspection.folders import inspect_folders
 from ..datasets.inspection.sheet import draw_sheet
 from ..mini.preset import dicts
@@ -58,8 +58,8 @@ def check_data(args: Namespace) -> DataReport:
         require_writable_file(picture)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         sets = {name: _inspect(cfg, loader, name) for name, loader in LOADERS.items()}
-        shared = set(sets["training"].images) & set(sets["validation"].images)
-        sets["validation"].problems.add(SHARED, *map(str, sorted(shared)))
+        shared = shared_images(sets["validation"], sets["training"])
+        sets["validation"].problems.add(SHARED, *shared)
         draw_overview(sets, pictures[0])
         samples, classes = _augmented(cfg, sets["training"].problems)
     if samples:

@@ -32,10 +32,28 @@ def config(tmp_path, mini_root):
     return tmp_path / "mine.py"
 
 
+@pytest.fixture
+def maps(tmp_path):
+    """A config of one's own with three images and label maps, and two to validate on."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 3), ("val", 2)):
+        for kind, ending, size in (("images", "jpg", (64, 64, 3)), ("labels", "png", (64, 64))):
+            (tmp_path / kind / part).mkdir(parents=True)
+            for i in range(count):
+                values = random.integers(0, 256 if kind == "images" else 3, size, np.uint8)
+                Image.fromarray(values).save(tmp_path / kind / part / f"{part}{i}.{ending}")
+    base = str(REPOSITORY / "configs/own_data_fpn.py")
+    (tmp_path / "mine.py").write_text(
+        f"_base_ = {base!r}\nown_data = dict(root={str(tmp_path)!r}, classes=list('abc'))\n"
+    )
+    return tmp_path / "mine.py"
+
+
 def check(config, *flags):
     out = config.parent / "out"
-    options = ("--cfg-options", "train_dataloader.dataset.filter_cfg.min_size=1")
-    return (*run_warm("tools/check_data.py", config, "--out", out, *flags, *options), out)
+    if "maskrcnn" in config.read_text():
+        flags = (*flags, "--cfg-options", "train_dataloader.dataset.filter_cfg.min_size=1")
+    return (*run_warm("tools/check_data.py", config, "--out", out, *flags), out)
 
 
 def test_a_good_set_passes_and_is_drawn(config):
@@ -99,6 +117,21 @@ def test_an_image_of_both_sets_is_a_problem(config):
     code, text, _, _ = check(config)
     assert code == 1
     assert "images that are in the training set, too: 6, such as" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "other"),
+    [("config", "train", "val"), ("maps", "images/train", "images/val")],
+    ids=["boxes", "label maps"],
+)
+def test_a_copy_of_a_training_image_is_a_problem(kind, one, other, request):
+    config = request.getfixturevalue(kind)
+    original = sorted((config.parent / one).iterdir())[1]
+    copy = sorted((config.parent / other).iterdir())[0]
+    shutil.copy(original, copy)
+    code, text, _, _ = check(config)
+    assert code == 1
+    assert f"images that are in the training set, too: 1, {copy} (a copy of {original})" in text
 
 
 @pytest.mark.parametrize("name", ["fpn_uniformer_xxs", "imagenet_acmix_r26", "locformer_swin_t"])

@@ -58,10 +58,8 @@ def inspect_coco(
     annotations = _known(findings, content, entries)
     _inspect_annotations(findings, annotations, entries, with_masks)
     items = [(images / x["file_name"], (x["width"], x["height"])) for x in entries["images"]]
-    findings.images = [path for path, _ in items]
-    for _, report in each(lambda item: inspect_image(*item), items, name, quiet=quiet):
-        for problem in report.problems:
-            findings.problems.add(*problem)
+    for (path, _), report in each(lambda item: inspect_image(*item), items, name, quiet=quiet):
+        findings.add_image(path, report)
     return findings
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .images import ImageReport
+
 # number of examples in the line of a kind
 NUM_EXAMPLES = 3
 
@@ -20,6 +22,11 @@ class Problems:
         """Add examples of a kind, such as 'images missing'."""
         if examples:
             self.examples.setdefault(kind, []).extend(examples)
+
+    def add_all(self, problems: Iterable[tuple[str, str]]) -> None:
+        """Add problems as (kind, example)."""
+        for kind, example in problems:
+            self.add(kind, example)
 
     def __len__(self) -> int:
         return sum(map(len, self.examples.values()))
@@ -40,6 +47,7 @@ class Findings:
         classes: names of the classes.
         problems: problems of its files.
         images: paths of the images that it lists.
+        digests: digests of the readable ones by path, which copies share.
         num_objects: annotated objects, or images, by class.
         num_images: images that have a class, by class.
         num_pixels: pixels by class, of label maps.
@@ -50,10 +58,18 @@ class Findings:
         self.classes = tuple(classes)
         self.problems = Problems()
         self.images: list[Path] = []
+        self.digests: dict[Path, bytes] = {}
         self.num_objects: Counter[str] = Counter()
         self.num_images: Counter[str] = Counter()
         self.num_pixels: Counter[str] = Counter()
         self.boxes = np.zeros((0, 2))
+
+    def add_image(self, path: Path, report: ImageReport) -> None:
+        """Add an image and what its inspection found."""
+        self.images.append(path)
+        self.problems.add_all(report.problems)
+        if report.digest:
+            self.digests[path] = report.digest
 
     def lines(self) -> list[str]:
         """Return what is in the set, and one line for each kind of problem."""
@@ -64,3 +80,18 @@ class Findings:
             more = f" and {len(absent) - NUM_EXAMPLES} more" * (len(absent) > NUM_EXAMPLES)
             counts += f"; none of {', '.join(absent[:NUM_EXAMPLES])}{more}"
         return [counts, *self.problems.lines()]
+
+
+def shared_images(one: Findings, other: Findings) -> list[str]:
+    """Return the images of a set that are in another set, too, under the same or another name.
+
+    A copy has the same bytes; both names are given.
+    """
+    known, copied = set(other.images), {digest: path for path, digest in other.digests.items()}
+    shared = []
+    for path in sorted(set(one.images)):
+        if path in known:
+            shared.append(str(path))
+        elif (digest := one.digests.get(path)) in copied:
+            shared.append(f"{path} (a copy of {copied[digest]})")
+    return shared

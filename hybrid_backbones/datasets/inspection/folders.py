@@ -28,7 +28,6 @@ def inspect_folders(settings: dict, name: str, *, quiet: bool = False) -> Findin
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"{settings['type']} of {settings.get('data_root')}: {error}") from error
     findings = Findings(dataset.metainfo["classes"])
-    findings.images = [Path(info["img_path"]) for info in infos]
     if infos and "seg_map_path" in infos[0]:
         _add_label_maps(findings, infos, name, quiet)
     else:
@@ -37,9 +36,9 @@ def inspect_folders(settings: dict, name: str, *, quiet: bool = False) -> Findin
 
 
 def _add_label_maps(findings: Findings, infos: list[dict], name: str, quiet: bool) -> None:
-    for _, report in each(inspect_pair, infos, name, quiet=quiet):
-        for problem in report.problems:
-            findings.problems.add(*problem)
+    for info, (image, report) in each(inspect_pair, infos, name, quiet=quiet):
+        findings.add_image(Path(info["img_path"]), image)
+        findings.problems.add_all(report.problems)
         for index in report.num_pixels.nonzero()[0]:
             findings.num_images[findings.classes[index]] += 1
             findings.num_pixels[findings.classes[index]] += int(report.num_pixels[index])
@@ -49,6 +48,5 @@ def _add_classes(findings: Findings, infos: list[dict], name: str, quiet: bool) 
     for info, report in each(
         lambda info: inspect_image(Path(info["img_path"])), infos, name, quiet=quiet
     ):
-        for problem in report.problems:
-            findings.problems.add(*problem)
+        findings.add_image(Path(info["img_path"]), report)
         findings.num_images[findings.classes[info["gt_label"]]] += 1

@@ -1,5 +1,6 @@
 """Inspection of image files: what the loading of a training refuses, and what it changes."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +23,14 @@ Result = TypeVar("Result")
 
 
 class ImageReport(NamedTuple):
-    """Problems of an image as (kind, example), and its size (width, height) if it is readable."""
+    """Problems of an image as (kind, example).
+
+    If it is readable, also its size (width, height) and a digest of the file, which copies share.
+    """
 
     problems: list[tuple[str, str]]
     size: tuple[int, int] | None = None
+    digest: bytes | None = None
 
 
 def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageReport:
@@ -57,7 +62,7 @@ def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageRep
     if stated not in (None, picture.size):
         example = f"{path} ({_size(picture.size)}, annotated {_size(stated)})"
         problems.append((RESIZED, example))
-    return ImageReport(problems, picture.size)
+    return ImageReport(problems, picture.size, hashlib.blake2b(content, digest_size=16).digest())
 
 
 def _reason(error: ValueError) -> str:

@@ -17,25 +17,24 @@ ABOVE = "label maps with labels above the classes"
 EMPTY = "label maps without a class"
 
 
-class PairReport(NamedTuple):
-    """Problems of an image and its label map as (kind, example), and its pixels by class index."""
+class MapReport(NamedTuple):
+    """Problems of a label map as (kind, example), and its pixels by class index."""
 
     problems: list[tuple[str, str]]
     num_pixels: np.ndarray
 
 
-def inspect_pair(info: dict) -> PairReport:
+def inspect_pair(info: dict) -> tuple[ImageReport, MapReport]:
     """Decode an image and its label map and name everything that is wrong with them.
 
     Args:
         info: what a segmentation dataset says of an image.
     """
     image = inspect_image(Path(info["img_path"]))
-    problems, num_pixels = inspect_label_map(info, image)
-    return PairReport([*image.problems, *problems], num_pixels)
+    return image, inspect_label_map(info, image)
 
 
-def inspect_label_map(info: dict, image: ImageReport) -> PairReport:
+def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     """Decode a label map and name everything that is wrong with it.
 
     Args:
@@ -46,11 +45,11 @@ def inspect_label_map(info: dict, image: ImageReport) -> PairReport:
     try:
         picture = decode(path.read_bytes(), path.name)
     except OSError:
-        return PairReport([(MISSING, str(path))], nothing)
+        return MapReport([(MISSING, str(path))], nothing)
     except ValueError:
-        return PairReport([(UNREADABLE, str(path))], nothing)
+        return MapReport([(UNREADABLE, str(path))], nothing)
     if picture.mode not in LABEL_MODES:
-        return PairReport([(NO_LABELS, f"{path} ({picture.mode})")], nothing)
+        return MapReport([(NO_LABELS, f"{path} ({picture.mode})")], nothing)
     problems = []
     if image.size not in (None, picture.size):
         problems.append((RESIZED, f"{path} ({'×'.join(map(str, picture.size))})"))
@@ -62,4 +61,4 @@ def inspect_label_map(info: dict, image: ImageReport) -> PairReport:
     classes = class_of[labels]
     if (classes == IGNORED).all():
         problems.append((EMPTY, str(path)))
-    return PairReport(problems, np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]])
+    return MapReport(problems, np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]])
