@@ -11,6 +11,7 @@ takes a folder of images, one of label maps, and a list of classes:
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..datasets.segmentation import IGNORED
 from ..mini.settings import dicts, set_num_classes
 from .errors import did_you_mean
 
@@ -45,6 +47,8 @@ def apply_own_data(cfg: Config) -> None:
     if own is None:
         return
     _require_entries(own)
+    _expand_home(own)
+    _require_files(own)
     dataset = cfg.train_dataloader.dataset
     if dataset.type == "CheckedCocoDataset":
         classes = _classes_of_coco(own)
@@ -61,19 +65,56 @@ def apply_own_data(cfg: Config) -> None:
     cfg.pop("own_data")
 
 
-def _require_entries(own: dict) -> None:
-    """Check that `own_data` has the entries that it must have, no others, and that files exist."""
-    for settings, known in ((own, KEYS), *((own.get(part), FILES) for part in PARTS)):
-        if not isinstance(settings, dict):
-            raise ValueError(
-                "own_data needs root, and train and val, each a dict of images and annotations"
-            )
+def _require_entries(own: Any) -> None:
+    """Check that `own_data` has all of its entries, of the right types, and no others."""
+    parts = [own.get(part) for part in PARTS] if isinstance(own, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(
+            "own_data needs root, and train and val, each a dict of images and annotations"
+        )
+    for settings, known in ((own, KEYS), *((part, FILES) for part in parts)):
         for key in settings:
             if key not in known:
                 raise ValueError(f"own_data has no {key!r}{did_you_mean(key, known)}")
-    if missing := [f"{part}.{key}" for part in PARTS for key in FILES if key not in own[part]]:
+    paths = {"root": own.get("root")}
+    paths |= {f"{part}.{key}": own[part].get(key) for part in PARTS for key in FILES}
+    if missing := [name for name, path in paths.items() if path is None]:
         raise ValueError(f"own_data does not set {', '.join(missing)}")
-    root = Path(own.get("root", ""))
+    for name, path in paths.items():
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"own_data.{name} must be a path, as text, got {path!r}")
+    if own.get("classes") is not None:
+        _require_names(own.classes)
+
+
+def _require_names(classes: Any) -> None:
+    """Check that the classes are a list of names, each of them once."""
+    is_list = isinstance(classes, list | tuple) and len(classes) > 0
+    if not is_list or not all(isinstance(name, str) for name in classes):
+        raise ValueError(
+            "own_data.classes must list the names of one class or more, such as ['bolt', 'nut'], "
+            f"got {classes!r}"
+        )
+    if repeated := _repeated(classes):
+        raise ValueError(
+            f"own_data.classes has {_listed(repeated)} more than once: list each class once"
+        )
+
+
+def _repeated(names: Sequence[Any]) -> list[Any]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _expand_home(own: Any) -> None:
+    """Expand ``~`` in the paths, in place."""
+    own.root = os.path.expanduser(own.root)
+    for part in PARTS:
+        own[part].update({key: os.path.expanduser(own[part][key]) for key in FILES})
+
+
+def _require_files(own: Any) -> None:
+    """Check that all files and folders exist."""
+    root = Path(own.root)
     absent = [own[part][key] for part in PARTS for key in FILES if not _at(own, part, key).exists()]
     if absent:
         raise ValueError(
@@ -84,7 +125,7 @@ def _require_entries(own: dict) -> None:
 
 
 def _at(own: Any, part: str, key: str) -> Path:
-    return Path(own.get("root", "")) / own[part][key]
+    return Path(own.root, own[part][key])
 
 
 def _classes_of_coco(own: dict) -> tuple[str, ...]:
@@ -92,6 +133,11 @@ def _classes_of_coco(own: dict) -> tuple[str, ...]:
 
     mmdet numbers classes in this order, whatever that of `classes` in a config.
     """
+    if own.get("reduce_zero_label") is not None:
+        raise ValueError(
+            "own_data.reduce_zero_label is for label maps, and has no effect on annotations in "
+            "COCO's format: leave it out"
+        )
     chosen = own.get("classes")
     train, val = (_categories(_at(own, part, "annotations"), chosen) for part in PARTS)
     if train != val:
@@ -107,16 +153,17 @@ def _categories(path: Path, chosen: Sequence[str] | None) -> tuple[str, ...]:
     """Read the names of the categories of a COCO file, or of the chosen ones."""
     try:
         names = [category["name"] for category in json.loads(path.read_bytes())["categories"]]
+        if others := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"{others[0]!r} is no name")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"own_data: cannot read the categories of {path} ({type(error).__name__}: {error}); "
             "expected a file in COCO's format"
         ) from error
-    repeated = [str(name) for name, count in Counter(names).items() if count > 1]
-    if repeated or not names:
+    if (repeated := _repeated(names)) or not names:
         raise ValueError(
             f"own_data: {path} has {'several categories ' if repeated else 'no categories'}"
-            f"{', '.join(repeated)}: expected each name once"
+            f"{_listed(repeated)}: expected each name once"
         )
     if unknown := [name for name in chosen or () if name not in names]:
         raise ValueError(
@@ -126,11 +173,22 @@ def _categories(path: Path, chosen: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _listed_classes(own: dict) -> tuple[str, ...]:
-    classes = own.get("classes")
-    if not isinstance(classes, list | tuple) or not all(isinstance(x, str) for x in classes):
+    """Return the names of the labels of the label maps."""
+    classes, reduces = own.get("classes"), own.get("reduce_zero_label")
+    if classes is None:
         raise ValueError(
             "own_data.classes must list the names of the labels of the label maps, from label 0 "
-            f"on (from 1 with reduce_zero_label=True), got {classes!r}"
+            "on (from 1 with reduce_zero_label=True), got None"
+        )
+    if reduces not in (None, True, False):
+        raise ValueError(f"own_data.reduce_zero_label must be True or False, got {reduces!r}")
+    # labels of 8 bits up to the ignored one, without 0 if that is ignored as well
+    most = IGNORED - bool(reduces)
+    if len(classes) > most:
+        raise ValueError(
+            f"own_data.classes has {len(classes)} names, but label maps of 8 bits have at most "
+            f"{most}, as they ignore {'labels 0 and' if reduces else 'label'} {IGNORED}: merge "
+            "classes"
         )
     return tuple(classes)
 

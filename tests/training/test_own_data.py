@@ -63,8 +63,11 @@ MAPS = dict(
 
 
 def read(folder, base, mini=False, options=None, **own):
+    return read_own(folder, base, dict(root=str(folder)) | own, mini, options)
+
+
+def read_own(folder, base, own, mini=False, options=None):
     path = folder / "mine.py"
-    own = dict(root=str(folder)) | own
     path.write_text(f"_base_ = {str(CONFIGS / base) + '.py'!r}\nown_data = {own!r}\n")
     return read_config(Namespace(config=str(path), mini=mini, cfg_options=options))
 
@@ -203,8 +206,43 @@ REFUSED = {
         dict(classes=["nut", "screw"]),
         r"train\.json has no screw, but nut, bolt, washer",
     ),
+    "no dict": ("own_data_maskrcnn", [], r"needs root, and train and val"),
+    "number as root": ("own_data_maskrcnn", dict(root=3), r"own_data\.root must be a path.* got 3"),
+    "list as images": (
+        "own_data_maskrcnn",
+        dict(val=dict(images=["val"])),
+        r"own_data\.val\.images must be a path.* got \['val'\]",
+    ),
+    "no root set": ("own_data_maskrcnn", dict(root=None), r"does not set root"),
     "no list of classes": ("own_data_fpn", {}, r"own_data\.classes must list .*got None"),
     "text as classes": ("own_data_fpn", dict(classes="soil"), r"must list .*got 'soil'"),
+    "text as categories": ("own_data_maskrcnn", dict(classes="nut"), r"must list .*got 'nut'"),
+    "no classes": ("own_data_maskrcnn", dict(classes=[]), r"must list .*got \[\]"),
+    "no labels": ("own_data_fpn", dict(classes=[]), r"must list .*got \[\]"),
+    "number as classes": ("own_data_maskrcnn", dict(classes=3), r"must list .*got 3"),
+    "numbers as classes": ("own_data_fpn", dict(classes=[1, 2]), r"must list .*got \[1, 2\]"),
+    "class twice": ("own_data_fpn", dict(classes=["a", "b", "a"]), r"has a more than once"),
+    "category twice": ("own_data_maskrcnn", dict(classes=["nut"] * 2), r"has nut more than once"),
+    "labels above 8 bits": (
+        "own_data_fpn",
+        dict(classes=[str(i) for i in range(256)]),
+        r"has 256 names, but .* at most 255",
+    ),
+    "labels above 8 bits from 1 on": (
+        "own_data_fpn",
+        dict(classes=[str(i) for i in range(255)], reduce_zero_label=True),
+        r"has 255 names, but .* at most 254",
+    ),
+    "text as a switch": (
+        "own_data_fpn",
+        dict(classes=LABELS, reduce_zero_label="False"),
+        r"reduce_zero_label must be True or False, got 'False'",
+    ),
+    "zero label of categories": (
+        "own_data_maskrcnn",
+        dict(reduce_zero_label=True),
+        r"reduce_zero_label is for label maps.*leave it out",
+    ),
     "classifier": ("imagenet_r50", COCO, r"detectors and segmentors, but .* ImageNet"),
 }
 
@@ -212,9 +250,26 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_is_refused_in_one_line(root, name):
     base, own, says = REFUSED[name]
+    own = dict(root=str(root)) | own if isinstance(own, dict) else own
     with pytest.raises(ValueError, match=says) as refusal:
-        read(root, base, **own)
+        read_own(root, base, own)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("reduces", "count"), [(False, 255), (True, 254)])
+def test_as_many_classes_as_labels_that_are_not_ignored_are_fine(root, reduces, count):
+    own = MAPS | dict(classes=[str(i) for i in range(count)], reduce_zero_label=reduces)
+    assert head_sizes(read(root, "own_data_fpn", **own)) == {count}
+
+
+@pytest.mark.parametrize(("base", "own"), [("maskrcnn_r50", COCO), ("own_data_fpn", MAPS)])
+def test_a_tilde_is_the_home_folder(root, monkeypatch, base, own):
+    monkeypatch.setenv("HOME", str(root.parent))
+    cfg = read(root, base, **own | dict(root=f"~/{root.name}"))
+    assert cfg.train_dataloader.dataset.data_root == str(root)
+    val = {key: f"~/{root.name}/{path}" for key, path in own["val"].items()}
+    dataset = read(root, base, **own | dict(val=val)).val_dataloader.dataset
+    assert {Path(path) for path in dataset.data_prefix.values()} <= {*root.rglob("*")}
 
 
 @pytest.mark.parametrize(
@@ -224,8 +279,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(root, name):
         (NAMES[:2], r"different categories"),
         ([*NAMES, "nut"], r"several categories nut"),
         ([], r"no categories"),
+        ([*NAMES, ["screw"]], r"cannot read the categories .*val\.json .*\['screw'\] is no name"),
     ],
-    ids=["order", "fewer", "twice", "none"],
+    ids=["order", "fewer", "twice", "none", "list"],
 )
 def test_both_files_need_the_same_categories_in_the_same_order(root, names, says):
     write_coco(root / "val.json", names)
