@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with launch.one_line_errors():
         report = check_data(args)
     print(*report.lines, sep="\n")
-    print("look at", *report.pictures)
+    if report.pictures:
+        print("look at", *report.pictures)
     if report.num_problems:
         sys.exit(f"error: {report.num_problems} problems, listed above")
     print("no problems")

@@ -17,11 +17,13 @@ from ..datasets.inspection.folders import inspect_folders
 from ..datasets.inspection.sheet import draw_sheet
 from ..mini.preset import dicts
 from .checks import require_data
-from .launch import read_config
+from .launch import read_settings
+from .own_data import apply_own_data
 from .requirements import require_keys, require_writable_file
 from .seeding import SeededIndex
 
 LOADERS = dict(training="train_dataloader", validation="val_dataloader")
+NO_SET = "sets that cannot be read"
 SHARED = "images that are in the training set, too"
 NO_TRAINING = "other reasons that a training does not begin"
 # what data sets raise that cannot be used
@@ -45,38 +47,56 @@ def check_data(args: Namespace) -> DataReport:
         args: `config`, `mini` and `cfg_options`, and `out`, the folder of the pictures or None.
 
     Raises:
-        ValueError: if the config cannot be used, or names files and folders that do not exist.
+        ValueError: if the config cannot be used, or names files and folders that do not exist;
+            those of `own_data` are among the problems.
     """
-    cfg = read_config(args)
+    cfg = read_settings(args)
     require_keys(cfg, *LOADERS.values())
-    for loader in LOADERS.values():
-        require_data(cfg, cfg[loader].dataset)
+    # what is wrong with own data, but with none of the sets by itself
+    faults: list[str] = []
+    if cfg.get("own_data") is None:
+        for loader in LOADERS.values():
+            require_data(cfg, cfg[loader].dataset)
+    else:
+        apply_own_data(cfg, faults)
     name = Path(args.config).stem + ("_mini" if args.mini else "")
     out = Path(args.out or f"work_dirs/check_data/{name}")
-    pictures = [out / "overview.png", out / "samples.png"]
+    overview, sheet = pictures = [out / "overview.png", out / "samples.png"]
     for picture in pictures:
         require_writable_file(picture)
+        # one of an earlier check would be mistaken for that of this one
+        picture.unlink(missing_ok=True)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         sets = {name: _inspect(cfg, loader, name) for name, loader in LOADERS.items()}
         shared = shared_images(sets["validation"], sets["training"])
         sets["validation"].problems.add(SHARED, *shared)
-        draw_overview(sets, pictures[0])
         samples, classes = _augmented(cfg, sets["training"].problems)
-    if samples:
-        draw_sheet(samples, classes, pictures[1])
-    lines = []
+    lines = list(faults)
     for name, findings in sets.items():
         first, *rest = findings.lines()
         lines += [f"{name}: {first}", *(f"  {line}" for line in rest)]
-    num_problems = sum(len(findings.problems) for findings in sets.values())
-    return DataReport(lines, num_problems, pictures[: 1 + bool(samples)])
+    if listed := {name: findings for name, findings in sets.items() if findings.images}:
+        draw_overview(listed, overview)
+    else:
+        lines.append(f"{overview.name} is not drawn, since no set has an image that it lists")
+    if samples:
+        draw_sheet(samples, classes, sheet)
+    else:
+        lines.append(f"{sheet.name} is not drawn, since no sample of the training set can be made")
+    num_problems = len(faults) + sum(len(findings.problems) for findings in sets.values())
+    return DataReport(lines, num_problems, [picture for picture in pictures if picture.exists()])
 
 
 def _inspect(cfg: Config, loader: str, name: str) -> Findings:
-    """Inspect the data set of a dataloader."""
+    """Inspect the data set of a dataloader; that it cannot be read at all is a problem as well."""
     settings, quiet = cfg[loader].dataset, not sys.stdout.isatty()
     if cfg.default_scope != "mmdet":
-        return inspect_folders(settings, name, quiet=quiet)
+        try:
+            return inspect_folders(settings, name, quiet=quiet)
+        except (ValueError, FileNotFoundError) as error:
+            findings = Findings(())
+            findings.problems.add(NO_SET, str(error))
+            return findings
     dataset = DATASETS.build(dict(settings, lazy_init=True))
     return inspect_coco(
         Path(dataset.ann_file),

@@ -85,11 +85,22 @@ def add_run_arguments(parser: ArgumentParser) -> None:
 def read_config(args: Namespace) -> Config:
     """Read the config of the command line, and apply mini preset, overrides and own data.
 
-    It is given by its path, or by its name among the configs of the package.
+    Raises:
+        ValueError: if :func:`read_settings` cannot read it, or its own data cannot be used.
+    """
+    cfg = read_settings(args)
+    apply_own_data(cfg)
+    return cfg
+
+
+def read_settings(args: Namespace) -> Config:
+    """Read the config of the command line, and apply mini preset and overrides.
+
+    It is given by its path, or by its name among the configs of the package. Its `own_data` stays.
 
     Raises:
         ValueError: if there is no such config, or it cannot be read, lacks a required key, or does
-            not fit the options, or its own data cannot be used.
+            not fit the options.
     """
     path = find_config(args.config)
     try:
@@ -103,7 +114,6 @@ def read_config(args: Namespace) -> Config:
         apply_mini(cfg)
     if args.cfg_options:
         apply_cfg_options(cfg, args.cfg_options)
-    apply_own_data(cfg)
     return cfg
 
 

@@ -30,7 +30,7 @@ KEYS = ("root", "classes", "reduce_zero_label", *PARTS)
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def apply_own_data(cfg: Config) -> None:
+def apply_own_data(cfg: Config, faults: list[str] | None = None) -> None:
     """Replace the data of a config by its `own_data`, in place, and remove this key.
 
     The classes, and all that follows from their number, come from one place: the annotation file,
@@ -38,6 +38,9 @@ def apply_own_data(cfg: Config) -> None:
 
     Args:
         cfg: config of a detector or segmentor; without `own_data` it stays as it is.
+        faults: list that gets the faults of files, instead of an error for the first one, for a
+            check of all data: but not those that the inspection of each set reports itself. Sets
+            with different classes keep their own.
 
     Raises:
         ValueError: if `own_data` lacks an entry or names what does not exist, if the sets have
@@ -48,21 +51,30 @@ def apply_own_data(cfg: Config) -> None:
         return
     _require_entries(own)
     _expand_home(own)
-    _require_files(own)
+    _require_files(own, faults)
     dataset = cfg.train_dataloader.dataset
     if dataset.type == "CheckedCocoDataset":
-        classes = _classes_of_coco(own)
+        classes = _classes_of_coco(own, faults)
         _use_coco(cfg, own, classes)
+        num_classes = len(classes["train"])
     elif dataset.type in ("CheckedSegDataset", "CheckedADE20KDataset"):
-        classes = _listed_classes(own)
-        _use_label_maps(cfg, own, classes)
+        labels = _listed_classes(own)
+        _use_label_maps(cfg, own, labels, faults)
+        num_classes = len(labels)
     else:
         raise ValueError(
             "own_data is for the configs of detectors and segmentors, but this one reads "
             f"{dataset.type}: set train_dataloader.dataset instead"
         )
-    set_num_classes(cfg.model, len(classes))
+    set_num_classes(cfg.model, num_classes)
     cfg.pop("own_data")
+
+
+def _refuse(fault: str, faults: list[str] | None) -> None:
+    """Raise a ValueError, or add it to the faults where they are collected."""
+    if faults is None:
+        raise ValueError(fault)
+    faults.append(fault)
 
 
 def _require_entries(own: Any) -> None:
@@ -112,15 +124,20 @@ def _expand_home(own: Any) -> None:
         own[part].update({key: os.path.expanduser(own[part][key]) for key in FILES})
 
 
-def _require_files(own: Any) -> None:
+def _require_files(own: Any, faults: list[str] | None) -> None:
     """Check that all files and folders exist."""
-    root = Path(own.root)
-    absent = [own[part][key] for part in PARTS for key in FILES if not _at(own, part, key).exists()]
+    if not Path(own.root).exists():
+        # nothing can be inspected
+        faults = None
+    # an inspection says of annotations that they are missing
+    keys = FILES if faults is None else ("images",)
+    absent = [own[part][key] for part in PARTS for key in keys if not _at(own, part, key).exists()]
     if absent:
-        raise ValueError(
-            f"own_data: there is no {' and no '.join(absent)} in {root.absolute()}: correct "
-            "own_data.root, or the entries of train and val. The config in the work dir of a "
-            "training is complete and needs no data to predict"
+        _refuse(
+            f"own_data: there is no {' and no '.join(absent)} in {Path(own.root).absolute()}: "
+            "correct own_data.root, or the entries of train and val. The config in the work dir "
+            "of a training is complete and needs no data to predict",
+            faults,
         )
 
 
@@ -128,8 +145,8 @@ def _at(own: Any, part: str, key: str) -> Path:
     return Path(own.root, own[part][key])
 
 
-def _classes_of_coco(own: dict) -> tuple[str, ...]:
-    """Return the names of the categories in the order of the annotation files.
+def _classes_of_coco(own: dict, faults: list[str] | None) -> dict[str, tuple[str, ...]]:
+    """Return the names of the categories by set, in the order of the annotation files.
 
     mmdet numbers classes in this order, whatever that of `classes` in a config.
     """
@@ -138,19 +155,31 @@ def _classes_of_coco(own: dict) -> tuple[str, ...]:
             "own_data.reduce_zero_label is for label maps, and has no effect on annotations in "
             "COCO's format: leave it out"
         )
-    chosen = own.get("classes")
-    train, val = (_categories(_at(own, part, "annotations"), chosen) for part in PARTS)
-    if train != val:
-        raise ValueError(
+    classes = {}
+    for part in PARTS:
+        file = _at(own, part, "annotations")
+        try:
+            names = _categories(file)
+        except ValueError:
+            if faults is None:
+                raise
+            # an inspection reads the file as well, and says what is wrong with it
+            continue
+        classes[part] = _chosen(names, own.get("classes"), file, faults)
+    if len(classes) == len(PARTS) and classes["train"] != classes["val"]:
+        _refuse(
             "own_data: the annotation files have different categories, or the same in another "
-            f"order: {_listed(train)} to train on and {_listed(val)} to validate on; write the "
-            "same list of categories into both"
+            f"order: {_listed(classes['train'])} to train on and {_listed(classes['val'])} to "
+            "validate on; write the same list of categories into both",
+            faults,
         )
-    return train
+    # of a file that cannot be read, those of the other one
+    known = next(iter(classes.values()), ())
+    return {part: classes.get(part, known) for part in PARTS}
 
 
-def _categories(path: Path, chosen: Sequence[str] | None) -> tuple[str, ...]:
-    """Read the names of the categories of a COCO file, or of the chosen ones."""
+def _categories(path: Path) -> list[str]:
+    """Read the names of the categories of a COCO file."""
     try:
         names = [category["name"] for category in json.loads(path.read_bytes())["categories"]]
         if others := [name for name in names if not isinstance(name, str)]:
@@ -160,16 +189,22 @@ def _categories(path: Path, chosen: Sequence[str] | None) -> tuple[str, ...]:
             f"own_data: cannot read the categories of {path} ({type(error).__name__}: {error}); "
             "expected a file in COCO's format"
         ) from error
+    return names
+
+
+def _chosen(
+    names: list[str], chosen: Sequence[str] | None, path: Path, faults: list[str] | None
+) -> tuple[str, ...]:
+    """Return the chosen ones of the categories of a COCO file, by default all of them."""
     if (repeated := _repeated(names)) or not names:
-        raise ValueError(
+        _refuse(
             f"own_data: {path} has {'several categories ' if repeated else 'no categories'}"
-            f"{_listed(repeated)}: expected each name once"
+            f"{_listed(repeated)}: expected each name once",
+            faults,
         )
     if unknown := [name for name in chosen or () if name not in names]:
-        raise ValueError(
-            f"own_data.classes: {path} has no {_listed(unknown)}, but {_listed(names)}"
-        )
-    return tuple(name for name in names if chosen is None or name in chosen)
+        _refuse(f"own_data.classes: {path} has no {_listed(unknown)}, but {_listed(names)}", faults)
+    return tuple(name for name in dict.fromkeys(names) if chosen is None or name in chosen)
 
 
 def _listed_classes(own: dict) -> tuple[str, ...]:
@@ -193,7 +228,7 @@ def _listed_classes(own: dict) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _use_coco(cfg: Config, own: Any, classes: tuple[str, ...]) -> None:
+def _use_coco(cfg: Config, own: Any, classes: dict[str, tuple[str, ...]]) -> None:
     """Set the files and classes of data sets and metrics in COCO's format."""
     for part, names in PARTS.items():
         for name in names:
@@ -201,23 +236,25 @@ def _use_coco(cfg: Config, own: Any, classes: tuple[str, ...]) -> None:
                 data_root=str(own.root),
                 ann_file=own[part].annotations,
                 data_prefix=dict(img=own[part].images),
-                metainfo=dict(classes=classes),
+                metainfo=dict(classes=classes[part]),
             )
     for metric in dicts([cfg.val_evaluator, cfg.test_evaluator]):
         if "ann_file" in metric:
             metric.ann_file = str(_at(own, "val", "annotations"))
 
 
-def _use_label_maps(cfg: Config, own: Any, classes: tuple[str, ...]) -> None:
+def _use_label_maps(
+    cfg: Config, own: Any, classes: tuple[str, ...], faults: list[str] | None
+) -> None:
     """Set the folders and classes of data sets of label maps."""
     for part, names in PARTS.items():
         endings = dict(
-            img_suffix=_ending(_at(own, part, "images")),
-            seg_map_suffix=_ending(_at(own, part, "annotations")),
+            img_suffix=_ending(_at(own, part, "images"), faults),
+            seg_map_suffix=_ending(_at(own, part, "annotations"), faults),
         )
         for name in names:
             dataset = cfg[f"{name}_dataloader"].dataset
-            dataset.update({key: x for key, x in endings.items() if key not in dataset})
+            dataset.update({key: x for key, x in endings.items() if x and key not in dataset})
             dataset.update(
                 type="CheckedSegDataset",
                 data_root=str(own.root),
@@ -227,18 +264,20 @@ def _use_label_maps(cfg: Config, own: Any, classes: tuple[str, ...]) -> None:
             )
 
 
-def _ending(folder: Path) -> str:
+def _ending(folder: Path, faults: list[str] | None) -> str | None:
     """Return the ending of most images in a folder, and its subfolders."""
     counts = Counter(
         path.suffix for path in folder.rglob("*") if path.suffix.lower() in ENDINGS
     ).most_common()
-    if len(counts) != 1:
+    # an inspection says that a folder has no images, or that images have no label map
+    if len(counts) > 1 or (not counts and faults is None):
         found = ", ".join(f"{count} of {ending}" for ending, count in counts) or "none"
-        raise ValueError(
+        _refuse(
             f"own_data: expected images of one ending in {folder}, such as .jpg or .png, found "
-            f"{found}: convert the others, or move them elsewhere"
+            f"{found}: convert the others, or move them elsewhere",
+            faults,
         )
-    return counts[0][0]
+    return counts[0][0] if counts else None
 
 
 def _listed(names: Sequence[Any]) -> str:

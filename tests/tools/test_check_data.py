@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,108 @@ def test_what_stops_a_training_for_other_reasons_is_a_problem(config):
     assert "a training does not begin: 1, annotation file" in text
     assert "no image with an object to train on" in text
     assert err.splitlines()[-1] == "error: 1 problems, listed above"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rename(path):
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "other"
+    path.write_text(json.dumps(content))
+
+
+UNREADABLE = "annotation files that cannot be read: 1, {folder}/"
+# what is done to the files, and what the report must say, besides the image that is missing
+FILES = {
+    "training file cut": ({"train.json": cut}, [UNREADABLE + "train.json"]),
+    "validation file missing": ({"val.json": Path.unlink}, [UNREADABLE + "val.json"]),
+    "both files cut": (
+        {"train.json": cut, "val.json": cut},
+        [UNREADABLE + "train.json", UNREADABLE + "val.json"],
+    ),
+    "other categories": ({"val.json": rename}, ["own_data: the annotation files have different"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_annotation_files_that_a_training_refuses_are_problems_among_others(config, name):
+    damage, says = FILES[name]
+    for file, change in damage.items():
+        change(config.parent / file)
+    missing = []
+    for part in ("train", "val"):
+        image = sorted((config.parent / part).iterdir())[0]
+        image.unlink()
+        # nothing is known of the images of a file that cannot be read
+        if damage.get(f"{part}.json") in (None, rename):
+            missing.append(image)
+    code, text, err, out = check(config)
+    assert code == 1
+    for line in (*says, *(f"images missing: 1, {image}" for image in missing)):
+        assert text.count(line.format(folder=config.parent)) == 1
+    assert err.splitlines()[-1] == f"error: {len(says) + len(missing)} problems, listed above"
+    assert (out / "overview.png").exists() == bool(missing)
+
+
+def test_an_image_of_another_ending_is_a_problem_among_others(maps):
+    folder = maps.parent / "images/train"
+    shutil.copy(folder / "train0.jpg", folder / "train9.JPG")
+    cut(folder / "train1.jpg")
+    (maps.parent / "labels/val/val0.png").unlink()
+    code, text, err, _ = check(maps)
+    assert code == 1
+    for line in (
+        f"own_data: expected images of one ending in {folder}, such as .jpg or .png, found "
+        "3 of .jpg, 1 of .JPG",
+        f"images truncated or not images: 1, {folder}/train1.jpg",
+        f"label maps missing: 1, {maps.parent}/labels/val/val0.png",
+    ):
+        assert text.count(line) == 1
+    assert err.splitlines()[-1] == "error: 3 problems, listed above"
+
+
+def test_a_folder_without_images_is_a_problem_among_others(maps):
+    shutil.rmtree(maps.parent / "images/train")
+    (maps.parent / "images/train").mkdir()
+    cut(maps.parent / "labels/val/val0.png")
+    code, text, err, _ = check(maps)
+    assert code == 1
+    assert text.count("sets that cannot be read: 1, no images (*.jpg) in ") == 1
+    assert text.count("label maps truncated or not images: 1, ") == 1
+    assert err.splitlines()[-1] == "error: 2 problems, listed above"
+
+
+def test_a_missing_folder_of_images_is_named_once_and_its_annotations_are_inspected(config):
+    shutil.rmtree(config.parent / "train")
+    file = config.parent / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append(dict(content["annotations"][0], id=10**6, category_id=99))
+    file.write_text(json.dumps(content))
+    code, text, err, _ = check(config)
+    assert code == 1
+    assert text.count(f"own_data: there is no train in {config.parent}: correct") == 1
+    assert text.count("images missing: 6, such as") == 1
+    assert text.count("annotations of unknown categories: 1, annotation 1000000") == 1
+    assert err.splitlines()[-1] == "error: 8 problems, listed above"
+
+
+def test_without_the_folder_of_all_data_there_is_one_error(config):
+    config.write_text(config.read_text() + "own_data['root'] = '/none'\n")
+    code, text, err, _ = check(config)
+    assert (code, "training:" in text) == (1, False)
+    assert "error: own_data: there is no train and no train.json and no val" in err.splitlines()[-1]
+
+
+def test_no_picture_of_an_earlier_check_stays(config):
+    *_, out = check(config)
+    assert (out / "samples.png").exists()
+    cut(config.parent / "train.json")
+    _, text, _, _ = check(config)
+    assert "samples.png is not drawn, since no sample of the training set can be made" in text
+    assert not (out / "samples.png").exists()
+    assert f"look at {out / 'overview.png'}\n" in text
 
 
 def test_an_image_of_both_sets_is_a_problem(config):
