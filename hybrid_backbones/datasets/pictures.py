@@ -8,7 +8,7 @@ from io import BytesIO
 from mmap import mmap
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # what Pillow raises for damaged files
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
@@ -28,8 +28,15 @@ def _naming(name: str) -> Iterator[None]:
         ) from error
     except DAMAGE as error:
         raise ValueError(
-            f"{name} is truncated or not an image ({error}): replace it or leave it out"
+            f"{name} is truncated or not an image ({reason_of(error)}): replace it or leave it out"
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why Pillow could not decode a file."""
+    # whose message has an address in memory instead of a name
+    is_unknown = isinstance(error, UnidentifiedImageError)
+    return "in no format that Pillow reads" if is_unknown else str(error)
 
 
 def decode(content: bytes, name: str) -> Image.Image:

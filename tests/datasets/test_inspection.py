@@ -75,6 +75,7 @@ FILES = {
     "missing": (lambda path: path.unlink(), images.MISSING),
     "cut": (cut, images.UNREADABLE),
     "text": (lambda path: path.write_text("no image"), images.UNREADABLE),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), images.UNOPENED),
     "rotated": (rotate, images.ROTATED),
     "16 bits of grey": (
         lambda path: Image.fromarray(noise((HEIGHT, WIDTH), np.uint16)).save(path),
@@ -101,6 +102,31 @@ def test_a_faulty_image_is_found_and_named(tmp_path, content, name):
     assert found.keys() == {kind}
     (example,) = found[kind]
     assert str(tmp_path / "2.png") in example
+
+
+# name of a file: kind and example of what is wrong with it
+NAMES = {
+    "": (images.UNOPENED, "{folder} (Is a directory)"),
+    "a\0b.png": (images.UNOPENED, r"{folder}/a\x00b.png (embedded null byte)"),
+    "a\nb.png": (images.MISSING, r"{folder}/a\nb.png"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["empty", "null", "line break"])
+def test_a_name_that_no_image_has_is_found_like_any_other_fault(tmp_path, content, name):
+    change("images", file_name=name)(content)
+    (tmp_path / "3.png").unlink()
+    kind, example = NAMES[name]
+    problems = inspect(tmp_path, content).problems
+    examples = [x for others in problems.examples.values() for x in others]
+    assert sorted(examples) == sorted([example.format(folder=tmp_path), str(tmp_path / "3.png")])
+    assert example.format(folder=tmp_path) in problems.examples[kind]
+
+
+def test_the_reason_of_an_unknown_format_has_no_address_in_memory(tmp_path):
+    (tmp_path / "2.png").write_text("no image")
+    (problem,) = inspect_image(tmp_path / "2.png").problems
+    assert problem[1] == f"{tmp_path / '2.png'} (in no format that Pillow reads)"
 
 
 def change(section, **entries):
@@ -264,6 +290,7 @@ def save(array):
 MAPS = {
     "missing": (lambda path: path.unlink(), label_maps.MISSING),
     "cut": (cut, label_maps.UNREADABLE),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), images.UNOPENED),
     "colours": (save(noise()), label_maps.NO_LABELS),
     "16 bits": (save(noise((HEIGHT, WIDTH), np.uint16)), label_maps.NO_LABELS),
     "another size": (save(np.zeros((9, 9), np.uint8)), label_maps.RESIZED),

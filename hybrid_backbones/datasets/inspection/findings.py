@@ -12,6 +12,10 @@ from .images import ImageReport
 NUM_EXAMPLES = 3
 
 
+def _printable(text: str) -> str:
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
 class Problems:
     """Problems of a data set: for each kind, all examples in the order in which they were found."""
 
@@ -19,9 +23,9 @@ class Problems:
         self.examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, *examples: str) -> None:
-        """Add examples of a kind, such as 'images missing'."""
+        """Add examples of a kind, such as 'images missing', with control characters escaped."""
         if examples:
-            self.examples.setdefault(kind, []).extend(examples)
+            self.examples.setdefault(kind, []).extend(map(_printable, examples))
 
     def add_all(self, problems: Iterable[tuple[str, str]]) -> None:
         """Add problems as (kind, example)."""

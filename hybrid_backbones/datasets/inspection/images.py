@@ -9,9 +9,10 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 from rich.progress import track
 
-from ..pictures import decode, has_16_bits, is_rotated, turn_upright
+from ..pictures import decode, has_16_bits, is_rotated, reason_of, turn_upright
 
 MISSING = "images missing"
+UNOPENED = "image files that cannot be opened"
 UNREADABLE = "images truncated or not images"
 REFUSED = "images of 32-bit pixels, or much longer in one direction"
 ROTATED = "images stored rotated, used upright as their EXIF orientation says"
@@ -42,8 +43,11 @@ def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageRep
     """
     try:
         content = path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
         return ImageReport([(MISSING, str(path))])
+    except (OSError, ValueError) as error:
+        # the latter for names that no file can have
+        return ImageReport([(UNOPENED, f"{path} ({getattr(error, 'strerror', error)})")])
     try:
         picture = decode(content, path.name)
     except ValueError as error:
@@ -67,7 +71,8 @@ def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageRep
 
 def _reason(error: ValueError) -> str:
     """Return the reason that the decoder gave."""
-    return str(error.__cause__ or error).split("\n")[0]
+    cause = error.__cause__
+    return (reason_of(cause) if cause else str(error)).split("\n")[0]
 
 
 def _size(size: Sequence[int] | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..pictures import decode
 from ..segmentation import IGNORED, LABEL_MODES, class_of_label, labels_without_class
-from .images import ImageReport, inspect_image
+from .images import UNOPENED, ImageReport, inspect_image
 
 MISSING = "label maps missing"
 UNREADABLE = "label maps truncated or not images"
@@ -44,8 +44,10 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     path, nothing = Path(info["seg_map_path"]), np.zeros(info["num_classes"], int)
     try:
         picture = decode(path.read_bytes(), path.name)
-    except OSError:
+    except FileNotFoundError:
         return MapReport([(MISSING, str(path))], nothing)
+    except OSError as error:
+        return MapReport([(UNOPENED, f"{path} ({error.strerror})")], nothing)
     except ValueError:
         return MapReport([(UNREADABLE, str(path))], nothing)
     if picture.mode not in LABEL_MODES:
