@@ -27,7 +27,7 @@ from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .own_data import apply_own_data
 from .progress import ProgressHook
 from .requirements import require_keys
-from .restarts import note_begin, note_end, resume_after_restart
+from .restarts import note_begin, resume_after_restart
 from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
 from .saving import (
     LoadFromHook,
@@ -233,7 +233,6 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     try:
         with advice_for_a_full_disk(cfg.work_dir):
             runner.train()
-        note_end(cfg.work_dir)
     finally:
         for hook in runner.hooks:
             if isinstance(hook, ProgressHook):

@@ -12,7 +12,8 @@ from .work_dir import is_first_process
 
 # environment variables with the number of restarts
 RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-# file of a work dir that says that its checkpoints are those of the training that began last
+# file of a work dir that says that its checkpoints are those of the training that began last; it
+# stays when that ends
 BEGUN = ".begun"
 
 
@@ -20,7 +21,8 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     """Let a training that was started again go on from its last checkpoint, if it has one.
 
     Checkpoints of an earlier training do not count: a job can be killed before it has put them
-    aside.
+    aside. Those of a finished one do, after which nothing is left to train: a process can be killed
+    while it exits.
 
     Args:
         args: parsed command line, whose `resume` is set, and whose `fresh_head` is then done.
@@ -36,15 +38,10 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     # all do the same, whatever they see of the folder
     broadcast_object_list(found)
     if found[0] is not None:
-        print_log(f"started again: the training goes on from {found[0]}")
+        print_log(f"started again: resuming {found[0]}")
         args.resume, args.fresh_head = str(found[0]), None
 
 
 def note_begin(work_dir: str | Path) -> None:
     """Note that the checkpoints of a work dir are those of the training that begins now."""
     (Path(work_dir) / BEGUN).touch()
-
-
-def note_end(work_dir: str | Path) -> None:
-    """Remove the note, since the training has finished."""
-    (Path(work_dir) / BEGUN).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from copy import deepcopy
 
 import pytest
@@ -12,12 +13,14 @@ from mmpretrain.engine.hooks import EMAHook as HostsEMAHook
 from tool_runs import run_warm, train
 
 from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
+from hybrid_backbones.training.restarts import BEGUN, RESTART_COUNTS
 from hybrid_backbones.training.resume import (
     adopt_settings,
     progress,
     read_settings,
     require_averaging,
 )
+from hybrid_backbones.training.work_dir import LOCK
 
 SETTINGS = dict(
     model=dict(type="Net", depth=26, head=dict(type="Head", loss_weight=1.0)),
@@ -237,15 +240,24 @@ def test_a_training_without_validation_trains(trained):
     assert not list(trained.glob("*/vis_data/vis_image"))
 
 
-def test_a_finished_training_says_so_and_changes_nothing(trained):
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
-    code, out, _ = run_warm(*train(trained, "--resume", options=["train_cfg.max_epochs=1"]))
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [(["--resume"], {}), ([], dict.fromkeys(RESTART_COUNTS, "1"))],
+    ids=["resumed", "started_again"],
+)
+def test_a_finished_training_says_so_and_changes_nothing(trained, tmp_path, flags, environment):
+    work_dir = shutil.copytree(trained, tmp_path / "trained")
+
+    def contents():
+        files = {p: p.stat().st_mtime_ns for p in work_dir.rglob("*") if p.is_file()}
+        return {p: time for p, time in files.items() if p.name not in (LOCK, BEGUN)}
+
+    before = contents()
+    command = train(work_dir, *flags, options=["train_cfg.max_epochs=1"])
+    code, out, _ = run_warm(*command, **environment)
     assert code == 0
     assert re.search(r"already finished: .*epoch_1\.pth was saved at epoch 1 of 1.*max_epochs", out)
-    after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
-    assert {p: t for p, t in after.items() if p.name != ".lock"} == {
-        p: t for p, t in before.items() if p.name != ".lock"
-    }
+    assert contents() == before
 
 
 def test_a_resumed_training_uses_what_it_says(trained, tmp_path):
