@@ -278,8 +278,8 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (
         RuntimeError,
-        r"Connection (?:closed by peer|reset by peer)|Socket closed|Broken pipe",
-        "another process of the job has ended, and said why if it could",
+        r"Connection (?:closed by peer|reset by peer)|Socket closed|Broken pipe|Failed to recv",
+        "another process of the job has ended, such as torchrun, and said why if it could",
     ),
     (
         RuntimeError,

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmengine.dist import barrier, get_world_size, is_distributed
 from mmengine.hooks import Hook
-from torch.distributed import HashStore
+from torch.distributed import DistError, HashStore
 from torch.utils.data import BatchSampler, DataLoader
 
 from .errors import Terminated
@@ -160,13 +160,10 @@ class StopHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Announce the last iteration, or save and stop after it."""
         done = runner.iter + 1
-        if self.request.number is not None:
-            last = (done // self.every + 1) * self.every
-            # only the first announcement counts
-            self.store.compare_set(STOP, "", f"{last} {self.request.number}")
-        if not self.store.check([STOP]):
+        announced = self._announced(done)
+        if announced is None:
             return
-        last, number = map(int, self.store.get(STOP).split())
+        last, number = announced
         if done == last:
             by_epoch = "max_epochs" in runner.cfg.train_cfg
             batches = self.skip + batch_idx + 1 if by_epoch else 0
@@ -180,6 +177,22 @@ class StopHook(Hook):
             # a launcher may kill the others as soon as the first ends
             barrier()
             raise Terminated(number)
+
+    def _announced(self, done: int) -> tuple[int, int] | None:
+        """Announce the last iteration if a signal has come; return it, if any, and the signal."""
+        try:
+            if self.request.number is not None:
+                last = (done // self.every + 1) * self.every
+                # only the first announcement counts
+                self.store.compare_set(STOP, "", f"{last} {self.request.number}")
+            if not self.store.check([STOP]):
+                return None
+            last, number = map(int, self.store.get(STOP).split())
+            return last, number
+        except DistError:
+            # the store ended with torchrun, by the same signal if one has come
+            self.request.raise_kept()
+            raise
 
 
 def _images_per_step(loader: DataLoader) -> int:

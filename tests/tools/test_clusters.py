@@ -31,6 +31,7 @@ from hybrid_backbones.checkpoints import read_checkpoint
 from hybrid_backbones.mini.preset import apply_mini
 from hybrid_backbones.training.stop import IMAGES
 
+PAGE = "docs/clusters.md"
 CONFIG = "configs/imagenet_swiftformer_xs.py"
 # eight steps of two processes in each of two epochs; images of validation that do not divide
 OPTIONS = ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "train_dataloader.batch_size=4"]
@@ -120,6 +121,26 @@ def test_torchrun_restarts_a_killed_process_and_ends_bit_for_bit_the_same(refere
     assert launcher.returncode == 0, err
     assert f"started again: resuming {tmp_path}/epoch_1.pth".encode() in out
     require_equal(tmp_path, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_torchrun_passes_a_signal_on_with_the_flag_of_the_documentation(tmp_path, number):
+    (flag,) = set(re.findall(r"--signals-to-handle (\S+)", (REPOSITORY / PAGE).read_text()))
+    launcher = torchrun(
+        *("--nproc-per-node", 2, "--max-restarts", 1, "--master-port", free_port()),
+        *("--signals-to-handle", flag),
+        *training(tmp_path),
+        *("--launcher", "pytorch"),
+    )
+    wait_for(tmp_path / "epoch_1.pth", lambda: launcher.poll() is None)
+    # Slurm signals the workers, too
+    for pid in [launcher.pid, *children(launcher.pid)]:
+        os.kill(pid, number)
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    line = f"stopped by {number.name}: continue from {tmp_path}/stopped.pth with --resume"
+    assert err.decode().count(line) == 2
+    assert 8 < read_checkpoint(tmp_path / "stopped.pth")["meta"]["iter"] < 16
 
 
 def test_two_nodes_train_as_one(reference, tmp_path):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
+from torch.distributed import DistNetworkError, TCPStore
 from torch.utils.data import DataLoader, TensorDataset
 
 from hybrid_backbones.training import distributed, stop
-from hybrid_backbones.training.errors import Terminated
+from hybrid_backbones.training.errors import Terminated, explain
 from hybrid_backbones.training.restarts import RESTART_COUNTS, note_begin, resume_after_restart
 from hybrid_backbones.training.stop import IMAGES, StopHook, stoppable
 from hybrid_backbones.training.watch import Report, Watched, describe, find_hung
@@ -123,6 +124,23 @@ def test_a_training_stops_after_a_step_of_the_optimizer(monkeypatch, tmp_path, e
         train_nine(hook, runner)
     done = {1: 2, 4: 4}[every]
     assert saved == [{"epoch": 0, "iter": done, IMAGES: 2 * done}]
+
+
+def test_a_job_whose_store_has_ended_stops_by_its_signal_or_says_so_in_one_line():
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    hook = StopHook(stop.StopRequest())
+    hook.store = TCPStore("127.0.0.1", server.port, is_master=False)
+    # without a signal, nothing is announced
+    hook.after_train_iter(SimpleNamespace(iter=0), 0)
+    del server
+    for _ in range(2):
+        with pytest.raises(DistNetworkError) as lost:
+            hook.after_train_iter(SimpleNamespace(iter=0), 0)
+        assert "another process of the job has ended" in explain(lost.value)
+    hook.request.number = signal.SIGUSR1
+    with pytest.raises(Terminated) as stopped:
+        hook.after_train_iter(SimpleNamespace(iter=0), 0)
+    assert stopped.value.number == signal.SIGUSR1
 
 
 @pytest.mark.parametrize("variable", RESTART_COUNTS)
