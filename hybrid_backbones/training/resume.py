@@ -17,11 +17,13 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHE
 
 from ..checkpoints.files import RUN_CODE
 from .saving import find_last_checkpoint
+from .sharding import divided_like, undivided_type
 
+OPTIMIZER = "optim_wrapper.optimizer"
 # settings restored from a checkpoint, which replace those of the config, with the registry of what
 # mmengine builds from them
 RESTORED = {
-    "optim_wrapper.optimizer": OPTIMIZERS,
+    OPTIMIZER: OPTIMIZERS,
     "optim_wrapper.paramwise_cfg": None,
     "optim_wrapper.constructor": OPTIM_WRAPPER_CONSTRUCTORS,
     "param_scheduler": PARAM_SCHEDULERS,
@@ -111,13 +113,16 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
         raise _damaged(f"meta.cfg is not the text of a config (it sets {', '.join(old)})")
     # a seed drawn at random is not in the config
     old["randomness"] = dict(seed=meta.get("seed"))
-    kinds = [_find(settings, "optim_wrapper.optimizer.type") for settings in (old, new)]
+    kinds = [undivided_type(_find(settings, OPTIMIZER)) for settings in (old, new)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"--resume: the checkpoint has the state of {kinds[0]}, from which the config's "
             f"{kinds[1]} cannot continue. Set optim_wrapper.optimizer.type={kinds[0]}, or leave "
             "--resume out and set load_from to start a new training from its weights"
         )
+    if kinds[0] is not None:
+        old_wrapper = old["optim_wrapper"]
+        old_wrapper["optimizer"] = divided_like(_find(new, OPTIMIZER), old_wrapper["optimizer"])
     lines = []
     flat_old, flat_new = (dict(_flatten(settings)) for settings in (old, new))
     for key in sorted(flat_old.keys() | flat_new.keys()):

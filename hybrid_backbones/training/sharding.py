@@ -1,5 +1,6 @@
 """Optimizer whose state is divided among the processes of a training (ZeRO, stage 1)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dist import is_distributed
@@ -28,13 +29,40 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         if not is_distributed():
             raise ValueError(
                 "ShardedOptimizer divides its state among processes, but there is one: start the "
-                f"training with a --launcher, or set optim_wrapper.optimizer.type={optimizer_type}"
+                f"training with a --launcher, or set optim_wrapper.optimizer.type={optimizer_type} "
+                "and leave optimizer_type out"
             )
         super().__init__(params, optimizer_type, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that :func:`collect_state` has brought to the first process."""
         return super(ZeroRedundancyOptimizer, self).state_dict()
+
+
+def undivided_type(optimizer: Any) -> Any:
+    """Return the type of an optimizer from its settings, whether its state is divided or not.
+
+    It is None if they do not say.
+    """
+    settings = optimizer if isinstance(optimizer, Mapping) else {}
+    is_divided = settings.get("type") == ShardedOptimizer.__name__
+    return settings.get("optimizer_type" if is_divided else "type")
+
+
+def divided_like(model: Mapping, optimizer: Mapping) -> dict[str, Any]:
+    """Return the settings of an optimizer, its state divided where that of a model optimizer is.
+
+    Saved states are whole, so that one can go on from the other's.
+
+    Args:
+        model: settings of an optimizer of the same type.
+        optimizer: settings of the optimizer.
+    """
+    kind, name = undivided_type(optimizer), ShardedOptimizer.__name__
+    rest = {k: v for k, v in optimizer.items() if k not in ("type", "optimizer_type")}
+    if model["type"] == name:
+        return dict(type=name, optimizer_type=kind, **rest)
+    return dict(type=kind, **rest)
 
 
 def collect_state(optim_wrapper) -> None:

@@ -31,6 +31,7 @@ from hybrid_backbones.checkpoints import read_checkpoint
 from hybrid_backbones.mini.preset import apply_mini
 from hybrid_backbones.training.stop import IMAGES
 
+DIVIDED = ["type=ShardedOptimizer", "optimizer_type=AdamW"]
 PAGE = "docs/clusters.md"
 CONFIG = "configs/imagenet_swiftformer_xs.py"
 # eight steps of two processes in each of two epochs; images of validation that do not divide
@@ -163,14 +164,13 @@ def test_two_nodes_train_as_one(reference, tmp_path):
 @pytest.mark.upstream
 @pytest.mark.parametrize(
     ("number", "asked", "optimizer"),
-    [(signal.SIGUSR1, [1], "AdamW"), (signal.SIGTERM, [0, 1], "ShardedOptimizer")],
+    [(signal.SIGUSR1, [1], ["type=AdamW"]), (signal.SIGTERM, [0, 1], DIVIDED)],
 )
 def test_a_requeued_job_goes_on_where_a_signal_stopped_it(
     reference, tmp_path, number, asked, optimizer
 ):
-    options = ["train_dataloader.num_workers=1", f"optim_wrapper.optimizer.type={optimizer}"]
-    if optimizer != "AdamW":
-        options.append("optim_wrapper.optimizer.optimizer_type=AdamW")
+    options = ["train_dataloader.num_workers=1"]
+    options += [f"optim_wrapper.optimizer.{key}" for key in optimizer]
     pids, wait = start_warm(*ranks(training(tmp_path, *options)))
     wait_for(tmp_path / "epoch_1.pth")
     begin = time.monotonic()
@@ -192,6 +192,19 @@ def test_a_requeued_job_goes_on_where_a_signal_stopped_it(
     assert "--resume:" not in out
     assert not (tmp_path / "stopped.pth").exists()
     require_equal(tmp_path, reference)
+
+
+def test_a_divided_state_goes_on_from_a_whole_one_and_is_saved_as_one(reference, tmp_path):
+    options = [f"optim_wrapper.optimizer.{key}" for key in DIVIDED]
+    flags = ["--resume", reference / "epoch_1.pth"]
+    (_, out, _), _ = run_together(ranks(training(tmp_path, *options, flags=flags)))
+    # no setting differs
+    assert "--resume:" not in out
+    require_equal(tmp_path, reference)
+    divided, whole = (
+        read_checkpoint(folder / "epoch_2.pth")["optimizer"] for folder in (tmp_path, reference)
+    )
+    require_same(divided, whole)
 
 
 def test_a_process_that_hangs_is_named_and_all_end(tmp_path):

@@ -2,25 +2,20 @@
 
 import math
 import re
-import shutil
 from copy import deepcopy
 
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, LoggerHook
 from mmpretrain.engine.hooks import EMAHook as HostsEMAHook
-from tool_runs import run_warm, train
 
-from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
-from hybrid_backbones.training.restarts import BEGUN, RESTART_COUNTS
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.training.resume import (
     adopt_settings,
     progress,
     read_settings,
     require_averaging,
 )
-from hybrid_backbones.training.work_dir import LOCK
 
 SETTINGS = dict(
     model=dict(type="Net", depth=26, head=dict(type="Head", loss_weight=1.0)),
@@ -124,6 +119,28 @@ def test_another_optimiser_is_refused():
         adopt_settings(changed(optim_wrapper__optimizer__type="SGD"), checkpoint_of(SETTINGS))
 
 
+WHOLE = SETTINGS["optim_wrapper"]["optimizer"]
+DIVIDED = dict(WHOLE, type="ShardedOptimizer", optimizer_type="AdamW")
+
+
+@pytest.mark.parametrize(("old", "new"), [(WHOLE, DIVIDED), (DIVIDED, WHOLE)])
+def test_a_state_may_be_divided_or_not_any_more(old, new):
+    old, cfg = (changed(optim_wrapper=dict(optimizer=part, _delete_=True)) for part in (old, new))
+    before = cfg.to_dict()
+    assert adopt_settings(cfg, checkpoint_of(old.to_dict())) == []
+    assert cfg.to_dict() == before
+    # its settings are those of the checkpoint all the same
+    cfg.optim_wrapper.optimizer.lr = 0.5
+    assert len(adopt_settings(cfg, checkpoint_of(old.to_dict()))) == 1
+    assert cfg.to_dict() == before
+
+
+def test_another_divided_optimiser_is_refused():
+    cfg = changed(optim_wrapper__optimizer=dict(DIVIDED, optimizer_type="SGD"))
+    with pytest.raises(ValueError, match=r"state of AdamW.*SGD cannot continue.*load_from"):
+        adopt_settings(cfg, checkpoint_of(SETTINGS))
+
+
 PROGRAM = dict(type="torch.hub.load", repo_or_dir="/tmp", model="m", source="local")
 
 
@@ -217,87 +234,3 @@ def test_the_seed_is_not_read_from_the_text():
 def test_what_is_no_checkpoint_of_a_training_is_refused():
     with pytest.raises(ValueError, match="does not say how far"):
         progress(changed(), [1])
-
-
-OPTIONS = ["train_dataloader.dataset.indices=32", "train_dataloader.batch_size=4"]
-OPTIONS += ["default_hooks.visualization.enable=False", "val_dataloader.dataset.indices=4"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A work dir of a training over one epoch, without a validation."""
-    work_dir = tmp_path_factory.mktemp("trained")
-    none = [f"{key}=None" for key in ("val_dataloader", "val_cfg", "val_evaluator")]
-    code, _, err = run_warm(
-        *train(work_dir, options=["train_cfg.max_epochs=1", *OPTIONS[:3], *none])
-    )
-    assert code == 0, err
-    return work_dir
-
-
-def test_a_training_without_validation_trains(trained):
-    assert (trained / "epoch_1.pth").is_file()
-    assert not list(trained.glob("*/vis_data/vis_image"))
-
-
-@pytest.mark.parametrize(
-    ("flags", "environment"),
-    [(["--resume"], {}), ([], dict.fromkeys(RESTART_COUNTS, "1"))],
-    ids=["resumed", "started_again"],
-)
-def test_a_finished_training_says_so_and_changes_nothing(trained, tmp_path, flags, environment):
-    work_dir = shutil.copytree(trained, tmp_path / "trained")
-
-    def contents():
-        files = {p: p.stat().st_mtime_ns for p in work_dir.rglob("*") if p.is_file()}
-        return {p: time for p, time in files.items() if p.name not in (LOCK, BEGUN)}
-
-    before = contents()
-    command = train(work_dir, *flags, options=["train_cfg.max_epochs=1"])
-    code, out, _ = run_warm(*command, **environment)
-    assert code == 0
-    assert re.search(r"already finished: .*epoch_1\.pth was saved at epoch 1 of 1.*max_epochs", out)
-    assert contents() == before
-
-
-def test_a_resumed_training_uses_what_it_says(trained, tmp_path):
-    options = ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", *OPTIONS]
-    changes = ["optim_wrapper.optimizer.lr=0.5", "train_dataloader.batch_size=8"]
-    code, out, err = run_warm(
-        *train(tmp_path, "--resume", trained / "epoch_1.pth", options=[*options, *changes])
-    )
-    assert code == 0, err
-    assert re.search(r"optimizer\.lr is 0\.001 in .*0\.5 in .*the checkpoint's is used", out)
-    assert re.search(r"batch_size is 4 in .*8 in .*the config's is used", out)
-    one, two = (read_checkpoint(p) for p in (trained / "epoch_1.pth", tmp_path / "epoch_2.pth"))
-    rates = [c["optimizer"]["param_groups"][0]["initial_lr"] for c in (one, two)]
-    assert rates == [1e-3, 1e-3]
-    assert two["meta"]["iter"] - one["meta"]["iter"] == 32 // 8
-    assert "lr=0.001" in two["meta"]["cfg"]
-
-
-@pytest.mark.parametrize(
-    ("option", "line"),
-    [
-        ("optim_wrapper.optimizer.type=Adam", r"state of AdamW, .*Adam cannot continue"),
-        ("model.backbone.depth=38", r"does not fit.*missing"),
-    ],
-    ids=["optimiser", "network"],
-)
-def test_what_cannot_go_on_is_refused_in_one_line(trained, tmp_path, option, line):
-    options = ["train_cfg.max_epochs=2", *OPTIONS, option]
-    code, _, err = run_warm(*train(tmp_path, "--resume", trained / "epoch_1.pth", options=options))
-    assert code == 1
-    assert re.search(f"error: .*{line}", err.strip().splitlines()[-1])
-    assert "Traceback" not in err
-
-
-def test_a_training_without_averages_does_not_go_on_from_some(trained, tmp_path):
-    averaged = dict(read_checkpoint(trained / "epoch_1.pth"), ema_state_dict={})
-    torch.save(averaged, tmp_path / "averaged.pth")
-    options = ["train_cfg.max_epochs=2", *OPTIONS]
-    code, _, err = run_warm(
-        *train(tmp_path / "new", "--resume", tmp_path / "averaged.pth", options=options)
-    )
-    assert code == 1
-    assert re.match("error: --resume: .*averages.*no EMAHook", err.strip().splitlines()[-1]), err
