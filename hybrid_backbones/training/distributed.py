@@ -14,7 +14,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 
 from ..mini.settings import dicts
 from .store import connect
-from .watch import WatchHook
+from .watch import watch_processes
 
 # seconds without progress after which a process counts as hung, unless the config says otherwise
 TIMEOUT = 1800
@@ -23,7 +23,7 @@ MARGIN = 60
 
 
 def join_processes(cfg: Config) -> None:
-    """Join the group of processes that a launcher has started.
+    """Join the group of processes that a launcher has started, and watch it from then on.
 
     mmengine does so only with a GPU for each process. Without GPUs they communicate through gloo,
     and batch normalisation is not synchronised, which needs GPUs.
@@ -46,10 +46,12 @@ def join_processes(cfg: Config) -> None:
     store = _store_of_restart(longer)
     if torch.cuda.is_available():
         init_dist(cfg.launcher, **dict(settings, timeout=patience + MARGIN), **store)
+        watch_processes(patience)
         return
     if cfg.launcher != "pytorch":
         raise ValueError(f"without a GPU only --launcher pytorch works, got {cfg.launcher}")
     torch.distributed.init_process_group("gloo", timeout=longer, **store)
+    watch_processes(patience)
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
     )
@@ -76,7 +78,7 @@ def register_for_processes(runner: Runner) -> None:
     """Register the hooks of a run of several processes."""
     if is_distributed():
         runner.register_hook(SameBuffersHook())
-        runner.register_hook(WatchHook(runner.cfg.env_cfg.dist_cfg.timeout))
+        runner.register_hook(watch_processes(runner.cfg.env_cfg.dist_cfg.timeout))
 
 
 class SameBuffersHook(Hook):

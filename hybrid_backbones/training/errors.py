@@ -283,6 +283,12 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
     ),
     (
         RuntimeError,
+        r"(?:Timed out waiting|[Ww]ait timeout after) \d+ms|Timed out after \d+ seconds waiting",
+        "another process of the job did not join or answer in time: see whether all were started "
+        "and what they say; env_cfg.dist_cfg.timeout=SECONDS waits longer",
+    ),
+    (
+        RuntimeError,
         r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (exited unexpectedly|is killed by signal: \w+)",
         r"a dataloader worker \1, most likely for lack of memory: lower num_workers or "
         r"batch_size of the dataloader",

@@ -5,6 +5,7 @@ one does. Each has a thread that tells the others, through the store that all sh
 and that it lives.
 """
 
+import atexit
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import NamedTuple
 
 from mmengine.dist import get_rank, get_world_size
@@ -39,6 +41,11 @@ class Report(NamedTuple):
     beat: int
     place: str
     name: str
+
+
+# place of a process until its training begins
+START = "the start"
+NO_REPORT = Report(0, 0, START, "which has never reported")
 
 
 @dataclass
@@ -68,14 +75,17 @@ def find_hung(watched: Sequence[Watched], now: float, patience: float) -> list[i
 
     Returns:
         ranks of processes that do not report, or else are behind the others; an empty list if all
-        stand at the same place; None if any has gone on.
+        stand at the same place; None if any has gone on, or all report that they start.
     """
     if any(now - process.moved < patience for process in watched):
         return None
-    silent = [rank for rank, process in enumerate(watched) if now - process.lived > patience / 2]
-    if silent:
-        return silent
     steps = [process.report.step for process in watched]
+    # a start is one place, however long it takes
+    starts = max(steps) == 0
+    silence = patience if starts else patience / 2
+    silent = [rank for rank, process in enumerate(watched) if now - process.lived > silence]
+    if silent or starts:
+        return silent or None
     return [rank for rank, step in enumerate(steps) if step < max(steps)]
 
 
@@ -92,6 +102,15 @@ def describe(watched: Sequence[Watched], hung: Sequence[int], patience: float) -
     return f"error: the job hangs at {names}: no process has gone on for {patience:g} s; {longer}"
 
 
+def read_reports(store: Store, keys: Sequence[str]) -> list[Report]:
+    """Return the last report of each process, also of those that have not reported yet."""
+    if store.check([*keys]):
+        return [Report(*json.loads(text)) for text in store.multi_get([*keys])]
+    # to get what is missing would wait for it
+    found = [store.get(key) if store.check([key]) else None for key in keys]
+    return [Report(*json.loads(text)) if text else NO_REPORT for text in found]
+
+
 class WatchHook(Hook):
     """Hook that ends this process, as it does in all others, where a process hangs.
 
@@ -104,17 +123,23 @@ class WatchHook(Hook):
 
     def __init__(self, patience: float):
         self.patience, self.ended = patience, threading.Event()
-        self.step, self.place, self.iteration = 0, "the start", 0
+        self.step, self.place, self.iteration = 0, START, 0
         self.name = f"process {os.getpid()} on {socket.gethostname()}"
 
-    def before_run(self, runner) -> None:
+    def start(self) -> None:
         """Begin to watch."""
-        runner.model.register_forward_hook(
-            lambda *_: self._enter(f"the backward pass of iteration {self.iteration}")
-        )
         # a connection of its own, since the main thread may wait in the other one
         store = connect(timedelta(seconds=self.patience))
         threading.Thread(target=self._watch, args=[store], daemon=True).start()
+        # before the store ends with the program
+        atexit.register(self.ended.set)
+
+    def before_run(self, runner) -> None:
+        """Note that the start has ended."""
+        runner.model.register_forward_hook(
+            lambda *_: self._enter(f"the backward pass of iteration {self.iteration}")
+        )
+        self._enter("loading weights or the first batch")
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Note that the data have come."""
@@ -151,7 +176,7 @@ class WatchHook(Hook):
             while not self.ended.wait(min(self.patience / 20, 10)):
                 beat += 1
                 store.set(keys[own], json.dumps([self.step, beat, self.place, self.name]))
-                reports = [Report(*json.loads(text)) for text in store.multi_get(keys)]
+                reports = read_reports(store, keys)
                 now = time.monotonic()
                 watched = watched or [Watched(report, now, now) for report in reports]
                 for process, report in zip(watched, reports, strict=True):
@@ -172,3 +197,15 @@ class WatchHook(Hook):
             sys.stderr.write(f"\n{line}\n")
             sys.stderr.flush()
         os._exit(1)
+
+
+@cache
+def watch_processes(patience: float) -> WatchHook:
+    """Return the watch of this process, which begins at the first call.
+
+    Args:
+        patience: seconds, as for :class:`WatchHook`.
+    """
+    watch = WatchHook(patience)
+    watch.start()
+    return watch

@@ -207,9 +207,11 @@ def test_a_divided_state_goes_on_from_a_whole_one_and_is_saved_as_one(reference,
     require_same(divided, whole)
 
 
-def test_a_process_that_hangs_is_named_and_all_end(tmp_path):
+# the lock is the first sign of a training whose processes have joined
+@pytest.mark.parametrize(("sign", "place"), [(".lock", "the start"), ("epoch_1.pth", "")])
+def test_a_process_that_hangs_is_named_and_all_end(tmp_path, sign, place):
     pids, wait = start_warm(*ranks(training(tmp_path, "env_cfg.dist_cfg.timeout=8")))
-    wait_for(tmp_path / "epoch_1.pth")
+    wait_for(tmp_path / sign)
     os.kill(pids[1], signal.SIGSTOP)
     end = time.monotonic() + 60
     while Path(f"/proc/{pids[0]}").exists() and time.monotonic() < end:
@@ -218,7 +220,8 @@ def test_a_process_that_hangs_is_named_and_all_end(tmp_path):
     (code, _, err), _ = wait()
     assert code == 1
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]
-    assert re.match(rf"error: the job hangs at rank 1 \(process {pids[1]} on \S+\) in ", line)
+    name = rf"process {pids[1]} on \S+|which has never reported"
+    assert re.match(rf"error: the job hangs at rank 1 \(({name})\) in {place}", line)
     assert "no process has gone on for 8 s" in line
 
 

@@ -1,21 +1,30 @@
 """What signals, restarts and the watch decide, without other processes."""
 
+import json
 import os
 import signal
 from argparse import Namespace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
-from torch.distributed import DistNetworkError, TCPStore
+from torch.distributed import DistNetworkError, DistStoreError, HashStore, TCPStore
 from torch.utils.data import DataLoader, TensorDataset
 
 from hybrid_backbones.training import distributed, stop
 from hybrid_backbones.training.errors import Terminated, explain
 from hybrid_backbones.training.restarts import RESTART_COUNTS, note_begin, resume_after_restart
 from hybrid_backbones.training.stop import IMAGES, StopHook, stoppable
-from hybrid_backbones.training.watch import Report, Watched, describe, find_hung
+from hybrid_backbones.training.watch import (
+    NO_REPORT,
+    Report,
+    Watched,
+    describe,
+    find_hung,
+    read_reports,
+)
 
 
 def watched(*states):
@@ -37,6 +46,10 @@ def watched(*states):
         ([(5, 11, 0), (5, 11, 6), (4, 11, 0)], [1]),
         # all wait at one place
         ([(5, 11, 0), (5, 11, 0)], []),
+        # a start takes as long as it takes
+        ([(0, 99, 0), (0, 99, 9)], None),
+        ([(0, 99, 0), (0, 99, 11)], [1]),
+        ([(1, 11, 0), (0, 99, 0)], [1]),
     ],
 )
 def test_the_process_for_which_the_others_wait_has_hung(states, hung):
@@ -162,6 +175,28 @@ def test_only_a_restart_goes_on_and_only_from_its_own_checkpoints(tmp_path, monk
     assert resumed() is None
     note_begin(tmp_path)
     assert resumed() == str(checkpoint)
+
+
+def test_a_process_that_does_not_come_is_waited_for_and_then_reported_in_one_line():
+    brief = timedelta(milliseconds=50)
+    with pytest.raises(DistStoreError) as alone:
+        TCPStore("127.0.0.1", 0, world_size=2, is_master=True, timeout=brief)
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=brief)
+    with pytest.raises(DistStoreError) as missing:
+        server.get("key")
+    gloo = RuntimeError("[unbound_buffer.cc:129] Timed out waiting 68000ms for send operation")
+    for error in (alone.value, missing.value, gloo):
+        assert "another process of the job did not join or answer in time" in explain(error)
+
+
+def test_reports_are_read_without_waiting_for_those_that_are_missing():
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=1))
+    own = Report(3, 4, "place", "process 1")
+    store.set("one", json.dumps(own))
+    assert read_reports(store, ["one", "other"]) == [own, NO_REPORT]
+    store.set("other", json.dumps(own))
+    assert read_reports(store, ["one", "other"]) == [own, own]
 
 
 @pytest.mark.parametrize("patience", [0, "soon"])
