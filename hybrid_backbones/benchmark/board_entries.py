@@ -76,7 +76,7 @@ def group(runs: Iterable[Run]) -> dict[str, list[Entry]]:
 def _title(run: Run) -> str:
     prefixes = [prefix for prefix in GROUPS if run.name.startswith(f"{prefix}_")]
     if run.scope is None:
-        return "Configs that cannot be read"
+        return "Configs that cannot be run"
     title = GROUPS[max(prefixes, key=len)] if prefixes else OTHERS[run.scope]
     return f"{title.partition(' on ')[0]} on the mini set" if run.mini else title
 

@@ -16,7 +16,6 @@ from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
 from .runs import Run, write_whole
 from .tables import markdown_table
-from .zoo import published_of
 from .zoo_table import significant
 
 PAGE, TABLE, BOARD = "leaderboard.md", "leaderboard.csv", "leaderboard.json"
@@ -103,7 +102,7 @@ def _introduction(command: str, finished: int, total: int) -> str:
 
 def _entry_cells(entry: Entry) -> list[str]:
     hashes = [one["weights"][:NUM_DIGITS] for one in entry.results]
-    published = published_figures(published_of(entry.first.config))
+    published = published_figures(entry.first.published)
     return [
         f"`{entry.first.name}`",
         entry.in_words(),
@@ -206,7 +205,7 @@ def _row(run: Run) -> dict[str, Any]:
         seed=run.seed,
         state=state,
         error=run.error or "",
-        published=published_of(run.config) if run.scope else "",
+        published=run.published,
         config_sha256=run.digest,
         weights_sha256=result.pop("weights", ""),
         size=f"{run.size[0]}x{run.size[1]}",

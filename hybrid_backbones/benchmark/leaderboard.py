@@ -5,6 +5,7 @@ what fails has its reason on the page. A config with other settings is another r
 """
 
 import json
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -20,15 +21,15 @@ from ..checkpoints.fetch import hash_file
 from ..config_files import find_config
 from ..mini.preset import MINI_ROOT, SEGMENTATION_CROP, dicts
 from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
-from ..training.errors import stop_on_sigterm
-from ..training.launch import read_config
-from ..training.requirements import require_writable_file
+from ..training.errors import explain, stop_on_sigterm
+from ..training.launch import TRAIN_KEYS, read_config
+from ..training.requirements import require_keys, require_writable_file
 from ..training.work_dir import locked
 from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board
 from .launchers import run_here, submit, write_script
 from .real_runs import count_images
-from .runs import Run
+from .runs import Run, reason_of, write_whole
 from .zoo import published_of, published_size
 
 # size of the images that most training steps on the mini set see
@@ -92,6 +93,8 @@ class Plan:
     def runs(self) -> list[Run]:
         """Read all configs, and return a run for each config and seed.
 
+        A config that cannot be run does not stop the others: its run has failed already.
+
         Raises:
             ValueError: if there is no such config.
         """
@@ -99,22 +102,25 @@ class Plan:
 
     def _runs_of(self, config: str) -> list[Run]:
         path = find_config(config).absolute()
-        given = Namespace(config=path, mini=self.mini, cfg_options=self.options)
         try:
-            cfg = read_config(given)
-        except ValueError as error:
-            # its row says why it cannot be read
-            unknown: dict[str, Any] = dict(
-                scope=None, size=(0, 0), flags=dict(pretrained=False), images=None
-            )
-            run = self._run_of(path, 0, hash_file(path), **unknown)
-            run.folder.mkdir(parents=True, exist_ok=True)
-            run.forget_failure()
-            run.fail(str(error))
-            return [run]
+            return self._prepared(path)
+        except Exception as error:  # a config is a program and can raise anything; its row says it
+            return [self._failed(path, error)]
+
+    def _prepared(self, path: Path) -> list[Run]:
+        """Return the runs of a config, in whose folders its settings are.
+
+        Raises:
+            ValueError: if the config lacks what a run needs.
+        """
+        cfg = read_config(Namespace(config=path, mini=self.mini, cfg_options=self.options))
+        require_keys(cfg, *TRAIN_KEYS)
         scope = cfg.default_scope
+        if scope not in MINI_SIZES:
+            raise ValueError(f"default_scope must be one of {sorted(MINI_SIZES)}, got {scope!r}")
         images = count_images(Config.fromfile(path) if self.mini else cfg)
-        size = MINI_SIZES[scope] if self.mini else published_size(published_of(path), scope)
+        published = published_of(path)
+        size = MINI_SIZES[scope] if self.mini else published_size(published, scope)
         flags = self._flags(cfg)
         settings = [cfg.to_dict(), {name: value for name, value in flags.items() if value}]
         text = json.dumps(settings, sort_keys=True, default=str)
@@ -123,11 +129,26 @@ class Plan:
             text = text.replace(str(Path(MINI_ROOT).resolve()), MINI_ROOT)
         digest = sha256(text.encode()).hexdigest()
         known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
+        known["published"] = published
         runs = [self._run_of(path, seed, digest, **known) for seed in range(self.seeds)]
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
             cfg.dump(run.settings)
         return runs
+
+    def _failed(self, path: Path, error: Exception) -> Run:
+        """Return the run of a config that cannot be run; it says why, of a bug with a traceback."""
+        unknown: dict[str, Any] = dict(scope=None, size=(0, 0), images=None)
+        unknown["flags"] = dict(pretrained=False)
+        run = self._run_of(path, 0, hash_file(path), **unknown)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.forget_failure()
+        reason = reason_of(error)
+        if explain(error) is None:
+            write_whole(run.log, "".join(traceback.format_exception(error)))
+            reason += f"; its traceback is in {run.log}"
+        run.fail(reason)
+        return run
 
     def _flags(self, cfg: Config) -> dict[str, Any]:
         """Return the flags of tools/train.py for a config, which may name no published weights."""

@@ -30,14 +30,14 @@ from mmengine.registry import DATASETS
 from ..checkpoints import guard_loads, read_checkpoint
 from ..inference.demo import build_trained
 from ..training import launch
-from ..training.errors import explain, stop_on_sigterm
+from ..training.errors import stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.saving import find_last_checkpoint
 from .board_page import write_board
 from .launchers import PROGRAM
 from .measure import attempt
 from .probes import time_call
-from .runs import Run, write_whole
+from .runs import Run, reason_of, write_whole
 from .settings import device_name
 from .zoo import count_costs
 
@@ -88,8 +88,7 @@ def _noting_failure(run: Run) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # raised again: the row of the run says it
-        line = str(error).partition("\n")[0]
-        run.fail(explain(error) or f"unexpected {type(error).__name__}: {line}")
+        run.fail(reason_of(error))
         raise
 
 

@@ -51,7 +51,8 @@ def count_images(cfg: Config) -> int | None:
     if train.get("max_iters"):
         batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
         return batch and batch * train["max_iters"]
-    kind = str(cfg.train_dataloader.dataset.get("type")).rpartition(".")[2]
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    kind = str(dataset.get("type")).rpartition(".")[2]
     if kind in DATASETS.get(cfg.default_scope, ()) and train.get("max_epochs"):
         return NUM_IMAGES[cfg.default_scope] * train["max_epochs"]
     return None

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..training.errors import explain
+
 
 @dataclass(frozen=True)
 class Run:
@@ -19,8 +21,8 @@ class Run:
 
     Args:
         folder: folder of the run, whose name has the first digits of `digest`.
-        config: file of the config, whose docstring has its published result.
-        scope: `default_scope` of the config; None if the config cannot be read.
+        config: file of the config.
+        scope: `default_scope` of the config; None if the config cannot be run.
         mini: whether it runs on the mini set.
         seed: seed of the training.
         digest: SHA-256 of the settings, without the seed.
@@ -28,6 +30,7 @@ class Run:
         flags: flags of tools/train.py: `amp`, `pretrained` and `auto_scale_lr`.
         images: number of images that a training on the real data sees; None if unknown.
         processes: number of processes that train.
+        published: published result in the docstring of the config, empty if there is none.
     """
 
     folder: Path
@@ -40,6 +43,7 @@ class Run:
     flags: dict[str, Any]
     images: int | None
     processes: int = 1
+    published: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -104,6 +108,12 @@ class Run:
     def forget_failure(self) -> None:
         """Remove the reason of a failure before another attempt."""
         (self.folder / "error.txt").unlink(missing_ok=True)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the line that says why a run failed; that of a bug begins with 'unexpected'."""
+    line = str(error).partition("\n")[0]
+    return explain(error) or f"unexpected {type(error).__name__}: {line}"
 
 
 def write_whole(path: Path, text: str) -> None:

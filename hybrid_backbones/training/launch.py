@@ -47,6 +47,9 @@ __all__ = ["one_line_errors"]
 SHOW_DIR_KEYS = dict(
     mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
 )
+# settings that a training and a test need
+TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
+TEST_KEYS = ("test_dataloader", "test_cfg", "test_evaluator")
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -152,8 +155,7 @@ def train(args: Namespace) -> None:
         ValueError: for errors that the user can fix.
         KeyboardInterrupt: if the user or a signal stops it; the message names the last checkpoint.
     """
-    needs = ("train_dataloader", "train_cfg", "optim_wrapper")
-    cfg = prepare_run(args, needs, ("train_dataloader", "val_dataloader"))
+    cfg = prepare_run(args, TRAIN_KEYS, ("train_dataloader", "val_dataloader"))
     first = is_first_process(args.launcher)
     try:
         with stoppable() as request, locked(Path(cfg.work_dir)) if first else nullcontext():
@@ -245,8 +247,7 @@ def test(args: Namespace) -> dict:
     Raises:
         ValueError: for errors that the user can fix.
     """
-    needs = ("test_dataloader", "test_cfg", "test_evaluator")
-    cfg = prepare_run(args, needs, ("test_dataloader",))
+    cfg = prepare_run(args, TEST_KEYS, ("test_dataloader",))
     if args.compile:
         require_compiler(_device())
     cfg.resume, cfg.load_from = False, None

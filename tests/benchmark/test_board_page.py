@@ -1,0 +1,69 @@
+"""Laws of the leaderboard's page and table, without any training."""
+
+import csv
+
+from hybrid_backbones.benchmark.board_page import save_board, write_board
+
+
+def page_of(runs, **others):
+    out = runs[0].folder.parent
+    save_board(out, runs, mini=True, command="python tools/leaderboard.py", speeds=[], **others)
+    write_board(out)
+    return (out / "leaderboard.md").read_text()
+
+
+def row_of(page, name):
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` | ")][:1]
+    return row.split(" | ")
+
+
+def test_the_page_has_mean_and_deviation_of_seeds_and_the_best_config_first(make):
+    good = [
+        make("maskrcnn_uniformer_s", seed, {"metrics": {"coco/bbox_mAP": 0.60 + 0.04 * seed}})
+        for seed in (0, 1)
+    ]
+    best = make("maskrcnn_biformer_s", 0, {"metrics": {"coco/bbox_mAP": 0.7}})
+    page = page_of([*good, best])
+    # a sample of 60 and 64
+    assert row_of(page, "maskrcnn_uniformer_s")[1:3] == [
+        "box AP 62.0 ± 2.8",
+        "box AP 45.6, mask AP 41.6",
+    ]
+    assert row_of(page, "maskrcnn_uniformer_s")[-1] == "0, 1 |"
+    assert row_of(page, "maskrcnn_biformer_s")[1] == "box AP 70.0"
+    assert page.index("| `maskrcnn_biformer_s`") < page.index("| `maskrcnn_uniformer_s`")
+    assert "## Mask R-CNN on the mini set" in page
+    assert "no benchmark of quality" in page
+    assert "3 of 3 runs are finished" in page
+
+
+def test_the_page_says_what_failed_and_what_is_missing(make):
+    failed, waiting = make("maskrcnn_r50"), make("retinanet_r50")
+    failed.fail("the GPU's memory\nis | full")
+    page = page_of([failed, waiting])
+    assert "failed with seed 0: the GPU's memory is \\| full" in page
+    assert row_of(page, "retinanet_r50")[1] == "1 of 1 not finished"
+    assert "accuracy_params.png" not in page
+
+
+def test_the_page_names_commands_and_pictures_that_exist(make):
+    run = make("maskrcnn_r50", 0, {})
+    page = page_of([run])
+    for name in ("accuracy_params.png", "accuracy_macs.png", "accuracy_latency.png"):
+        assert f"({name})" in page
+        assert (run.folder.parent / name).is_file()
+    assert "--launcher slurm" in page
+    assert "--launcher torchrun" in page
+    assert "configs/maskrcnn_r50.py" in page
+
+
+def test_the_table_has_a_line_for_each_run_with_all_figures(make):
+    runs = [make("maskrcnn_r50", 0, {}), make("maskrcnn_r50", 1)]
+    runs[1].fail("no")
+    page_of(runs)
+    with (runs[0].folder.parent / "leaderboard.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert first["coco/bbox_mAP_50"] == "0.6"
+    assert first["weights_sha256"] == "ab" * 32
+    assert first["latency_ms"] == "50.0"
+    assert (second["seed"], second["state"], second["error"]) == ("1", "failed", "no")

@@ -1,0 +1,111 @@
+"""Laws of the leaderboard's plan: which runs there are, and what stops none of them."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from hybrid_backbones.benchmark import leaderboard
+from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
+from hybrid_backbones.benchmark.leaderboard import Plan
+from hybrid_backbones.benchmark.runs import Run
+
+CONFIG = "imagenet_swiftformer_xs"
+# configs that cannot be run, as bytes, and what their rows say
+BROKEN = {
+    "syntax": (b"model = (", "SyntaxError"),
+    "bytes": (b'"""\xff"""', "UnicodeDecodeError"),
+    "training": (b"train_dataloader = None", "does not set train_dataloader"),
+    "scope": (b"default_scope = 'mmyolo'", "mmpretrain', 'mmseg'], got 'mmyolo'"),
+}
+
+
+def write_page(plan, runs):
+    for run in runs:
+        run.save()
+    save_board(plan.out, runs, mini=plan.mini, command="python tools/leaderboard.py", speeds=[])
+    write_board(plan.out)
+    return (plan.out / PAGE).read_text()
+
+
+@pytest.fixture
+def derive(tmp_path, repository):
+    """A function that writes a config which derives from another one."""
+
+    def write(name, text, docstring=""):
+        path = tmp_path / f"{name}.py"
+        base = f'"""{docstring}"""\n_base_ = {str(repository / f"configs/{CONFIG}.py")!r}\n'
+        path.write_bytes(base.encode() + text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_config_that_cannot_be_run_has_a_row_and_stops_no_other(tmp_path, derive, case):
+    text, words = BROKEN[case]
+    plan = Plan([derive("broken", text), CONFIG], tmp_path / "out")
+    broken, good = plan.runs()
+    assert words in broken.error
+    assert "unexpected" not in broken.error
+    assert good.error is None
+    page = write_page(plan, [broken, good])
+    assert "| `broken` | failed with seed 0: " in page
+    assert f"| `{CONFIG}` | 1 of 1 not finished | top-1 75.7 |" in page
+
+
+def test_a_bug_has_its_traceback_beside_the_row(tmp_path, monkeypatch):
+    def fail(cfg):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(leaderboard, "count_images", fail)
+    (run,) = Plan([CONFIG], tmp_path).runs()
+    assert "unexpected KeyError: 'ours'; its traceback is in " in run.error
+    assert 'raise KeyError("ours")' in run.log.read_text()
+
+
+def test_a_config_that_is_gone_still_has_its_published_result_on_the_page(tmp_path, derive):
+    path = derive("own", b"", docstring="Own.\n\nPublished: top-1 12.3\n")
+    plan = Plan([path], tmp_path / "out")
+    runs = plan.runs()
+    (tmp_path / "own.py").unlink()
+    assert "| top-1 12.3 |" in write_page(plan, runs)
+
+
+def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_root, monkeypatch):
+    monkeypatch.chdir(repository)
+    plan = Plan(["configs/imagenet_swiftformer_xs.py"], tmp_path, mini=True, seeds=2)
+    first, second = plan.runs()
+    assert first.digest == second.digest
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.folder != second.folder
+    again, *_ = replace(plan, seeds=1, jobs=3).runs()
+    assert again.folder == first.folder
+    first.save()
+    assert Run.load(first.folder) == first
+    for changed in (dict(options={"train_cfg.max_epochs": 1}), dict(flags=dict(amp="bf16"))):
+        other, *_ = replace(plan, **changed).runs()
+        assert other.digest != first.digest
+    # the mini set is the same everywhere
+    shutil.copytree(mini_root, tmp_path / "elsewhere/data/mini")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    moved, *_ = replace(plan, configs=["imagenet_swiftformer_xs"]).runs()
+    assert moved.digest == first.digest
+
+
+def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
+    with pytest.raises(ValueError, match="no config at"):
+        Plan([str(tmp_path / "none.py")], tmp_path).runs()
+    broken = tmp_path / "broken.py"
+    broken.write_text("model = unknown\n")
+    (run,) = Plan([str(broken)], tmp_path / "out").runs()
+    assert run.scope is None
+    assert "unknown" in run.error
+    for wrong, words in (
+        (dict(jobs=0), "--jobs must be at least 1"),
+        (dict(gpus=2), "--launcher torchrun or slurm"),
+        (dict(sbatch=["a=b"]), "--launcher slurm"),
+        (dict(mini=True, flags=dict(pretrained=True)), "--mini never does"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Plan([], tmp_path, **wrong)
