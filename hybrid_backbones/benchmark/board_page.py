@@ -126,8 +126,9 @@ def _caption(runs: Sequence[Run]) -> str:
         "deviation. FLOPs are multiply-accumulates for one image, as in the model zoo, of "
         f"{' or '.join(sorted(sizes))} pixels. Memory is the peak of the GPU, or without one that "
         "of the whole process. Inference is the time from one image to its final predictions. "
-        "Runs at the same time slow each other down. A config's hash is that of all its settings, "
-        "without the seed; that of weights is of names and values, not of the file."
+        "Runs at the same time slow each other down. A config's hash is that of all its settings "
+        "and, if there are several, of the number of training processes, without the seed; that of "
+        "weights is of names and values, not of the file."
     )
 
 

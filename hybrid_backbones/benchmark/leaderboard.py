@@ -22,7 +22,7 @@ from ..config_files import find_config
 from ..mini.preset import MINI_ROOT, SEGMENTATION_CROP, dicts
 from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
 from ..training.errors import explain, stop_on_sigterm
-from ..training.launch import TRAIN_KEYS, read_config
+from ..training.launch import TEST_KEYS, TRAIN_KEYS, read_config
 from ..training.requirements import require_keys, require_writable_file
 from ..training.work_dir import locked
 from .board_entries import Entry
@@ -90,6 +90,14 @@ class Plan:
             return max(1, torch.cuda.device_count() // self.jobs)
         return self.gpus or (SLURM_GPUS if self.launcher == "slurm" else 1)
 
+    def files(self) -> list[Path]:
+        """Return the files of all configs.
+
+        Raises:
+            ValueError: if there is no such config.
+        """
+        return [find_config(config).absolute() for config in self.configs]
+
     def runs(self) -> list[Run]:
         """Read all configs, and return a run for each config and seed.
 
@@ -98,10 +106,11 @@ class Plan:
         Raises:
             ValueError: if there is no such config.
         """
-        return [run for config in dict.fromkeys(self.configs) for run in self._runs_of(config)]
+        runs = [run for path in self.files() for run in self._runs_of(path)]
+        # a config may be given by its name and by its path
+        return list({run.folder: run for run in runs}.values())
 
-    def _runs_of(self, config: str) -> list[Run]:
-        path = find_config(config).absolute()
+    def _runs_of(self, path: Path) -> list[Run]:
         try:
             return self._prepared(path)
         except Exception as error:  # a config is a program and can raise anything; its row says it
@@ -114,7 +123,7 @@ class Plan:
             ValueError: if the config lacks what a run needs.
         """
         cfg = read_config(Namespace(config=path, mini=self.mini, cfg_options=self.options))
-        require_keys(cfg, *TRAIN_KEYS)
+        require_keys(cfg, *TRAIN_KEYS, *TEST_KEYS)
         scope = cfg.default_scope
         if scope not in MINI_SIZES:
             raise ValueError(f"default_scope must be one of {sorted(MINI_SIZES)}, got {scope!r}")
@@ -123,6 +132,9 @@ class Plan:
         size = MINI_SIZES[scope] if self.mini else published_size(published, scope)
         flags = self._flags(cfg)
         settings = [cfg.to_dict(), {name: value for name, value in flags.items() if value}]
+        if self.processes > 1:
+            # each has a batch of its own
+            settings.append({"processes": self.processes})
         text = json.dumps(settings, sort_keys=True, default=str)
         if self.mini:
             # the set is the same in every folder
@@ -184,6 +196,8 @@ def lead(plan: Plan, command: str, say: Callable[[str], None]) -> int:
     Raises:
         ValueError: if the plan cannot be carried out.
     """
+    # before there is a folder
+    plan.files()
     require_writable_file(plan.out / PAGE)
     stop_on_sigterm()
     with locked(plan.out, "leaderboard", "--out"):

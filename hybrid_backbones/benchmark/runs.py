@@ -25,7 +25,7 @@ class Run:
         scope: `default_scope` of the config; None if the config cannot be run.
         mini: whether it runs on the mini set.
         seed: seed of the training.
-        digest: SHA-256 of the settings, without the seed.
+        digest: SHA-256 of the settings and the number of processes, without the seed.
         size: height and width of the images for which FLOPs are counted.
         flags: flags of tools/train.py: `amp`, `pretrained` and `auto_scale_lr`.
         images: number of images that a training on the real data sees; None if unknown.

@@ -7,6 +7,7 @@ import pytest
 
 from hybrid_backbones.benchmark import leaderboard
 from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
+from hybrid_backbones.benchmark.launchers import LAUNCHERS
 from hybrid_backbones.benchmark.leaderboard import Plan
 from hybrid_backbones.benchmark.runs import Run
 
@@ -16,6 +17,10 @@ BROKEN = {
     "syntax": (b"model = (", "SyntaxError"),
     "bytes": (b'"""\xff"""', "UnicodeDecodeError"),
     "training": (b"train_dataloader = None", "does not set train_dataloader"),
+    "test": (
+        b"test_dataloader = test_cfg = test_evaluator = None",
+        "does not set test_dataloader, test_cfg, test_evaluator",
+    ),
     "scope": (b"default_scope = 'mmyolo'", "mmpretrain', 'mmseg'], got 'mmyolo'"),
 }
 
@@ -54,6 +59,23 @@ def test_a_config_that_cannot_be_run_has_a_row_and_stops_no_other(tmp_path, deri
     assert f"| `{CONFIG}` | 1 of 1 not finished | top-1 75.7 |" in page
 
 
+def test_a_config_by_name_and_by_path_is_one(tmp_path, repository):
+    path = repository / f"configs/{CONFIG}.py"
+    plan = Plan([CONFIG, str(path), f"{path.parent}/../configs/{CONFIG}.py"], tmp_path, seeds=2)
+    assert [run.seed for run in plan.runs()] == [0, 1]
+
+
+def test_one_process_is_the_same_by_every_launcher(tmp_path):
+    plans = [Plan([CONFIG], tmp_path, launcher=name, gpus=1) for name in LAUNCHERS]
+    assert len({plan.runs()[0].folder for plan in plans}) == 1
+
+
+def test_a_wrong_name_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no config at swiftfromer"):
+        leaderboard.lead(Plan(["swiftfromer"], tmp_path / "out"), "", print)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bug_has_its_traceback_beside_the_row(tmp_path, monkeypatch):
     def fail(cfg):
         raise KeyError("ours")
@@ -83,7 +105,11 @@ def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_
     assert again.folder == first.folder
     first.save()
     assert Run.load(first.folder) == first
-    for changed in (dict(options={"train_cfg.max_epochs": 1}), dict(flags=dict(amp="bf16"))):
+    for changed in (
+        dict(options={"train_cfg.max_epochs": 1}),
+        dict(flags=dict(amp="bf16")),
+        dict(launcher="torchrun", gpus=2),
+    ):
         other, *_ = replace(plan, **changed).runs()
         assert other.digest != first.digest
     # the mini set is the same everywhere

@@ -214,6 +214,8 @@ def test_images_of_schedules_are_those_of_the_publications(repository):
         "imagenet_swiftformer_xs": 300 * 1_281_167,
         "locformer_swin_t": None,
     }
+    # the mini preset brings the training data of a config without
+    assert count_images(Config(dict(default_scope="mmdet"))) is None
 
 
 def test_the_table_measured_on_a_gpu_is_read(repository, tmp_path):
