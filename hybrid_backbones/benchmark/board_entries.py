@@ -64,10 +64,10 @@ def group(runs: Iterable[Run]) -> dict[str, list[Entry]]:
     """Collect the runs of each config, by the title of its method, the best config first."""
     configs: dict[tuple, list[Run]] = {}
     for run in runs:
-        configs.setdefault((run.config, run.digest), []).append(run)
+        configs.setdefault((run.name, run.digest), []).append(run)
     groups: dict[str, list[Entry]] = {}
     for members in configs.values():
-        groups.setdefault(_title(members[0]), []).append(Entry(members))
+        groups.setdefault(_title(members[0]), []).append(Entry(sorted(members, key=_seed)))
     for entries in groups.values():
         entries.sort(key=_rank)
     return groups
@@ -79,6 +79,10 @@ def _title(run: Run) -> str:
         return "Configs that cannot be run"
     title = GROUPS[max(prefixes, key=len)] if prefixes else OTHERS[run.scope]
     return f"{title.partition(' on ')[0]} on the mini set" if run.mini else title
+
+
+def _seed(run: Run) -> int:
+    return run.seed
 
 
 def _rank(entry: Entry) -> float:

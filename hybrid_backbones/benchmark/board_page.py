@@ -14,7 +14,7 @@ from .board_entries import Entry, group
 from .board_plots import Point, draw_board
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
-from .runs import Run, write_whole
+from .runs import Run, find_earlier, write_whole
 from .tables import markdown_table
 from .zoo_table import significant
 
@@ -40,17 +40,17 @@ them.
 """
 
 
-def save_board(
-    out: Path, runs: Sequence[Run], *, mini: bool, command: str, speeds: Sequence[Path]
-) -> None:
+def save_board(out: Path, runs: Sequence[Run], *, command: str, speeds: Sequence[Path]) -> None:
     """Write what is on the page and in which order, for all processes that write the page.
 
+    Finished runs of earlier commands stay on the page.
+
     Raises:
-        ValueError: if a table of speeds cannot be read.
+        ValueError: if it is not known what they are, or a table of speeds cannot be read.
     """
     saved = dict(
         runs=[run.folder.name for run in runs],
-        mini=mini,
+        earlier=[run.folder.name for run in find_earlier(out, runs)],
         command=command,
         speeds=[speed._asdict() for speed in read_speeds(speeds)],
     )
@@ -62,7 +62,7 @@ def write_board(out: Path) -> None:
     # otherwise an older page of another process could come last
     with FileLock(out / ".page.lock"):
         board = json.loads((out / BOARD).read_text())
-        runs = [Run.load(out / name) for name in board["runs"]]
+        runs = [Run.load(out / name) for name in board["runs"] + board["earlier"]]
         write_whole(out / TABLE, to_csv(runs))
         groups = group(runs)
         pictures = _draw(groups, out)
@@ -79,9 +79,8 @@ def to_page(groups: dict[str, list[Entry]], board: dict, pictures: Sequence[str]
     """
     entries = [entry for members in groups.values() for entry in members]
     runs = [run for entry in entries for run in entry.runs]
-    finished = sum(run.result is not None for run in runs)
-    parts = ["# Leaderboard", _introduction(board["command"], finished, len(runs))]
-    parts += [MINI.strip()] * board["mini"]
+    parts = ["# Leaderboard", _introduction(board, sum(run.result is not None for run in runs))]
+    parts += [MINI.strip()] * any(run.mini for run in runs)
     for title, members in groups.items():
         table = markdown_table(HEADER, map(_entry_cells, members))
         parts.append(f"## {title}\n\n{table}")
@@ -93,11 +92,15 @@ def to_page(groups: dict[str, list[Entry]], board: dict, pictures: Sequence[str]
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(command: str, finished: int, total: int) -> str:
-    return (
-        f"Written by the command below, which goes on where it was stopped. {finished} of {total} "
-        f"runs are finished; [{TABLE}]({TABLE}) has all their figures.\n\n```bash\n{command}\n```"
+def _introduction(board: dict[str, Any], finished: int) -> str:
+    own, earlier = len(board["runs"]), len(board["earlier"])
+    text = (
+        f"Written by the command below, which goes on where it was stopped. {finished} of "
+        f"{own + earlier} runs are finished; [{TABLE}]({TABLE}) has all their figures."
     )
+    if earlier:
+        text += f" Earlier commands left {earlier} of them, which stay until their folders go."
+    return f"{text}\n\n```bash\n{board['command']}\n```"
 
 
 def _entry_cells(entry: Entry) -> list[str]:
@@ -142,7 +145,8 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _real_runs(runs: Sequence[Run], board: dict[str, Any]) -> str:
-    readable = [run for run in runs if run.scope is not None]
+    # of several settings of a config one
+    readable = list({run.name: run for run in runs if run.scope is not None}.values())
     if not readable:
         return ""
     speeds = [Speed(**speed) for speed in board["speeds"]]
@@ -171,9 +175,12 @@ def _draw(groups: dict[str, list[Entry]], out: Path) -> list[str]:
             for title, entries in groups.items()
         }
         panels = {title: points for title, points in panels.items() if points}
+        name = f"accuracy_{cost.partition('_')[0]}.png"
         if panels:
-            names.append(f"accuracy_{cost.partition('_')[0]}.png")
-            draw_board(panels, COSTS[cost][0], out / names[-1])
+            names.append(name)
+            draw_board(panels, COSTS[cost][0], out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     return names
 
 

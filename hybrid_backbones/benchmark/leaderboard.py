@@ -204,7 +204,7 @@ def lead(plan: Plan, command: str, say: Callable[[str], None]) -> int:
         runs = plan.runs()
         for run in runs:
             run.save()
-        save_board(plan.out, runs, mini=plan.mini, command=command, speeds=plan.speeds)
+        save_board(plan.out, runs, command=command, speeds=plan.speeds)
         missing = [run for run in runs if run.result is None and run.scope is not None]
         say(f"{len(runs)} runs, {len(missing)} of them to do; their folders are in {plan.out}")
         write_board(plan.out)

@@ -6,13 +6,15 @@ at its end ``result.json`` or ``error.txt``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..training.errors import explain
+
+FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Run:
     @classmethod
     def load(cls, folder: Path) -> "Run":
         """Read a run from its folder."""
-        saved = json.loads((folder / "run.json").read_text())
+        saved = json.loads((folder / FILE).read_text())
         paths = dict(folder=folder, config=Path(saved["config"]), size=tuple(saved["size"]))
         return cls(**saved | paths)
 
@@ -57,7 +59,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         saved = asdict(self) | dict(config=str(self.config))
         del saved["folder"]
-        write_whole(self.folder / "run.json", json.dumps(saved, indent=2) + "\n")
+        write_whole(self.folder / FILE, json.dumps(saved, indent=2) + "\n")
 
     @property
     def name(self) -> str:
@@ -108,6 +110,23 @@ class Run:
     def forget_failure(self) -> None:
         """Remove the reason of a failure before another attempt."""
         (self.folder / "error.txt").unlink(missing_ok=True)
+
+
+def find_earlier(out: Path, runs: Sequence[Run]) -> list[Run]:
+    """Return the finished runs in the folder of a leaderboard that are not among the given ones.
+
+    Raises:
+        ValueError: if the file that says what a run is has been left out, as in docs/leaderboard.
+    """
+    names = {run.folder.name for run in runs}
+    folders = sorted(path.parent for path in out.glob("*/result.json"))
+    others = [folder for folder in folders if folder.name not in names]
+    if unknown := [folder.name for folder in others if not (folder / FILE).is_file()]:
+        raise ValueError(
+            f"{out} has results of {', '.join(unknown)}, but no {FILE} that says what they are, "
+            "and they would leave its page: name their configs, too, or choose another --out"
+        )
+    return [Run.load(folder) for folder in others]
 
 
 def reason_of(error: Exception) -> str:

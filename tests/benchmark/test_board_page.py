@@ -2,12 +2,14 @@
 
 import csv
 
+import pytest
+
 from hybrid_backbones.benchmark.board_page import save_board, write_board
 
 
 def page_of(runs, **others):
     out = runs[0].folder.parent
-    save_board(out, runs, mini=True, command="python tools/leaderboard.py", speeds=[], **others)
+    save_board(out, runs, command="python tools/leaderboard.py", speeds=[], **others)
     write_board(out)
     return (out / "leaderboard.md").read_text()
 
@@ -67,3 +69,42 @@ def test_the_table_has_a_line_for_each_run_with_all_figures(make):
     assert first["weights_sha256"] == "ab" * 32
     assert first["latency_ms"] == "50.0"
     assert (second["seed"], second["state"], second["error"]) == ("1", "failed", "no")
+
+
+def test_finished_runs_of_an_earlier_command_stay_on_the_page(make):
+    first = make("maskrcnn_r50", 0, {})
+    waiting = make("fasterrcnn_r50")
+    assert "Earlier commands" not in page_of([first, waiting])
+    page = page_of([make("retinanet_r50", 0, {}), make("retinanet_r50", 1)])
+    assert row_of(page, "maskrcnn_r50")[1] == "box AP 40.0, mask AP 30.0, box AP50 60.0"
+    assert "2 of 3 runs are finished" in page
+    assert "Earlier commands left 1 of them" in page
+    # what they have not finished is theirs to begin again
+    assert "`fasterrcnn_r50`" not in page
+    with (first.folder.parent / "leaderboard.csv").open() as file:
+        names = [row["config"] for row in csv.DictReader(file)]
+    assert names == ["retinanet_r50", "retinanet_r50", "maskrcnn_r50"]
+    (first.folder / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"has results of maskrcnn_r50_0, but no run\.json"):
+        page_of([waiting])
+
+
+def test_other_settings_of_a_config_have_a_row_of_their_own(make):
+    page_of([make("maskrcnn_r50", 0, {}, digest="34" * 32)])
+    page = page_of([make("maskrcnn_r50", 1, {})])
+    rows = [line for line in page.splitlines() if line.startswith("| `maskrcnn_r50` | box AP 40.0")]
+    assert sorted(row.split(" | ")[8] for row in rows) == ["`12121212`", "`34343434`"]
+
+
+def test_the_same_settings_are_one_row_wherever_the_config_is(make, tmp_path):
+    page_of([make("maskrcnn_r50", 0, {})])
+    page = page_of([make("maskrcnn_r50", 1, {}, config=tmp_path / "maskrcnn_r50.py")])
+    assert row_of(page, "maskrcnn_r50")[-1] == "0, 1 |"
+
+
+def test_a_picture_of_results_that_are_gone_is_removed(make, tmp_path):
+    run = make("maskrcnn_r50", 0, {})
+    page_of([run])
+    (run.folder / "result.json").unlink()
+    page_of([run])
+    assert not list(tmp_path.glob("accuracy_*.png"))

@@ -28,7 +28,7 @@ BROKEN = {
 def write_page(plan, runs):
     for run in runs:
         run.save()
-    save_board(plan.out, runs, mini=plan.mini, command="python tools/leaderboard.py", speeds=[])
+    save_board(plan.out, runs, command="python tools/leaderboard.py", speeds=[])
     write_board(plan.out)
     return (plan.out / PAGE).read_text()
 
