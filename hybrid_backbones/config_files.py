@@ -1,6 +1,7 @@
 """The configs that come with the package: where they are, and their names.
 
 ``.mim`` is where OpenMMLab's libraries have their configs and tools; in a checkout it has links.
+The training speeds that were measured on a GPU are there, too.
 """
 
 import difflib
@@ -8,6 +9,7 @@ from pathlib import Path
 
 MIM = Path(__file__).resolve().parent / ".mim"
 CONFIGS = (MIM / "configs").resolve()
+SPEEDS = MIM / "benchmarks/cuda_train.json"
 
 
 def find_config(config: str | Path) -> Path:
@@ -30,3 +32,8 @@ def find_config(config: str | Path) -> Path:
     raise ValueError(
         f"no config at {config}: check the path, or give the name of one of {CONFIGS}{advice}"
     )
+
+
+def name_config(path: Path) -> str:
+    """Return what :func:`find_config` finds a config by: its name if it is of the package."""
+    return path.stem if path.resolve().parent == CONFIGS else str(path)

@@ -25,6 +25,8 @@ pytestmark = [
     ),
 ]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "configs", "hybrid_backbones", "tools")
+# to which a link of the package leads
+SOURCES += ("docs/benchmarks",)
 NAME = "imagenet_acmix_r26"
 # six iterations
 SHORT = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=96"]
@@ -92,6 +94,7 @@ def test_the_wheel_has_every_file_and_nothing_else(built, repository):
     assert {f".mim/configs/{name}" for name in files_of(repository / "configs", "*.py")} <= package
     commands = {".mim/tools/train.py", ".mim/tools/dist_train.sh", ".mim/tools/weights.py"}
     assert {"py.typed", ".mim/model-index.yml", ".mim/metafile.yml", *commands} <= package
+    assert ".mim/benchmarks/cuda_train.json" in package
     assert not {".mim/tools/model_zoo.py", ".mim/tools/doctor.py"} & package
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"hybrid_backbones"}

@@ -39,8 +39,18 @@ one is better. Published figures are those of the real data sets: nothing here c
 them.
 """
 
+COST = """\
+The cost is that of one device: images of the whole schedule, by images per second at the real size,
+which were measured of the config itself, or else estimated by FLOPs from the fastest and the
+slowest that were measured. Validation and waiting for data come on top. There is none (-) where the
+number of images is not known, the config is not in the model zoo, or no config of its framework was
+measured.
+"""
 
-def save_board(out: Path, runs: Sequence[Run], *, command: str, speeds: Sequence[Path]) -> None:
+
+def save_board(
+    out: Path, runs: Sequence[Run], *, program: str, arguments: str, speeds: Sequence[Path]
+) -> None:
     """Write what is on the page and in which order, for all processes that write the page.
 
     Finished runs of earlier commands stay on the page.
@@ -51,7 +61,8 @@ def save_board(out: Path, runs: Sequence[Run], *, command: str, speeds: Sequence
     saved = dict(
         runs=[run.folder.name for run in runs],
         earlier=[run.folder.name for run in find_earlier(out, runs)],
-        command=command,
+        program=program,
+        command=f"{program} {arguments}",
         speeds=[speed._asdict() for speed in read_speeds(speeds)],
     )
     write_whole(out / BOARD, json.dumps(saved, indent=2) + "\n")
@@ -159,10 +170,7 @@ def _real_runs(runs: Sequence[Run], board: dict[str, Any]) -> str:
     return (
         "## Real runs\n\nOn COCO, ADE20K and ImageNet (`COCO_ROOT`, `ADE_ROOT`, `IMAGENET_ROOT` "
         "and `SKETCH_ROOT` say where they are):\n\n"
-        f"{commands(readable)}\nThe cost is that of one device: images of the whole schedule, by "
-        "images per second at the real size, which were measured of the config itself, or else "
-        "estimated by FLOPs from the fastest and the slowest that were measured. Validation and "
-        f"waiting for data come on top.\n\n{table}"
+        f"{commands(readable, board['program'])}\n{COST.strip()}\n\n{table}"
     )
 
 

@@ -182,12 +182,13 @@ class Plan:
         )
 
 
-def lead(plan: Plan, command: str, say: Callable[[str], None]) -> int:
+def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -> int:
     """Compute all runs of a plan that are not finished, and write the page after each.
 
     Args:
         plan: what is computed.
-        command: command line that the page names.
+        program: words by which this program is started, for the commands on the page.
+        arguments: rest of the command line.
         say: function that receives lines about what was done.
 
     Returns:
@@ -204,7 +205,8 @@ def lead(plan: Plan, command: str, say: Callable[[str], None]) -> int:
         runs = plan.runs()
         for run in runs:
             run.save()
-        save_board(plan.out, runs, command=command, speeds=plan.speeds)
+        command = dict(program=program, arguments=arguments)
+        save_board(plan.out, runs, **command, speeds=plan.speeds)
         missing = [run for run in runs if run.result is None and run.scope is not None]
         say(f"{len(runs)} runs, {len(missing)} of them to do; their folders are in {plan.out}")
         write_board(plan.out)

@@ -1,12 +1,14 @@
 """Real runs: what the training of a config on COCO, ADE20K or ImageNet costs, and its commands."""
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
+from ..config_files import name_config
 from .runs import Run
 from .zoo_table import read_zoo
 
@@ -115,20 +117,29 @@ def _hours(hours: float) -> str:
     return f"{hours:.3g} h" if hours < 1000 else f"{hours / 24:.0f} days"
 
 
-def commands(runs: Sequence[Run]) -> str:
-    """Return the commands of the real runs of some configs: Slurm, torchrun, and one alone."""
-    names = " \\\n  ".join(dict.fromkeys(f"configs/{run.config.name}" for run in runs))
-    first = f"configs/{runs[0].config.name}"
+def commands(runs: Sequence[Run], program: str) -> str:
+    """Return the commands of the real runs of some configs: Slurm, torchrun, and one alone.
+
+    Args:
+        runs: runs of the configs.
+        program: words by which the leaderboard is started.
+    """
+    names = [shlex.quote(name_config(run.config)) for run in runs]
+    lines = "\n".join(f"  {name}" for name in dict.fromkeys(names))
     flags = f"--pretrained --auto-scale-lr --gpus {NUM_GPUS} --out work_dirs/leaderboard"
     return f"""\
 ```bash
+configs=(
+{lines}
+)
 # on a cluster: a task of a Slurm array for each config, each on one node with {NUM_GPUS} GPUs
-python tools/leaderboard.py {names} \\
-  --launcher slurm --jobs 4 --sbatch partition=gpu time=7-00:00:00 \\
-  {flags}
-# on one machine with {NUM_GPUS} GPUs, one config after the other by torchrun: the same command with
-#   --launcher torchrun --jobs 1
+{program} "${{configs[@]}}" {flags} \\
+  --launcher slurm --jobs 4 --sbatch partition=gpu time=7-00:00:00
+# on one machine with {NUM_GPUS} GPUs: one config after the other
+{program} "${{configs[@]}}" {flags} \\
+  --launcher torchrun
 # one config alone; with --pretrained if it names published weights
-tools/dist_train.sh {first} {NUM_GPUS} --auto-scale-lr
+torchrun --nproc-per-node {NUM_GPUS} -m hybrid_backbones.cli train {names[0]} \\
+  --launcher pytorch --auto-scale-lr
 ```
 """

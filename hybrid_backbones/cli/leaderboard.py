@@ -13,11 +13,9 @@ from pathlib import Path
 from ..benchmark.launchers import LAUNCHERS
 from ..benchmark.leaderboard import Plan, lead
 from ..benchmark.settings import program
+from ..config_files import SPEEDS
 from ..training.cfg_options import CfgOptions
 from ..training.launch import one_line_errors
-
-# measured on a GPU
-SPEEDS = [path for path in [Path("docs/benchmarks/cuda_train.json")] if path.is_file()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pretrained", action="store_true", help="where a config names weights")
     parser.add_argument("--amp", nargs="?", const="auto", choices=["auto", "bf16", "fp16"])
     parser.add_argument("--auto-scale-lr", action="store_true")
-    parser.add_argument("--speeds", type=Path, nargs="*", default=SPEEDS, metavar="FILE.json")
+    parser.add_argument("--speeds", type=Path, nargs="*", default=[SPEEDS], metavar="FILE.json")
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, default={})
     args = vars(parser.parse_args(arguments))
     args["flags"] = {name: args.pop(name) for name in ("pretrained", "amp", "auto_scale_lr")}
     args["options"] = args.pop("cfg_options")
     with one_line_errors():
-        command = shlex.join([*program(), *sys.argv[1:]])
-        failed = lead(Plan(**args), command, say=partial(print, flush=True))
+        command = shlex.join(program()), shlex.join(sys.argv[1:])
+        failed = lead(Plan(**args), *command, say=partial(print, flush=True))
     return int(failed > 0)

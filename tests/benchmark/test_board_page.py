@@ -1,15 +1,20 @@
 """Laws of the leaderboard's page and table, without any training."""
 
 import csv
+import re
+import subprocess
 
 import pytest
 
 from hybrid_backbones.benchmark.board_page import save_board, write_board
+from hybrid_backbones.cli import leaderboard as commands
+from hybrid_backbones.config_files import SPEEDS
 
 
 def page_of(runs, **others):
     out = runs[0].folder.parent
-    save_board(out, runs, command="python tools/leaderboard.py", speeds=[], **others)
+    settings = dict(program="hb leaderboard", arguments="", speeds=[]) | others
+    save_board(out, runs, **settings)
     write_board(out)
     return (out / "leaderboard.md").read_text()
 
@@ -48,15 +53,44 @@ def test_the_page_says_what_failed_and_what_is_missing(make):
     assert "accuracy_params.png" not in page
 
 
-def test_the_page_names_commands_and_pictures_that_exist(make):
+def test_the_page_names_pictures_that_exist(make):
     run = make("maskrcnn_r50", 0, {})
     page = page_of([run])
     for name in ("accuracy_params.png", "accuracy_macs.png", "accuracy_latency.png"):
         assert f"({name})" in page
         assert (run.folder.parent / name).is_file()
-    assert "--launcher slurm" in page
-    assert "--launcher torchrun" in page
-    assert "configs/maskrcnn_r50.py" in page
+
+
+def test_the_page_says_why_a_cost_is_missing(make):
+    runs = [make("maskrcnn_r50"), make("upernet_r50", scope="mmseg")]
+    page = page_of(runs, speeds=[SPEEDS])
+    assert re.search(r"`maskrcnn_r50` \| 0.001 M \| [\d.]+ h on .*H100", page)
+    assert "| `upernet_r50` | 0.001 M | - |" in page
+    assert "no config of its framework was\nmeasured" in page
+
+
+@pytest.mark.parametrize("shown", ["python tools/leaderboard.py", "hb leaderboard"])
+def test_the_commands_of_real_runs_are_accepted(make, tmp_path, repository, monkeypatch, shown):
+    own = tmp_path / "my own.py"
+    own.write_text("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'")
+    page = page_of([make("maskrcnn_r50"), make("my own", config=own)], program=shown)
+    (script,) = re.findall(r"```bash\n(configs=.*?)```", page, re.DOTALL)
+    assert script.count(shown) == 2
+    # each command notes its arguments
+    functions = 'note() { printf \'%s\\n\' "$@" END; }; torchrun() { note torchrun "$@"; }\n'
+    done = subprocess.run(
+        ["bash", "-euc", functions + script.replace(shown, "note leaderboard")],
+        **dict(capture_output=True, text=True, check=True),
+    )
+    called = [text.split("\n")[:-1] for text in done.stdout.split("END\n")[:-1]]
+    assert [name for name, *_ in called] == ["leaderboard", "leaderboard", "torchrun"]
+    plans = []
+    monkeypatch.setattr(commands, "lead", lambda plan, *_, **__: plans.append(plan) or 0)
+    for _, *arguments in called[:2]:
+        assert commands.main(arguments) == 0
+    assert [(plan.launcher, plan.processes) for plan in plans] == [("slurm", 8), ("torchrun", 8)]
+    assert [plan.files() for plan in plans] == [[repository / "configs/maskrcnn_r50.py", own]] * 2
+    assert called[2][3:7] == ["-m", "hybrid_backbones.cli", "train", "maskrcnn_r50"]
 
 
 def test_the_table_has_a_line_for_each_run_with_all_figures(make):

@@ -28,7 +28,7 @@ BROKEN = {
 def write_page(plan, runs):
     for run in runs:
         run.save()
-    save_board(plan.out, runs, command="python tools/leaderboard.py", speeds=[])
+    save_board(plan.out, runs, program="hb leaderboard", arguments="", speeds=[])
     write_board(plan.out)
     return (plan.out / PAGE).read_text()
 
@@ -72,7 +72,7 @@ def test_one_process_is_the_same_by_every_launcher(tmp_path):
 
 def test_a_wrong_name_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="no config at swiftfromer"):
-        leaderboard.lead(Plan(["swiftfromer"], tmp_path / "out"), "", print)
+        leaderboard.lead(Plan(["swiftfromer"], tmp_path / "out"), "", "", print)
     assert list(tmp_path.iterdir()) == []
 
 

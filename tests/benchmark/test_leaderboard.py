@@ -15,6 +15,7 @@ from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_fro
 from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
+from hybrid_backbones.config_files import SPEEDS
 
 # a run that says when it began and ended, and then does as its config is called
 FAKE = """
@@ -218,8 +219,8 @@ def test_images_of_schedules_are_those_of_the_publications(repository):
     assert count_images(Config(dict(default_scope="mmdet"))) is None
 
 
-def test_the_table_measured_on_a_gpu_is_read(repository, tmp_path):
-    speeds = read_speeds([repository / "docs/benchmarks/cuda_train.json"])
+def test_the_table_measured_on_a_gpu_is_read(tmp_path):
+    speeds = read_speeds([SPEEDS])
     assert len({speed.config for speed in speeds}) == len(speeds) >= 3
     assert all("H100" in speed.device for speed in speeds)
     (tmp_path / "x.json").write_text("[]")
