@@ -73,11 +73,17 @@ def group(runs: Iterable[Run]) -> dict[str, list[Entry]]:
     return groups
 
 
+def method_of(name: str) -> str | None:
+    """Return the key of `zoo.GROUPS` that a config belongs to, None for one of one's own."""
+    prefixes = [prefix for prefix in GROUPS if name.startswith(f"{prefix}_")]
+    return max(prefixes, key=len, default=None)
+
+
 def _title(run: Run) -> str:
-    prefixes = [prefix for prefix in GROUPS if run.name.startswith(f"{prefix}_")]
     if run.scope is None:
         return "Configs that cannot be run"
-    title = GROUPS[max(prefixes, key=len)] if prefixes else OTHERS[run.scope]
+    method = method_of(run.name)
+    title = GROUPS[method] if method else OTHERS[run.scope]
     return f"{title.partition(' on ')[0]} on the mini set" if run.mini else title
 
 

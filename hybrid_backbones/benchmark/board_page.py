@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from .board_entries import Entry, group
 from .board_plots import Point, draw_board
+from .board_sizes import size_notes
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
 from .runs import Run, find_earlier, write_whole
@@ -24,6 +25,7 @@ COSTS = {
     "params": ("parameters (M)", 1e6),
     "macs": ("FLOPs (G)", 1e9),
     "train_images_per_s": ("training (img/s)", 1),
+    "train_seconds": ("training (min)", 60),
     "train_memory_mib": ("training memory (MiB)", 1),
     "latency_ms": ("inference (ms)", 1),
 }
@@ -39,6 +41,7 @@ one is better. Published figures are those of the real data sets: nothing here c
 them.
 """
 
+SIZES = "Backbones whose smallest size was not run:"
 COST = """\
 The cost is that of one device: images of the whole schedule, by images per second at the real size,
 which were measured of the config itself, or else estimated by FLOPs from the fastest and the
@@ -96,6 +99,8 @@ def to_page(groups: dict[str, list[Entry]], board: dict, pictures: Sequence[str]
         table = markdown_table(HEADER, map(_entry_cells, members))
         parts.append(f"## {title}\n\n{table}")
     parts += [_caption(runs), *_notes(runs)]
+    if sizes := size_notes(entries):
+        parts += [SIZES, "\n".join(sizes)]
     if pictures:
         parts.append("## Accuracy against cost")
         parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
@@ -139,7 +144,8 @@ def _caption(runs: Sequence[Run]) -> str:
         f"Measured on: {'; '.join(sorted(places)) or '-'}. Several seeds: mean ± standard "
         "deviation. FLOPs are multiply-accumulates for one image, as in the model zoo, of "
         f"{' or '.join(sorted(sizes))} pixels. Memory is the peak of the GPU, or without one that "
-        "of the whole process. Inference is the time from one image to its final predictions. "
+        "of the whole process. The minutes of a training include its validations. Inference is the "
+        "time from one image to its final predictions. "
         "Runs at the same time slow each other down. A config's hash is that of all its settings "
         "and, if there are several, of the number of training processes, without the seed; that of "
         "weights is of names and values, not of the file."

@@ -43,6 +43,8 @@ from .zoo import count_costs
 
 # seconds until a stopped process of the same run has ended, and number of timed predictions
 PATIENCE, REPEATS = 60, 5
+# how mmengine names the logs of a part of a training, when it begins
+TIMESTAMP = "%Y%m%d_%H%M%S"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,6 +112,7 @@ def complete(run: Run) -> None:
         checkpoint=str(checkpoint.relative_to(run.folder)),
         weights=hash_weights(checkpoint),
         train_images_per_s=training_speed(run, cfg),
+        train_seconds=training_seconds(run),
         train_memory_mib=_training_memory(run),
         processes=run.processes,
         device=device_name(_device()),
@@ -198,6 +201,19 @@ def training_speed(run: Run, cfg: Config) -> float | None:
     if not seconds:
         return None
     return cfg.train_dataloader.batch_size * run.processes / median(seconds)
+
+
+def training_seconds(run: Run) -> float | None:
+    """Return how long all parts of the training took, each from its name to its last logged line.
+
+    Thus also a part counts that was killed.
+    """
+    seconds = [
+        log.stat().st_mtime - datetime.strptime(log.stem, TIMESTAMP).timestamp()
+        for log in run.work_dir.glob("*/*.log")
+        if log.stem == log.parent.name
+    ]
+    return round(sum(seconds)) if seconds else None
 
 
 def _training_memory(run: Run) -> float | None:

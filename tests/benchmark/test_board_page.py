@@ -61,6 +61,24 @@ def test_the_page_names_pictures_that_exist(make):
         assert (run.folder.parent / name).is_file()
 
 
+def test_the_page_names_the_networks_that_are_not_the_smallest(make):
+    names = ["maskrcnn_biformer_s", "maskrcnn_biformer_b", "maskrcnn_r50", "mine"]
+    names += ["imagenet_swiftformer_l1", "imagenet_uniformer_s", "retinanet_acmix_r26"]
+    lines = page_of([make(name) for name in names]).splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- `maskrcnn_biformer_s`: BiFormer `small`; `tiny` is smaller, "
+        "no config of this method has it",
+        "- `imagenet_swiftformer_l1`: SwiftFormer `l1`; `xs` is smaller, "
+        "`imagenet_swiftformer_xs` has it",
+    ]
+    assert "is smaller" not in page_of([make("imagenet_swiftformer_xs"), make("maskrcnn_r50")])
+
+
+def test_the_page_says_how_long_a_training_took(make):
+    page = page_of([make("maskrcnn_r50", 0, dict(train_seconds=90)), make("retinanet_r50", 0, {})])
+    assert [row_of(page, name)[6] for name in ("maskrcnn_r50", "retinanet_r50")] == ["1.5", "-"]
+
+
 def test_the_page_says_why_a_cost_is_missing(make):
     runs = [make("maskrcnn_r50"), make("upernet_r50", scope="mmseg")]
     page = page_of(runs, speeds=[SPEEDS])
@@ -127,7 +145,7 @@ def test_other_settings_of_a_config_have_a_row_of_their_own(make):
     page_of([make("maskrcnn_r50", 0, {}, digest="34" * 32)])
     page = page_of([make("maskrcnn_r50", 1, {})])
     rows = [line for line in page.splitlines() if line.startswith("| `maskrcnn_r50` | box AP 40.0")]
-    assert sorted(row.split(" | ")[8] for row in rows) == ["`12121212`", "`34343434`"]
+    assert sorted(row.split(" | ")[9] for row in rows) == ["`12121212`", "`34343434`"]
 
 
 def test_the_same_settings_are_one_row_wherever_the_config_is(make, tmp_path):

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime
 from itertools import combinations
 
 import pytest
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from hybrid_backbones.benchmark import launchers
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
 from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
+from hybrid_backbones.benchmark.one_run import training_seconds
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
@@ -100,6 +102,18 @@ def test_of_several_reasons_of_a_failure_the_first_counts(make):
     assert run.error == "first"
     run.finish({})
     assert run.error is None
+
+
+def test_a_training_took_as_long_as_all_its_parts(make):
+    run = make("maskrcnn_r50")
+    assert training_seconds(run) is None
+    for begin, seconds in (("20261126_100000", 60), ("20261126_120000", 30.2)):
+        log = run.work_dir / begin / f"{begin}.log"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        end = datetime.strptime(begin, "%Y%m%d_%H%M%S").timestamp() + seconds
+        os.utime(log, (end, end))
+    assert training_seconds(run) == 90
 
 
 @pytest.mark.usefixtures("fake")

@@ -86,7 +86,8 @@ def test_a_config_that_fails_has_its_reason_on_the_page_and_stops_no_other(whole
 def test_a_row_has_all_figures(whole):
     out, _ = whole
     (result,) = results(out).values()
-    for figure in ("params", "macs", "train_images_per_s", "train_memory_mib", "latency_ms"):
+    figures = ("params", "macs", "train_images_per_s", "train_seconds", "train_memory_mib")
+    for figure in (*figures, "latency_ms"):
         assert result[figure] > 0, figure
     assert result["notes"] == []
     for name in ("accuracy_params.png", "accuracy_macs.png", "accuracy_latency.png"):
@@ -109,7 +110,7 @@ def test_killed_and_given_again_it_finishes_the_same(whole, killed):
     assert " ± " in page
     digest = [
         next(
-            line.split(" | ")[8]
+            line.split(" | ")[9]
             for line in text.splitlines()
             if "`imagenet_acmix_r26` | top" in line
         )
