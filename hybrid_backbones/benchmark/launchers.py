@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from ..training.stop import GRACE
 from .runs import Run, write_whole
 
 LAUNCHERS = ("local", "torchrun", "slurm")
 PROGRAM = "hybrid_backbones.benchmark.one_run"
 COMMAND = (sys.executable, "-m", PROGRAM)
-# seconds between two looks at the processes, and until one that has to stop is killed
-INTERVAL, PATIENCE = 0.2, 20
+# seconds between two looks at the processes
+INTERVAL = 0.2
 # of each process that trains, for its data loaders
 CPUS_PER_GPU = 5
 SCRIPT, JOB_ID = "leaderboard.sbatch", "slurm_job.txt"
@@ -98,7 +99,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
     """Stop processes, all of which first get the time to stop by themselves."""
     for process in processes:
         process.terminate()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + GRACE
     for process in processes:
         try:
             process.wait(max(0.0, end - time.monotonic()))
@@ -161,10 +162,13 @@ def submit(script: Path) -> str:
         line that says what was done.
 
     Raises:
-        ValueError: if the last submission has not ended, or Slurm refuses this one.
+        ValueError: if the last submission has not ended, or Slurm is not there or refuses this one.
     """
     if shutil.which("sbatch") is None:
-        return f"there is no sbatch on this machine: copy the folder, and run sbatch {script}"
+        raise ValueError(
+            "there is no sbatch on this machine, and nothing was submitted: on a machine of the "
+            f"cluster that sees this folder, run sbatch {script.absolute()}"
+        )
     last = script.with_name(JOB_ID)
     if last.is_file() and _is_queued(last.read_text()):
         job = last.read_text()

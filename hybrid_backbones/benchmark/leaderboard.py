@@ -7,8 +7,8 @@ what fails has its reason on the page. A config with other settings is another r
 import json
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -201,7 +201,8 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
     plan.files()
     require_writable_file(plan.out / PAGE)
     stop_on_sigterm()
-    with locked(plan.out, "leaderboard", "--out"):
+    submitted: list[Run] = []
+    with _saying_how_to_go_on(), locked(plan.out, "leaderboard", "--out"):
         runs = plan.runs()
         for run in runs:
             run.save()
@@ -212,6 +213,8 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
         write_board(plan.out)
         if missing and plan.launcher == "slurm":
             say(submit(write_script(missing, plan.out, plan.jobs, plan.sbatch)))
+            # what is said of them is of an earlier attempt
+            submitted = missing
         elif missing:
             # closed at once, so that no run outlives this one
             with closing(run_here(missing, plan.jobs)) as ended:
@@ -219,4 +222,13 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
                     write_board(plan.out)
                     say(f"{number} of {len(missing)}: {run.title}: {Entry([run]).in_words()}")
     say(f"wrote {plan.out / PAGE}")
-    return sum(run.error is not None for run in runs)
+    return sum(run.error is not None for run in runs if run not in submitted)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.args = ("the same command goes on from the last checkpoints",)
+        raise

@@ -33,6 +33,7 @@ from ..training import launch
 from ..training.errors import stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.saving import find_last_checkpoint
+from ..training.stop import GRACE
 from .board_page import write_board
 from .launchers import PROGRAM
 from .measure import attempt
@@ -42,7 +43,7 @@ from .settings import device_name
 from .zoo import count_costs
 
 # seconds until a stopped process of the same run has ended, and number of timed predictions
-PATIENCE, REPEATS = 60, 5
+PATIENCE, REPEATS = 2 * GRACE, 5
 # how mmengine names the logs of a part of a training, when it begins
 TIMESTAMP = "%Y%m%d_%H%M%S"
 

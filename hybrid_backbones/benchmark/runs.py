@@ -88,9 +88,18 @@ class Run:
 
     @property
     def result(self) -> dict | None:
-        """Metrics and measured figures; None if the run has not finished."""
+        """Metrics and measured figures; None if the run has not finished.
+
+        Raises:
+            ValueError: if their file is damaged.
+        """
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            return json.loads(path.read_text()) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove it, and the run is evaluated again"
+            ) from error
 
     @property
     def error(self) -> str | None:

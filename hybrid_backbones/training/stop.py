@@ -24,6 +24,8 @@ from .store import connect
 
 # what Slurm sends before it preempts or ends a job: by default, and by `--signal=USR1@SECONDS`
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# seconds that torchrun and Slurm usually grant after SIGTERM, as the commands here do
+GRACE = 30
 # how long to wait for the store
 PATIENCE = timedelta(minutes=5)
 # key of the iteration after which all processes stop, and of the signal

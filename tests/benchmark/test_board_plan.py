@@ -1,6 +1,7 @@
 """Laws of the leaderboard's plan: which runs there are, and what stops none of them."""
 
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
 from hybrid_backbones.benchmark.launchers import LAUNCHERS
 from hybrid_backbones.benchmark.leaderboard import Plan
 from hybrid_backbones.benchmark.runs import Run
+from hybrid_backbones.training.errors import Terminated
 
 CONFIG = "imagenet_swiftformer_xs"
 # configs that cannot be run, as bytes, and what their rows say
@@ -31,6 +33,12 @@ def write_page(plan, runs):
     save_board(plan.out, runs, program="hb leaderboard", arguments="", speeds=[])
     write_board(plan.out)
     return (plan.out / PAGE).read_text()
+
+
+@pytest.fixture
+def _own_signals(monkeypatch):
+    """SIGTERM stays the tests' own."""
+    monkeypatch.setattr(leaderboard, "stop_on_sigterm", lambda: None)
 
 
 @pytest.fixture
@@ -74,6 +82,40 @@ def test_a_wrong_name_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="no config at swiftfromer"):
         leaderboard.lead(Plan(["swiftfromer"], tmp_path / "out"), "", "", print)
     assert list(tmp_path.iterdir()) == []
+
+
+def lead(plan):
+    """Lead a plan; return how many runs failed, and what was said."""
+    said = []
+    return leaderboard.lead(plan, "hb leaderboard", "", said.append), said
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, monkeypatch):
+    plan = Plan([CONFIG], tmp_path / "out", launcher="slurm")
+    for run in plan.runs():
+        run.fail("its node was lost")
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(ValueError, match="nothing was submitted"):
+        lead(plan)
+    (tmp_path / "bin/sbatch").write_text("#!/bin/sh\necho 42\n")
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    failed, said = lead(plan)
+    assert failed == 0
+    assert "as job 42;" in said[1]
+
+
+@pytest.mark.usefixtures("_own_signals")
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Terminated(signal.SIGTERM)])
+def test_who_stops_it_learns_how_it_goes_on(tmp_path, monkeypatch, stop):
+    def run_here(*_):
+        raise stop
+        yield
+
+    monkeypatch.setattr(leaderboard, "run_here", run_here)
+    with pytest.raises(type(stop), match="the same command goes on"):
+        lead(Plan([CONFIG], tmp_path))
 
 
 def test_a_bug_has_its_traceback_beside_the_row(tmp_path, monkeypatch):

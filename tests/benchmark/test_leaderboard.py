@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
@@ -18,6 +19,7 @@ from hybrid_backbones.benchmark.one_run import training_seconds
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
+from hybrid_backbones.training.stop import GRACE
 
 # a run that says when it began and ended, and then does as its config is called
 FAKE = """
@@ -37,6 +39,19 @@ if "fails" in name:
 time.sleep(0.3)
 note("ended")
 (folder / "result.json").write_text("{}")
+"""
+# a run that does not stop
+DEAF = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(folder / "deaf").touch()
+if folder.name.startswith("b"):
+    while not (folder.parent / "a_0/deaf").exists():
+        time.sleep(0.05)
+    (folder / "result.json").write_text("{}")
+else:
+    time.sleep(60)
 """
 
 
@@ -93,6 +108,28 @@ def test_no_accuracy_above_all_is_on_an_axis(tmp_path):
     ticks = list(axes.get_yticks())
     assert max(ticks) == 100
     assert len(ticks) > 1
+
+
+def test_a_damaged_result_is_named(make):
+    run = make("maskrcnn_r50", 0, {})
+    path = run.folder / "result.json"
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(ValueError, match=rf"{path} is damaged .* remove it"):
+        _ = run.result
+
+
+def test_stopped_runs_have_the_time_that_the_page_on_clusters_names(repository):
+    assert f"below the {GRACE} seconds" in (repository / "docs/clusters.md").read_text()
+
+
+def test_a_stopped_run_has_its_time_before_it_is_killed(make, monkeypatch):
+    monkeypatch.setattr(launchers, "COMMAND", (sys.executable, "-S", "-c", DEAF))
+    monkeypatch.setattr(launchers, "GRACE", 1.5)
+    ended = run_here([make("a"), make("b")], 2)
+    assert next(ended).name == "b"
+    begin = time.monotonic()
+    ended.close()
+    assert 1.5 <= time.monotonic() - begin < 20
 
 
 def test_of_several_reasons_of_a_failure_the_first_counts(make):
@@ -190,7 +227,8 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     assert text.count("--gres") == 1
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "there is no sbatch" in submit(script)
+    with pytest.raises(ValueError, match=rf"nothing was submitted: .* run sbatch {script}"):
+        submit(script)
     install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{path}")
     assert "as job 42;" in submit(script)
