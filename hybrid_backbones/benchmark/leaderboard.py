@@ -210,6 +210,9 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
         save_board(plan.out, runs, **command, speeds=plan.speeds)
         missing = [run for run in runs if run.result is None and run.scope is not None]
         say(f"{len(runs)} runs, {len(missing)} of them to do; their folders are in {plan.out}")
+        for run in runs:
+            if run.scope is None:
+                say(f"{run.title}: {Entry([run]).in_words()}")
         write_board(plan.out)
         if missing and plan.launcher == "slurm":
             say(submit(write_script(missing, plan.out, plan.jobs, plan.sbatch)))

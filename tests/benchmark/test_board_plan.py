@@ -91,6 +91,13 @@ def lead(plan):
 
 
 @pytest.mark.usefixtures("_own_signals")
+def test_a_config_that_cannot_be_run_is_named_at_once(tmp_path, derive):
+    failed, said = lead(Plan([derive("broken", b"model = (")], tmp_path / "out"))
+    assert failed == 1
+    assert said[1].startswith("broken, seed 0: failed with seed 0: cannot read the config")
+
+
+@pytest.mark.usefixtures("_own_signals")
 def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, monkeypatch):
     plan = Plan([CONFIG], tmp_path / "out", launcher="slurm")
     for run in plan.runs():
