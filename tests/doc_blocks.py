@@ -46,6 +46,8 @@ def execute(code, page, names=None):
 
 def commands(code):
     """Return the commands of a shell block, each as its words without variables of a shell."""
+    # lists and results of commands that become variables
+    code = re.sub(r"^\w+=\$?\(.*?\)$", "", code, flags=re.MULTILINE | re.DOTALL)
     for line in code.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
             words = shlex.split(part, comments=True)
