@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental import symbolic_shapes
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
@@ -71,13 +72,20 @@ def require_odd(**sizes: int) -> None:
             raise ValueError(f"{name} must be odd and positive, got {name}={size}")
 
 
+_has_static_value = getattr(symbolic_shapes, "has_static_value", None)
+
+
 def are_known(*sizes: Any) -> bool:
     """Return whether sizes are integers, not variables of a graph that takes inputs of any size.
 
-    They are variables in `torch.export` with dynamic shapes and in `torch.jit.trace`. Code that
-    branches on such a size would fix the branch in the graph, without a warning. An expression of
-    variables that is the same number for all of them is known.
+    They are variables in `torch.export` with dynamic shapes, in `torch.jit.trace`, and in
+    `torch.compile` once it has seen two sizes. Code that branches on such a size would fix the
+    branch in the graph: without a warning, or in `torch.compile` with another compilation for the
+    other branch. An expression of variables that is the same number for all of them is known.
     """
+    # a size that Dynamo traces says that it is an `int`; PyTorch 2.6 cannot ask for more
+    if torch.compiler.is_dynamo_compiling() and _has_static_value is not None:
+        return all(_has_static_value(size) for size in sizes)
     return all(isinstance(size, int) or _is_number(size) for size in sizes)
 
 
@@ -89,7 +97,9 @@ def at_least(size: Any, bound: int) -> Any:
     """Return the larger of a size, which may be a variable of a graph, and a bound."""
     if isinstance(size, Tensor):
         return size.clamp(min=bound)
-    return max(size, bound) if are_known(size) else torch.sym_max(size, bound)
+    if are_known(size) or torch.compiler.is_dynamo_compiling():
+        return max(size, bound)
+    return torch.sym_max(size, bound)
 
 
 def ceil_div(size: Any, divisor: Any) -> Any:

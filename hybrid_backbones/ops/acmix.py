@@ -39,9 +39,9 @@ def position_map(height: int, width: int, dtype: torch.dtype, *, device: torch.d
 
 
 def _coordinates(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if are_known(length):
+    if are_known(length) and not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, length, device=device, dtype=dtype)
-    # the exporter to ONNX would fix the length of linspace
+    # the compiler and the exporter to ONNX would fix the length of linspace
     steps = torch.arange(length, device=device, dtype=dtype)
     return steps * 2 / torch.full_like(steps, at_least(length - 1, 1)) - 1
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import (
     PointwiseConv2d,
+    are_known,
     at_least,
     ceil_div,
     depthwise_conv,
@@ -164,7 +165,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
 
         query, key, value = recompute_before_last(project, x).chunk(3, -1)
         lepe = recompute_before_last(encode_positions, value)
-        if is_exporting():
+        if is_exporting() or not are_known(height, width):
             out = join_windows(self._attend(query, key, value), window, padded)
             out = crop(out, (height, width))
         else:
@@ -172,7 +173,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
             rows, columns = ceil_div(height, window[0]), ceil_div(width, window[1])
             query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
             out = join_windows(self._attend(query, key, value), window, (height, width))
-        out = out + lepe[..., :height, :width].permute(0, 2, 3, 1)
+        out = out + crop(lepe.permute(0, 2, 3, 1), (height, width))
         return self.wo(out).permute(0, 3, 1, 2)
 
 

@@ -22,6 +22,7 @@ from ..layers import (
 )
 from ..recompute import recompute_before_last
 from .window_attention import shifted_window_attention
+from .windows import crop
 
 
 def channel_gated_attention(
@@ -177,5 +178,5 @@ class MixingAttention(RelativePositionBias):
         """Gate the projected map, and project both branches, cropped to the size of the input."""
         local = self.conv_norm(position_gated_map(projected, position_gate))
         halves = self.attn_norm(attended.permute(0, 2, 3, 1)), local.permute(0, 2, 3, 1)
-        out = self.proj(torch.cat(halves, -1)[:, : size[0], : size[1]])
+        out = self.proj(crop(torch.cat(halves, -1), size))
         return out.permute(0, 3, 1, 2)

@@ -53,14 +53,17 @@ def join_windows(windows: Tensor, window: Sequence[int], size: Sequence[int]) ->
         return crop(x, size)
     x = windows.unflatten(1, grid).unflatten(3, window)  # (B, rows, columns, *window, C)
     x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # zero-padded (B, H, W, C)
-    return x[:, : size[0], : size[1]]
+    return crop(x, size)
 
 
 def crop(x: Tensor, size: Sequence[int], start: Sequence[int] = (0, 0)) -> Tensor:
     """Crop feature maps ``(B, H, W, C)`` to a size, in an exported graph only where needed."""
     for dim, (length, first) in enumerate(zip(size, start, strict=True), 1):
         excess = x.shape[dim] - length
-        if not are_known(excess) or excess:
+        if not are_known(excess) and not is_exporting():
+            # a view would have the strides of a map without padding, or with: two graphs to compile
+            x = x.index_select(dim, torch.arange(length, device=x.device) + first)
+        elif not are_known(excess) or excess:
             x = x.narrow(dim, first, length)
     return x
 

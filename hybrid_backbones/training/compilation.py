@@ -48,7 +48,7 @@ def compile_backbone(model: nn.Module) -> None:
             "--compile: blocks with recomputed activations cannot be compiled; set with_cp=False "
             "in the backbone's config, or leave --compile out"
         )
-    # with symbolic shapes the tracing of windows and tiles takes minutes or fails
+    # a graph for any size takes minutes to compile, and PyTorch 2.11 fails on windows in training
     backbone.compile(dynamic=False)
     print_log(f"{type(backbone).__name__} is compiled at the first batch of each image shape")
 

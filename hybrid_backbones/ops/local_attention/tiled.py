@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import join_heads, split_heads
+from ...layers import are_known, ceil_div, join_heads, split_heads
 from ..custom_gradient import with_gradient
 from ..device_choices import fits_caches
 from ..size_cache import cached_by_size, is_traced
@@ -127,18 +127,19 @@ def _tiles_at_a_time(query: Tensor, sizes: _Sizes) -> Iterator[_Tiles]:
         for index, length in zip((tiles.queries, tiles.keys), num_rows, strict=True)
     )  # (B·tiles, N) and (B·tiles, M)
     padding = tiles.padding.repeat(batch, 1)
-    num_tiles = len(queries)
-    # all tiles at once in a trace, which would unroll the loop
-    if not is_traced(query.device):
-        num_queries, num_keys = tiles.neighbours.shape
-        # query, key, value, their gradients and that of the output; weights and two gradients
-        values = (3 * num_queries + 4 * num_keys) * query.shape[1]
-        values += 3 * num_heads * num_queries * num_keys
-        workspace = WORKSPACE
-        if fits_caches(query.device):
-            workspace = WORKSPACE_ON_CPU * torch.get_num_threads()
-        num_tiles = max(1, workspace // values)
-    for start in range(0, len(queries), max(1, num_tiles)):
+    if is_traced(query.device):
+        # all tiles at once: a graph would unroll the loop, and be of one size
+        yield _Tiles(queries, padding, keys, tiles.neighbours)
+        return
+    num_queries, num_keys = tiles.neighbours.shape
+    # query, key, value, their gradients and that of the output; weights and two gradients
+    values = (3 * num_queries + 4 * num_keys) * query.shape[1]
+    values += 3 * num_heads * num_queries * num_keys
+    workspace = WORKSPACE
+    if fits_caches(query.device):
+        workspace = WORKSPACE_ON_CPU * torch.get_num_threads()
+    num_tiles = max(1, workspace // values)
+    for start in range(0, len(queries), num_tiles):
         part = slice(start, start + num_tiles)
         yield _Tiles(queries[part], padding[part], keys[part], tiles.neighbours)
 
@@ -180,8 +181,9 @@ def _tile_axis(
     num_queries: int, num_keys: int, kernel_size: int, stride: int, dilation: int, device
 ) -> _AxisTiles:
     """Divide the queries of one axis into the fewest tiles, of equal size."""
-    num_tiles = -(-num_queries // MAX_TILE)
-    tile = -(-num_queries // num_tiles)
+    num_tiles = ceil_div(num_queries, MAX_TILE)
+    # in a graph for any size, sides of tiles that depend on it would take minutes to compile
+    tile = ceil_div(num_queries, num_tiles) if are_known(num_queries) else MAX_TILE
     halo = (tile - 1) * stride + (kernel_size - 1) * dilation + 1
     query = torch.arange(num_tiles * tile, device=device).view(num_tiles, tile)
     key = torch.arange(halo, device=device)

@@ -5,6 +5,8 @@ gathers them again, recomputes the weights and adds the gradients into the rows 
 gradient of an ordinary gather would be a dense tensor of R times the keys and values.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from ...layers import join_heads, split_heads
 from ..custom_gradient import with_gradient
 from ..device_choices import fits_caches
+from ..size_cache import is_traced
 from ..softmax_attention import attention_gradients
 
 # a chunk may hold half as many values as query, or this many if query is small: a CPU is fastest
@@ -57,8 +60,7 @@ def _attend_in_chunks(
 ) -> Tensor:
     """Attend from query ``(R', T', C)`` to regions ``(R', k)`` of key and value ``(R, T, C)``."""
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    for start in range(0, len(query), chunk):
-        part = slice(start, start + chunk)
+    for part in _chunks(query, chunk):
         out[part] = _attend(query[part], key, value, routes[part], num_heads)
     return out
 
@@ -79,8 +81,7 @@ def _differentiate_in_chunks(
     grad_key, grad_value = (
         torch.zeros(x.shape, dtype=exact, device=x.device) for x in (key, value)
     )
-    for start in range(0, len(query), chunk):
-        part = slice(start, start + chunk)
+    for part in _chunks(query, chunk):
         to = routes[part]
         grad_query[part], *gathered = _differentiate(
             grad[part], query[part], key, value, to, num_heads
@@ -89,6 +90,16 @@ def _differentiate_in_chunks(
             regions = x.unflatten(1, (to.shape[1], -1)).flatten(0, 1)  # (chunk·k, T, C)
             total.index_add_(0, to.flatten(), regions)
     return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
+
+
+def _chunks(query: Tensor, chunk: int) -> Iterator[slice]:
+    """Yield the regions of each chunk."""
+    if is_traced(query.device):
+        # all regions at once: a graph would unroll the loop, and be of one size
+        yield slice(None)
+        return
+    for start in range(0, len(query), chunk):
+        yield slice(start, start + chunk)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...layers import are_known, at_least, ceil_div, pad_to_multiple
 from ..size_cache import cached_by_size
-from ..windows import join_windows, partition_windows
+from ..windows import crop, join_windows, partition_windows
 
 
 def shift_within(size: Sequence[int], window_size: int, shift: int) -> int:
@@ -56,7 +56,7 @@ def join_shifted_windows(
     """
     height, width = (ceil_div(side, window_size) * window_size for side in size)
     x = join_windows(windows, (window_size, window_size), (height, width)).permute(0, 3, 1, 2)
-    return roll(x, shift)[:, :, : size[0], : size[1]]
+    return crop(roll(x, shift).permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
 
 
 def window_regions(
