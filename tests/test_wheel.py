@@ -25,8 +25,9 @@ pytestmark = [
     ),
 ]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "configs", "hybrid_backbones", "tools")
-# to which a link of the package leads
-SOURCES += ("docs/benchmarks",)
+SOURCES += ("MANIFEST.in", "CHANGELOG.md", "CITATION.cff")
+# to which a link of the package leads, and what is not to be packed
+SOURCES += ("docs/benchmarks", "tests/test_wheel.py")
 NAME = "imagenet_acmix_r26"
 # six iterations
 SHORT = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=96"]
@@ -56,6 +57,7 @@ def built(repository, tmp_path_factory):
     for name in SOURCES:
         copy = shutil.copytree if (repository / name).is_dir() else shutil.copy
         options = dict(symlinks=True) if copy is shutil.copytree else {}
+        (source / name).parent.mkdir(exist_ok=True)
         copy(repository / name, source / name, **options)
     run(sys.executable, "-c", BUILD_SDIST, folder, cwd=source)
     (sdist,) = folder.glob("*.tar.gz")
@@ -101,6 +103,9 @@ def test_the_wheel_has_every_file_and_nothing_else(built, repository):
     with tarfile.open(sdist) as archive:
         # links would point to nothing elsewhere
         assert [one.name for one in archive if one.issym() or one.islnk()] == []
+        paths = {one.name.partition("/")[2] for one in archive}
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"} <= paths
+    assert not [path for path in paths if path.startswith("tests/")]
 
 
 def test_the_wheel_has_the_version_and_the_page_of_the_package(built, repository):
