@@ -8,7 +8,9 @@ from pathlib import Path
 from time import perf_counter
 
 from ..config_files import CONFIGS
+from ..ops.fastest import TABLE
 from .accuracy import benchmark_errors
+from .fastest import write_fastest
 from .kernels import benchmark_kernels
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DTYPES, Settings, describe
@@ -173,6 +175,8 @@ STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
+    With that of the kernels comes the one that operators choose from, to put into `ops`.
+
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.
     """
@@ -181,5 +185,7 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         settings, rows = STEPS[name](plan)
         if rows:
             report(rows, describe(settings), out / f"{plan.device}_{name}.json")
+        if name == "kernels":
+            write_fastest(out / f"{plan.device}_{name}.json", out / TABLE.name)
         failed = sum("error" in row or row.get("failed", 0) > 0 for row in rows)
         yield name, perf_counter() - start, failed

@@ -81,13 +81,14 @@ def compare(reference: dict, row: dict) -> dict[str, float]:
     """Return reference / row for each compared figure that both have."""
     ratio = {}
     for name, figure in FIGURES.items():
-        theirs, ours = (_typical(one.get(name)) for one in (reference, row))
+        theirs, ours = (median_of(one.get(name)) for one in (reference, row))
         if figure.compared and theirs and ours:
             ratio[name] = theirs / ours
     return ratio
 
 
-def _typical(figure: dict | float | None) -> float | None:
+def median_of(figure: Any) -> Any:
+    """Return the median of a time; another figure, or None, as it is."""
     return figure["median"] if isinstance(figure, dict) else figure
 
 

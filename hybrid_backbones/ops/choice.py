@@ -1,12 +1,14 @@
 """Choice between the implementations of an operator."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from . import triton_support
+from .fastest import fastest_on_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -28,39 +30,51 @@ def choose_backend(
     operator: str,
     backend: str | None,
     portable: str,
-    device: torch.device,
-    unsupported_reason: Callable[[], str | None],
+    tensors: Sequence[Tensor],
+    obstacles: Mapping[str, Callable[[], str | None]],
     *,
     exported: str,
 ) -> str:
-    """Choose the implementation of an operator that also has Triton kernels.
+    """Choose the implementation of an operator that also has some for GPUs.
 
     Args:
-        operator: name of the operator, for the log.
+        operator: name of the operator, for the log and the table of the fastest.
         backend: name that the caller gave, or None for the fastest implementation.
-        portable: name of the fastest implementation without Triton.
-        device: device of the tensors.
-        unsupported_reason: function that returns why the kernels cannot run, or None if they can.
+        portable: name of the fastest implementation that runs everywhere.
+        tensors: query, key and value.
+        obstacles: for each implementation that does not run everywhere, a function that returns why
+            it cannot run, or None if it can.
         exported: name of the implementation for exported and traced graphs, without a loop whose
             length depends on sizes.
 
     Raises:
-        ValueError: if the kernels are named and cannot run.
+        ValueError: if the implementation is named and cannot run.
     """
-    if backend == "triton" and (reason := unsupported_reason()) is not None:
-        raise ValueError(f"{backend=} cannot run: {reason}")
     if backend is not None:
+        obstacle = obstacles[backend]() if backend in obstacles else None
+        if obstacle is not None:
+            raise ValueError(f"{backend=} cannot run: {obstacle}")
         return backend
     if is_exporting() or torch.jit.is_tracing():
         return exported
-    if triton_support.is_fast(device):
-        reason = unsupported_reason()
-    else:
-        reason = f"Triton kernels are not the default on {device.type}"
-    backend = "triton" if reason is None else portable
-    reason = reason or f"compiled kernels run on {device.type}"
-    log_choice(operator, backend, reason)
-    return backend
+    chosen, reason = _fastest(operator, portable, tensors)
+    obstacle = obstacles[chosen]() if chosen in obstacles else None
+    if obstacle is not None:
+        chosen, reason = portable, obstacle
+    log_choice(operator, chosen, reason)
+    return chosen
+
+
+def _fastest(operator: str, portable: str, tensors: Sequence[Tensor]) -> tuple[str, str]:
+    """Return the measured fastest implementation, or else the portable one, and the reason."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if not triton_support.is_fast(device):
+        return portable, f"Triton kernels are not the default on {device.type}"
+    differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    fastest = fastest_on_gpu(operator, dtype, differentiates)
+    if fastest is None:
+        return portable, f"others were not measured in {dtype}"
+    return fastest, f"it was measured to be the fastest on {device.type}"
 
 
 def log_choice(operator: str, implementation: str, reason: str) -> None:

@@ -19,15 +19,19 @@ BLOCK = 128
 MIN_VERSION = "2.7"
 
 
-def require_flex(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Refuse tensors that FlexAttention cannot take.
-
-    Raises:
-        ValueError: if it cannot run.
-    """
-    reason = _unsupported_reason(query, key, value)
-    if reason is not None:
-        raise ValueError(f"backend='flex' cannot run: {reason}")
+def unsupported_reason(*tensors: Tensor) -> str | None:
+    """Return why FlexAttention cannot take these tensors, or None if it can."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if torch.__version__ < MIN_VERSION:
+        return f"it needs PyTorch {MIN_VERSION} or later, got {torch.__version__}"
+    if device.type not in ("cuda", "cpu"):
+        return f"it needs a CUDA device or a CPU, got {device}"
+    has_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if device.type == "cpu" and has_gradients:
+        return "it has no gradients on a CPU"
+    if device.type == "cuda" and dtype not in DTYPES:
+        return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
+    return None
 
 
 def touched_by_blocks(parts: Tensor, num_parts: int) -> Tensor:
@@ -91,17 +95,3 @@ def _compile() -> Any:
 
     # in full: otherwise more sizes than Dynamo compiles would run with all logits in memory
     return torch.compile(flex_attention, fullgraph=True)
-
-
-def _unsupported_reason(*tensors: Tensor) -> str | None:
-    device, dtype = tensors[0].device, tensors[0].dtype
-    if torch.__version__ < MIN_VERSION:
-        return f"it needs PyTorch {MIN_VERSION} or later, got {torch.__version__}"
-    if device.type not in ("cuda", "cpu"):
-        return f"it needs a CUDA device or a CPU, got {device}"
-    has_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if device.type == "cpu" and has_gradients:
-        return "it has no gradients on a CPU"
-    if device.type == "cuda" and dtype not in DTYPES:
-        return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
-    return None

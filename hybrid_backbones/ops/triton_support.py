@@ -72,10 +72,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def is_fast(device: torch.device) -> bool:
-    """Return whether kernels run compiled on `device`: then they are the fastest.
-
-    Measured by ``python tools/benchmark.py gpu``, whose tables are in docs/benchmarks.md.
-    """
+    """Return whether kernels run compiled on `device`, so that they may be the fastest."""
     return stands_for_gpu(device) or (device.type == "cuda" and not INTERPRETED)
 
 

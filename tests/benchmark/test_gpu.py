@@ -8,10 +8,12 @@ from helpers import interpreted
 
 from hybrid_backbones.benchmark import accuracy, gpu
 from hybrid_backbones.benchmark.accuracy import OPERATORS, measure_errors
-from hybrid_backbones.benchmark.gpu import REHEARSAL, prove
+from hybrid_backbones.benchmark.fastest import find_fastest
+from hybrid_backbones.benchmark.gpu import CHECKOUT, REHEARSAL, prove
 from hybrid_backbones.benchmark.measure import measure_alone
 from hybrid_backbones.benchmark.settings import Settings
 from hybrid_backbones.benchmark.subjects import has_gradients
+from hybrid_backbones.ops.fastest import FASTEST, TABLE
 
 KEPT = Settings((5, 7), threads=1, repeats=1, alone=False)
 PAIRS = [(operator, backend) for operator in OPERATORS for backend in OPERATORS[operator].backends]
@@ -76,6 +78,35 @@ def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
     for row in saved["kernels"]:
         assert ("forward_backward_ms" in row) == has_gradients(row["implementation"], "cpu")
     assert [row["backbone"] for row in saved["backbones"]] == [*REHEARSAL.backbones]
+    table = json.loads((tmp_path / TABLE.name).read_text())
+    assert table["fastest"].keys() == {operator for operator, _ in PAIRS}
+    for operator, found in table["fastest"].items():
+        assert found.keys() == {*REHEARSAL.dtypes}
+        for name in found["float32"].values():
+            assert (operator, name) in PAIRS
+
+
+def test_operators_choose_by_the_table_of_the_documentation():
+    rows = json.loads((CHECKOUT / "docs/benchmarks/cuda_kernels.json").read_text())["rows"]
+    assert find_fastest(rows) == FASTEST
+
+
+def test_the_fastest_takes_the_least_time_for_all_sizes():
+    def rows_of(name, **medians):
+        names = dict(operator="attention", dtype="float32", implementation=name)
+        return [
+            dict(names, size=size, forward_ms=dict(median=median, min=0, max=9))
+            for size, median in medians.items()
+        ]
+
+    rows = [
+        *rows_of("flex", small=1.0, large=5.0),
+        *rows_of("triton", small=2.0, large=3.0),
+        # what runs out of memory, and what always takes much of it
+        *rows_of("tiled", small=0.5),
+        *rows_of("reference", small=0.1, large=0.1),
+    ]
+    assert find_fastest(rows) == {"attention": {"float32": {"forward": "triton"}}}
 
 
 def test_files_that_cannot_be_collected_count_as_failed(tmp_path, monkeypatch):

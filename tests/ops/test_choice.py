@@ -1,11 +1,12 @@
 """Laws of the choice between implementations: what is chosen is logged once, with the reason."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 
-from hybrid_backbones.ops import MixingAttention, local_attention, triton_support
+from hybrid_backbones.ops import MixingAttention, fastest, local_attention, triton_support
 from hybrid_backbones.ops.choice import _log_once, choose_backend
 
 
@@ -32,18 +33,45 @@ def test_a_name_from_the_caller_is_no_choice(log):
     assert not log.records
 
 
-@pytest.mark.parametrize(
-    ("obstacle", "chosen", "reason"),
-    [
-        (None, "triton", "compiled kernels run on cpu"),
-        ("a head is too wide", "tiled", "a head is too wide"),
-    ],
-)
-def test_kernels_are_chosen_where_they_are_fast_and_can_run(
-    monkeypatch, log, obstacle, chosen, reason
-):
+FASTEST = {"local_attention": {"float32": {"forward": "flex", "forward_backward": "triton"}}}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let a CPU be what kernels are compiled for."""
     monkeypatch.setattr(triton_support, "is_fast", lambda device: True)
-    cpu = torch.device("cpu")
-    choice = choose_backend("attention", None, "tiled", cpu, lambda: obstacle, exported="plain")
-    assert choice == chosen
-    assert log.messages == [f"attention runs as {chosen!r}: {reason}"]
+    monkeypatch.setattr(fastest, "FASTEST", FASTEST)
+
+
+def choose(dtype=torch.float32, *, requires_grad=False, **obstacles):
+    tensors = [torch.zeros(1, dtype=dtype, requires_grad=requires_grad) for _ in range(3)]
+    found = {name: partial(obstacles.get, name) for name in ("triton", "flex")}
+    return choose_backend("local_attention", None, "tiled", tensors, found, exported="plain")
+
+
+def test_what_was_measured_to_be_the_fastest_is_chosen(gpu, log):
+    assert choose() == "flex"
+    assert choose(requires_grad=True) == "triton"
+    with torch.no_grad():
+        assert choose(requires_grad=True) == "flex"
+    assert log.messages == [
+        f"local_attention runs as {name!r}: it was measured to be the fastest on cpu"
+        for name in ("flex", "triton")
+    ]
+
+
+def test_what_cannot_run_or_was_not_measured_is_not_chosen(gpu, log):
+    assert choose(flex="too old") == "tiled"
+    assert log.messages == ["local_attention runs as 'tiled': too old"]
+    assert choose(triton="too old") == "flex"
+    assert choose(torch.float64) == "tiled"
+
+
+def test_a_named_implementation_runs_or_says_why_not():
+    def choose_named(reason):
+        named = dict(triton=lambda: reason)
+        return choose_backend("local_attention", "triton", "tiled", (), named, exported="plain")
+
+    assert choose_named(None) == "triton"
+    with pytest.raises(ValueError, match="backend='triton' cannot run: no GPU"):
+        choose_named("no GPU")

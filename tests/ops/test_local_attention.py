@@ -114,7 +114,8 @@ def test_a_named_backend_runs_and_none_takes_the_fastest(monkeypatch, backend, f
     monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)
-    assert local_attention(*make_inputs((5, 5)), 3, backend=backend) == runs
+    maps = (x.float() for x in make_inputs((5, 5)))
+    assert local_attention(*maps, 3, backend=backend) == runs
 
 
 MAP = torch.zeros(1, 2, 3, 5, 5)

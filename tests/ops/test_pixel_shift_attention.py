@@ -188,7 +188,8 @@ def test_a_named_backend_runs_and_none_takes_the_fastest(monkeypatch, backend, f
     monkeypatch.setattr(triton_support, "is_fast", lambda device: fast)
     for name in api.BACKENDS:
         monkeypatch.setitem(api.BACKENDS, name, lambda *_, name=name: name)
-    assert pixel_shift_attention(*make_maps((5, 5)), backend=backend) == runs
+    maps = (x.float() for x in make_maps((5, 5)))
+    assert pixel_shift_attention(*maps, backend=backend) == runs
 
 
 @pytest.mark.parametrize(

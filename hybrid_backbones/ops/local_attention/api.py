@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .. import flex
 from ..choice import choose_backend
 from ..validation import (
     require_backend,
@@ -58,7 +59,7 @@ def local_attention(
         dilation: distance between adjacent keys of one query, in pixels of `key`.
         backend: ``'triton'`` (on a CUDA device), ``'tiled'``, ``'flex'`` (PyTorch's
             FlexAttention, on a CUDA device; on a CPU it has no gradients and computes all logits)
-            or ``'reference'``; None selects the fastest of the first two that can run.
+            or ``'reference'``; None selects the measured fastest that can run.
 
     Returns:
         Weighted sums of values, ``(B, h, d, H', W')``, in the dtype of `query`.
@@ -72,8 +73,11 @@ def local_attention(
         "local_attention",
         backend,
         "tiled",
-        query.device,
-        lambda: unsupported_reason(query, key, value, kernel_size),
+        (query, key, value),
+        dict(
+            triton=lambda: unsupported_reason(query, key, value, kernel_size),
+            flex=lambda: flex.unsupported_reason(query, key, value),
+        ),
         exported="fixed tiles",
     )
     if backend == "fixed tiles":

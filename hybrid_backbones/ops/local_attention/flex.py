@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..flex import flex_attend, mask_blocks, require_flex, touched_by_blocks
+from ..flex import flex_attend, mask_blocks, touched_by_blocks
 from ..size_cache import cached_by_size
 from .borders import reflect
 
@@ -16,7 +16,6 @@ def local_attention_flex(
     A key that the reflected border repeats m times has m times its weight, so ``log m`` is added to
     its logit; m is the product of those along the two axes.
     """
-    require_flex(query, key, value)
     queries, keys, values = (x.flatten(3).transpose(2, 3) for x in (query, key, value))
     exact = torch.promote_types(query.dtype, torch.float32)
     settings = (*query.shape[3:], *key.shape[3:], kernel_size, stride, dilation, exact)

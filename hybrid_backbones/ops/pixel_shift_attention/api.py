@@ -72,8 +72,8 @@ def pixel_shift_attention(
         "pixel_shift_attention",
         backend,
         "shifted",
-        query.device,
-        lambda: unsupported_reason(query, kernel_size),
+        (query, key, value),
+        dict(triton=lambda: unsupported_reason(query, kernel_size)),
         exported="shifted",
     )
     dtype = query.dtype if dtype is None else dtype

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...layers import require_divides
+from .. import flex
 from ..choice import choose_backend
 from ..validation import (
     require_backend,
@@ -54,7 +55,7 @@ def routed_attention(
         num_heads: number of attention heads h; must divide C.
         backend: ``'triton'`` (on a CUDA device), ``'chunked'``, ``'flex'`` (PyTorch's
             FlexAttention, on a CUDA device; on a CPU it has no gradients and computes all logits)
-            or ``'reference'``; None selects the fastest of the first two that can run.
+            or ``'reference'``; None selects the measured fastest that can run.
 
     Returns:
         Weighted sums of values, ``(B, R', T', C)``, in the dtype of `query`.
@@ -68,8 +69,11 @@ def routed_attention(
         "routed_attention",
         backend,
         "chunked",
-        query.device,
-        lambda: unsupported_reason(query, num_heads),
+        (query, key, value),
+        dict(
+            triton=lambda: unsupported_reason(query, num_heads),
+            flex=lambda: flex.unsupported_reason(query, key, value),
+        ),
         exported="exported",
     )
     if backend == "exported":

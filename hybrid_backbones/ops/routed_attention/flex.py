@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 from ...layers import join_heads, split_heads
-from ..flex import flex_attend, mask_blocks, require_flex, touched_by_blocks
+from ..flex import flex_attend, mask_blocks, touched_by_blocks
 
 
 def routed_attention_flex(
     query: Tensor, key: Tensor, value: Tensor, routes: Tensor, num_heads: int
 ) -> Tensor:
     """Compute :func:`routed_attention_reference` as masked attention of tokens to tokens."""
-    require_flex(query, key, value)
     batch, num_regions, num_tokens, channels = key.shape
     num_queries, tokens_of_queries = query.shape[1:3]
     routed = torch.zeros(batch, num_queries, num_regions, dtype=torch.bool, device=query.device)

@@ -1,0 +1,49 @@
+"""The table of the fastest implementations on a GPU, from which operators choose by default."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .tables import median_of
+
+# figures that are compared: without gradients, and with
+TIMES = ("forward", "forward_backward")
+
+
+def write_fastest(measured: Path, out: Path) -> None:
+    """Write the fastest implementations of a saved table of kernels, and where it was measured."""
+    saved = json.loads(measured.read_text())
+    origin = {key: saved[key] for key in ("device_name", "torch", "date", "command")}
+    out.write_text(json.dumps(dict(origin, fastest=find_fastest(saved["rows"])), indent=2) + "\n")
+
+
+def find_fastest(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the fastest implementation by operator, dtype and time.
+
+    It takes the least time for all sizes together. The reference is left out, whose memory is many
+    times that of the maps, and so is what was not measured at all sizes.
+
+    Args:
+        rows: those of :func:`.benchmark_kernels`.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["operator"], row["dtype"]), []).append(row)
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for (operator, dtype), group in groups.items():
+        totals = {time: _totals(group, f"{time}_ms") for time in TIMES}
+        best = {time: min(total, key=total.__getitem__) for time, total in totals.items() if total}
+        found.setdefault(operator, {})[dtype] = best
+    return found
+
+
+def _totals(group: Sequence[dict], figure: str) -> dict[str, float]:
+    """Return the sum of a time over all sizes by implementation, where all were measured."""
+    sizes = {row["size"] for row in group}
+    totals = {}
+    for name in {row["implementation"]: None for row in group}:
+        times = [row[figure] for row in group if row["implementation"] == name and figure in row]
+        if name != "reference" and len(times) == len(sizes):
+            totals[name] = sum(map(median_of, times))
+    return totals
