@@ -5,6 +5,7 @@ The training speeds that were measured on a GPU are there, too.
 """
 
 import difflib
+import re
 from pathlib import Path
 
 MIM = Path(__file__).resolve().parent / ".mim"
@@ -26,12 +27,25 @@ def find_config(config: str | Path) -> Path:
     packaged = CONFIGS / f"{path.name.removesuffix('.py')}.py"
     if len(path.parts) == 1 and packaged.is_file():
         return packaged
-    names = sorted(one.stem for one in CONFIGS.glob("*.py"))
-    near = difflib.get_close_matches(packaged.stem, names, n=3)
-    advice = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(
-        f"no config at {config}: check the path, or give the name of one of {CONFIGS}{advice}"
+        f"no config at {config}: check the path, or give the name of one of {CONFIGS}"
+        f"{similar_names(packaged.stem)}"
     )
+
+
+def similar_names(name: str) -> str:
+    """Return a suggestion of the configs of the package with the most similar names, if any."""
+    names = sorted(one.stem for one in CONFIGS.glob("*.py"))
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def similar_bases(message: str) -> str:
+    """Return a suggestion where a message says that there is no such config of the package."""
+    missing = re.search(rf"{re.escape(str(MIM))}/(?:configs/)?(\w+)\.py", message)
+    if missing is None:
+        return ""
+    return f"; write hybrid_backbones::configs/NAME.py{similar_names(missing[1])}"
 
 
 def name_config(path: Path) -> str:

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, read_checkpoint, require_resumable
-from ..config_files import find_config
+from ..config_files import find_config, similar_bases
 from ..mini.preset import apply_mini
 from .batch_size import set_batch_size
 from .cfg_options import CfgOptions, apply_cfg_options
@@ -111,6 +111,7 @@ def read_settings(args: Namespace) -> Config:
     except Exception as error:  # a config is a program and can raise anything
         raise ValueError(
             f"cannot read the config {args.config}: {where_in_config(error)}"
+            f"{similar_bases(str(error))}"
         ) from error
     require_keys(cfg, "default_scope", "model")
     if args.mini:

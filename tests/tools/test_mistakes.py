@@ -163,6 +163,10 @@ MISTAKES = {
         with_config("BASE\n\nmodel = dict(depth=fifty)\n"),
         r"own\.py: NameError: name 'fifty' is not defined.*own\.py, line 3",
     ),
+    "no such base of the package": Mistake(
+        with_config("_base_ = 'hybrid_backbones::maskrcnn_acmix_r5.py'\n"),
+        r"cannot read the config.*configs/NAME\.py; did you mean maskrcnn_acmix_r50",
+    ),
     "no base of the config": Mistake(
         with_config("_base_ = 'none.py'\n"), r"cannot read the config.*own\.py.*none\.py"
     ),
