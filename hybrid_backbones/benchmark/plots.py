@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -59,6 +60,8 @@ def write_names(
     taken += [legend.get_window_extent()] if legend else []
     for name, point in names:
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=fontsize)
+        # lines of the plot pass behind it
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         # a text that was part of the layout would change it
         text.set_in_layout(False)
         places = [(distance, place) for distance in DISTANCES for place in DIRECTIONS]
