@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
 # a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100
+# label of the pixels that are ignored in label maps
+IGNORED = 255
 # 1 when a 16-bit file has been logged; shared with the workers, which are forked anew each epoch
 _was_logged = mmap(-1, 1)
 

@@ -6,11 +6,10 @@ from mmengine import fileio
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
 
-from .pictures import decode
+from .pictures import IGNORED, decode
 
 # Pillow's modes of one channel with 8 bits or fewer
 LABEL_MODES = ("L", "P", "1")
-IGNORED = 255
 
 
 @DATASETS.register_module()

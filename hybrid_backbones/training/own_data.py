@@ -19,7 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..datasets.segmentation import IGNORED
+from ..datasets.pictures import IGNORED
 from ..mini.settings import dicts, set_num_classes
 from .errors import did_you_mean
 

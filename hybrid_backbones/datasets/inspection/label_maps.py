@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..pictures import decode
-from ..segmentation import IGNORED, LABEL_MODES, class_of_label, labels_without_class
+from ..pictures import IGNORED, decode
+from ..segmentation import LABEL_MODES, class_of_label, labels_without_class
 from .images import UNOPENED, ImageReport, inspect_image
 
 MISSING = "label maps missing"

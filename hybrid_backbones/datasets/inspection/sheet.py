@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..pictures import IGNORED
+
 COLUMNS = 4
 COLORS = np.array(color_sequences["tab10"])
-# what label maps ignore
-IGNORED = 255
 
 
 def draw_sheet(samples: Sequence[dict], classes: Sequence[str], out: Path) -> None:
