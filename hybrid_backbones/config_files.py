@@ -4,9 +4,10 @@
 The training speeds that were measured on a GPU are there, too.
 """
 
-import difflib
 import re
 from pathlib import Path
+
+from .suggestions import did_you_mean
 
 MIM = Path(__file__).resolve().parent / ".mim"
 CONFIGS = (MIM / "configs").resolve()
@@ -35,9 +36,7 @@ def find_config(config: str | Path) -> Path:
 
 def similar_names(name: str) -> str:
     """Return a suggestion of the configs of the package with the most similar names, if any."""
-    names = sorted(one.stem for one in CONFIGS.glob("*.py"))
-    near = difflib.get_close_matches(name, names, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return did_you_mean(name, (one.stem for one in CONFIGS.glob("*.py")))
 
 
 def similar_bases(message: str) -> str:

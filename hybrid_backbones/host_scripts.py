@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .training.errors import did_you_mean
+from .suggestions import did_you_mean
 from .training.seeding import BROWSING
 
 HOSTS = ("mmdet", "mmseg", "mmpretrain")

@@ -175,7 +175,7 @@ STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
-    With that of the kernels comes the one that operators choose from, to put into `ops`.
+    With that of the kernels comes a new one for operators to choose from, in place of `TABLE`.
 
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.

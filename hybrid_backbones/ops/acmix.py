@@ -39,7 +39,7 @@ def position_map(height: int, width: int, dtype: torch.dtype, *, device: torch.d
 
 
 def _coordinates(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if are_known(length) and not torch.compiler.is_compiling():
+    if are_known(length):
         return torch.linspace(-1, 1, length, device=device, dtype=dtype)
     # the compiler and the exporter to ONNX would fix the length of linspace
     steps = torch.arange(length, device=device, dtype=dtype)

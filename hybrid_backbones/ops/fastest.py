@@ -1,6 +1,6 @@
 """The fastest implementation of each operator on a GPU, as measured; ``fastest.json`` has them.
 
-``python tools/benchmark.py gpu`` writes this file anew.
+``python tools/benchmark.py gpu`` writes a new one into its folder of results.
 """
 
 import json

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from .errors import did_you_mean
+from ..suggestions import did_you_mean
 
 # config keys that mmengine reads although they are no arguments of its runner
 RUNNER_KEYS: tuple[str, ...] = ("activation_checkpointing", "compile", "custom_imports")

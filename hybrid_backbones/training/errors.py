@@ -5,14 +5,13 @@ explains it. Any other error counts as a bug, and its traceback is printed. The 
 to the log file in both cases.
 """
 
-import difflib
 import errno
 import inspect
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +20,8 @@ from urllib.error import HTTPError
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import OPTIMIZERS, Registry
+
+from ..suggestions import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # one entry of a printed traceback; the groups are the file and the source line
@@ -87,12 +88,6 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a suggestion of the names most similar to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, sorted(set(names) - {name}), n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
 def _calls(error: Exception) -> list[tuple[str, str]]:
     """Return (file, source line) of each call in the traceback, a dataloader worker's included."""
     if "Original Traceback" in str(error):
@@ -150,7 +145,7 @@ def _unknown_argument(error: Exception, match: re.Match) -> str | None:
         return None
     calls = map(attrgetter("__init__"), built.__mro__) if inspect.isclass(built) else [built]
     names = {name for call in calls for name in inspect.signature(call).parameters}
-    near = did_you_mean(match[1], names - {"self", "args", "kwargs"})
+    near = did_you_mean(match[1], names - {match[1], "self", "args", "kwargs"})
     return f"the config gives {built.__name__} an unknown argument {match[1]!r}{near}"
 
 
@@ -182,8 +177,9 @@ def _no_such_type(name: str, registry: Registry | None) -> str:
     while registry is not None:
         names |= registry.module_dict.keys()
         registry = registry.parent
+    near = did_you_mean(name, names - {name})
     return (
-        f"there is no {kind} called {name}{did_you_mean(name, names)} (correct the type in the "
+        f"there is no {kind} called {name}{near} (correct the type in the "
         "config, or add the module that registers it to custom_imports)"
     )
 

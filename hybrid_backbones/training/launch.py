@@ -109,10 +109,8 @@ def read_settings(args: Namespace) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program and can raise anything
-        raise ValueError(
-            f"cannot read the config {args.config}: {where_in_config(error)}"
-            f"{similar_bases(str(error))}"
-        ) from error
+        reason = where_in_config(error) + similar_bases(str(error))
+        raise ValueError(f"cannot read the config {args.config}: {reason}") from error
     require_keys(cfg, "default_scope", "model")
     if args.mini:
         apply_mini(cfg)

@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 from ..datasets.pictures import IGNORED
 from ..mini.settings import dicts, set_num_classes
-from .errors import did_you_mean
+from ..suggestions import did_you_mean
 
 PARTS = dict(train=("train",), val=("val", "test"))
 FILES = ("images", "annotations")
