@@ -12,10 +12,13 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent / ".mim/tools"
 # set by users who decide themselves
 POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# GNU's OpenMP then first asks so many times, which takes some microseconds: threads that sleep at
+# once wake up late for most operations, and with its usual 300,000 times jobs starve each other
+PASSIVE = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="1000")
 
 
 def wait_passively_in_commands() -> None:
-    """Let waiting threads sleep if this process is a command of ours.
+    """Let waiting threads soon sleep if this process is a command of ours.
 
     Those are `hb`, ``python -m hybrid_backbones.cli`` and the files of our tools.
 
@@ -28,4 +31,4 @@ def wait_passively_in_commands() -> None:
     is_command = is_module or program.stem == "hb" or program.resolve().parent == TOOLS.resolve()
     is_benchmark = "benchmark" in (program.stem, *sys.argv[1:2])
     if is_command and not is_benchmark and not any(name in os.environ for name in POLICIES):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.update(PASSIVE)

@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from ..mini.preset import MINI_ROOT, draw_mini
+from ..threads import PASSIVE, POLICIES
 from .measure import attempt
 from .settings import Settings
 
-# of OMP_WAIT_POLICY: threads that wait for others sleep, as our commands tell them, or spin
-POLICIES = ("PASSIVE", "ACTIVE")
+# by the value of OMP_WAIT_POLICY: threads that wait for others soon sleep, as our commands tell
+# them, or spin
+WAYS = dict(PASSIVE=PASSIVE, ACTIVE=dict(OMP_WAIT_POLICY="ACTIVE"))
 # jobs at once that take so many times as long as one alone are stopped
 PATIENCE = 5
 
@@ -31,7 +33,7 @@ def benchmark_jobs(settings: Settings, config: Path, jobs: int) -> list[dict]:
     alone: dict[str, float] = {}
     with TemporaryDirectory() as folder:
         draw_mini(Path(folder) / MINI_ROOT)
-        for policy, number in product(POLICIES, (1, jobs)):
+        for policy, number in product(WAYS, (1, jobs)):
             patience = PATIENCE * alone[policy] if policy in alone else None
             figures = attempt(_measure, settings, config, number, policy, Path(folder), patience)
             if "seconds" in figures:
@@ -54,7 +56,8 @@ def _time(
     settings: Settings, config: Path, number: int, policy: str, folder: Path, patience: float | None
 ) -> float:
     """Return the seconds until all of some jobs, which start together, have ended."""
-    variables = dict(OMP_WAIT_POLICY=policy, OMP_NUM_THREADS=str(settings.threads))
+    inherited = {name: value for name, value in os.environ.items() if name not in POLICIES}
+    variables = WAYS[policy] | dict(OMP_NUM_THREADS=str(settings.threads))
     command = [sys.executable, "-m", "hybrid_backbones.cli", "train", str(config), "--mini"]
     with TemporaryDirectory(dir=folder) as work:
         start = perf_counter()
@@ -64,7 +67,7 @@ def _time(
                 subprocess.Popen(
                     [*command, "--work-dir", f"{work}/{job}"],
                     cwd=folder,
-                    env=os.environ | variables,
+                    env=inherited | variables,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -81,8 +81,8 @@ SECTIONS = {
     "jobs": (
         "Jobs that share the cores",
         "Mini trainings that start at once, beside one alone. By default a thread that waits for "
-        "others keeps its core busy (`ACTIVE`); the commands let it sleep (`PASSIVE`), unless a "
-        "user says otherwise.",
+        "others keeps its core busy (`ACTIVE`); the commands let it sleep soon (`PASSIVE`), unless "
+        "a user says otherwise.",
     ),
     "layers": (
         "Where training keeps memory",

@@ -29,16 +29,20 @@ def replace(monkeypatch, tmp_path):
     return replace_by
 
 
-def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path):
+def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkeypatch):
     notes = replace(
-        'echo "$OMP_WAIT_POLICY $OMP_NUM_THREADS $@" > $notes/$$; ls data/mini >> $notes/$$'
+        'echo "$OMP_WAIT_POLICY ${GOMP_SPINCOUNT-unset} $OMP_NUM_THREADS $@" > $notes/$$\n'
+        "ls data/mini >> $notes/$$"
     )
+    # which the benchmark sets
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     benchmark_jobs(SETTINGS, tmp_path / "some.py", 2)
     said = sorted(note.read_text().splitlines() for note in notes.iterdir())
     # two repeats, of one job and of two
-    assert [lines[0].split()[0] for lines in said] == 6 * ["ACTIVE"] + 6 * ["PASSIVE"]
+    ways = [tuple(line.split()[:2]) for line, *_ in said]
+    assert ways == 6 * [("ACTIVE", "unset")] + 6 * [("PASSIVE", "1000")]
     for line, *listed in said:
-        _, threads, *arguments, work_dir = line.split()
+        _, _, threads, *arguments, work_dir = line.split()
         assert threads == "3"
         assert arguments == [
             *("-m", "hybrid_backbones.cli", "train", f"{tmp_path}/some.py", "--mini", "--work-dir")
