@@ -26,7 +26,7 @@ def recompute_before_last(
         inputs: maps, which are kept.
         norms: modules with batch normalisation that `function` calls before its last operation.
     """
-    if not torch.is_grad_enabled() or _is_transformed():
+    if not torch.is_grad_enabled() or is_transformed():
         return function(*inputs)
     norms = tuple(norms)
     return checkpoint(
@@ -38,7 +38,8 @@ def recompute_before_last(
     )
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
+    """Return whether a compiler, a trace or a transform of `torch.func` sees the operations."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

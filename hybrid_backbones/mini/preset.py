@@ -25,7 +25,7 @@ FROM_SCRATCH = dict(
 # anchors of half of COCO's size, since the shapes are smaller, and fewer proposals
 DETECTION = dict(scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100)
 # epochs and validation interval; heads without RoIs need more steps, which cost less, queries most
-LENGTHS = dict(rois=(4, 2), retina=(6, 2), dense=(9, 3), queries=(10, 5))
+LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(10, 5))
 # training steps of segmentation
 NUM_STEPS = dict(dense=180, queries=450)
 # anchors (RPN) and RoIs sampled per image for the losses; a RoI costs as much as a small image
@@ -92,13 +92,11 @@ def _enlarge_pictures(cfg: Config) -> None:
 
 def _detection(cfg: Config, root: Path) -> dict:
     with_mask = any("segm" in metric.get("metric", ()) for metric in dicts(cfg.val_evaluator))
+    head = "queries" if has_queries(cfg.model) else "rois" if "roi_head" in cfg.model else "dense"
     set_num_classes(cfg.model, len(CLASSES))
-    head = "rois" if "roi_head" in cfg.model else "dense"
-    if has_queries(cfg.model):
-        head = "queries"
+    if head == "queries":
         shrink_queries(cfg.model)
-    elif is_retina(cfg.model):
-        head = "retina"
+    if is_retina(cfg.model):
         shrink_retina(cfg.model)
     for settings in dicts(cfg.model):
         settings.update({k: v for k, v in DETECTION.items() if k in settings})

@@ -1,9 +1,12 @@
 """Functions with custom gradients that support autograd and `torch.func`.
 
 They are defined by two plain functions, one for the result and one for the gradients. Only the
-inputs are saved for the backward pass. `torch.func` supports ``grad``, ``vjp`` and ``jacrev``, and
-``vmap`` around any of these, which computes the slices one by one. Forward-mode derivatives
-(``jvp``, ``jacfwd``, ``hessian``) are not supported: PyTorch raises `NotImplementedError`.
+inputs are saved for the backward pass, before the result is computed: if `torch.utils.checkpoint`
+computes them again and keeps nothing later, it stops there and does not compute the result again.
+
+`torch.func` supports ``grad``, ``vjp`` and ``jacrev``, and ``vmap`` around any of these, which
+computes the slices one by one. Forward-mode derivatives (``jvp``, ``jacfwd``, ``hessian``) are not
+supported: PyTorch raises `NotImplementedError`.
 """
 
 from collections.abc import Callable
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..recompute import is_transformed
 
 
 def with_gradient(function: Callable, gradient: Callable, *inputs: Any) -> Tensor:
@@ -32,6 +37,11 @@ def with_gradient(function: Callable, gradient: Callable, *inputs: Any) -> Tenso
     """
     if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not _has_gradient(inputs)):
         return _call(function, *inputs)
+    if _has_gradient(inputs) and not is_transformed():
+        kept = _Keep.apply(*inputs)
+        # integers have no node
+        keeper = next(x.grad_fn for x in kept if isinstance(x, Tensor) and x.requires_grad)
+        return _FunctionOfKept.apply(keeper, function, gradient, *kept)
     return _Function.apply(function, gradient, *inputs)
 
 
@@ -49,8 +59,7 @@ class _Transformable(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in inputs))
-        ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+        _save(ctx, inputs)
 
     @classmethod
     def vmap(cls, info, in_dims, *inputs):
@@ -66,6 +75,35 @@ class _Transformable(torch.autograd.Function):
         if isinstance(slices[0], Tensor):
             return torch.stack(slices), 0
         return tuple(map(torch.stack, zip(*slices, strict=True))), (0,) * len(slices[0])
+
+
+class _Keep(torch.autograd.Function):
+    """Identity, which saves all inputs."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        _save(ctx, inputs)
+        ctx.set_materialize_grads(False)
+        return inputs
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads
+
+
+class _FunctionOfKept(torch.autograd.Function):
+    """A function of what the node `keeper` of a :class:`_Keep` has saved."""
+
+    @staticmethod
+    def forward(ctx, keeper, function, gradient, *inputs):
+        ctx.keeper, ctx.gradient = keeper, gradient
+        return _call(function, *inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        inputs = _inputs(ctx.keeper)
+        grads = _Gradient.apply(ctx.gradient, grad, *inputs)
+        return None, None, None, *grads, *[None] * (len(inputs) - len(grads))
 
 
 class _Function(_Transformable):
@@ -115,7 +153,13 @@ def _has_gradient(inputs: tuple) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+def _save(ctx, inputs: tuple) -> None:
+    ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in inputs))
+    ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+
+
 def _inputs(ctx) -> list[Any]:
+    """Return what :func:`_save` has saved."""
     saved = zip(ctx.saved_tensors, ctx.others, strict=True)
     return [other if tensor is None else tensor for tensor, other in saved]
 

@@ -16,6 +16,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import join_groups, require_divides, to_maps, to_tokens
+from ..recompute import recompute_before_last
 from .pixel_shift_attention import pixel_shift_attention, validate_settings
 from .softmax_attention import full_attention
 from .validation import require_same_padding
@@ -151,14 +152,20 @@ class XVolution(_XVolutionBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
-        projections = self.query(x), self.key(x), self.value(x)
-        if self.attention == "global":
-            attention = global_attention(*projections, num_heads=self.num_heads)
+        if self.attention == "shift" and self.attn_backend != "reference":
+            attention = recompute_before_last(self._attend_to, x)
         else:
-            # cubic in x: half precision would overflow before the normalisation
-            attention = self.attend(*projections, dtype=self.attention_bn.weight.dtype)
+            # softmax and the definition would run again, too
+            attention = self._attend_to(x)
         convolution = self.conv_bn(self.conv(x))
         return convolution + self.attention_bn(attention).to(convolution.dtype)
+
+    def _attend_to(self, x: Tensor) -> Tensor:
+        projections = self.query(x), self.key(x), self.value(x)
+        if self.attention == "global":
+            return global_attention(*projections, num_heads=self.num_heads)
+        # cubic in x: half precision would overflow before the normalisation
+        return self.attend(*projections, dtype=self.attention_bn.weight.dtype)
 
     @torch.no_grad()
     def merge(self) -> "MergedXVolution":
