@@ -155,26 +155,42 @@ class BiLevelRoutingAttention(_RoutingAttention):
         side, (height, width) = self.num_windows, x.shape[1:3]
         window = ceil_div(height, side), ceil_div(width, side)
         padded = side * window[0], side * window[1]
+        linear = self.qkv["qkv"]
+        # a graph for any size computes all regions
+        is_general = is_exporting() or not are_known(height, width)
 
         def project(x: Tensor) -> Tensor:
-            tokens = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
-            return self.qkv["qkv"](partition_windows(tokens, window))
+            if is_general:
+                x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+                return linear(partition_windows(x, window))
+            regions = linear(partition_windows(x, window)).unflatten(1, filled)
+            return _pad_regions(regions, side, linear.bias).flatten(1, 2)
 
         def encode_positions(value: Tensor) -> Tensor:
             return self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
 
+        # rows and columns of regions that are not of padding only
+        filled = ceil_div(height, window[0]), ceil_div(width, window[1])
         query, key, value = recompute_before_last(project, x).chunk(3, -1)
         lepe = recompute_before_last(encode_positions, value)
-        if is_exporting() or not are_known(height, width):
+        if is_general:
             out = join_windows(self._attend(query, key, value), window, padded)
             out = crop(out, (height, width))
         else:
-            # regions of padding only are cropped below, so they need no queries
-            rows, columns = ceil_div(height, window[0]), ceil_div(width, window[1])
-            query = query.unflatten(1, (side, side))[:, :rows, :columns].flatten(1, 2)
+            query = query.unflatten(1, (side, side))[:, : filled[0], : filled[1]].flatten(1, 2)
             out = join_windows(self._attend(query, key, value), window, (height, width))
         out = out + crop(lepe.permute(0, 2, 3, 1), (height, width))
         return self.wo(out).permute(0, 3, 1, 2)
+
+
+def _pad_regions(regions: Tensor, side: int, value: Tensor) -> Tensor:
+    """Pad ``(B, rows, columns, T, C)`` to S×S regions, all of whose tokens are `value`."""
+    for dim in (1, 2):
+        shape = list(regions.shape)
+        shape[dim] = side - shape[dim]
+        if shape[dim]:
+            regions = torch.cat([regions, value.to(regions.dtype).expand(shape)], dim)
+    return regions
 
 
 class BiLevelRoutingAttention2d(_RoutingAttention):

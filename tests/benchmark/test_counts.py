@@ -133,6 +133,8 @@ KEPT_MAPS = {
     ("MixingAttention", "ours"): 8,
     # of 5, as is aimed at: query, key and value of the padding are 0.12
     ("BiLevelRoutingAttention", "chunked"): 5.13,
+    # the input and the results of both branches, with the statistics of their channels
+    ("XVolution", "shifted"): 3.001,
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
+from hybrid_backbones.benchmark.counts import kept_bytes
 from hybrid_backbones.ops import (
     BiLevelRoutingAttention,
     local_attention,
@@ -11,7 +12,9 @@ from hybrid_backbones.ops import (
     routed_attention,
     shifted_window_attention,
 )
+from hybrid_backbones.ops.custom_gradient import with_gradient
 from hybrid_backbones.ops.swiftformer import unit_vectors
+from hybrid_backbones.recompute import recompute_before_last
 
 ROUTES = torch.tensor([[[0, 2], [1, 2], [2, 0]]])
 
@@ -147,6 +150,69 @@ def test_third_derivatives_are_the_slopes_of_the_second(operator, shapes):
     slope = sum((g * d).sum() for g, d in zip(grad(loss, places)(*inputs), direction, strict=True))
     numeric = (8 * (along(1e-4) - along(-1e-4)) - (along(2e-4) - along(-2e-4))) / 12e-4
     assert slope.item() == pytest.approx(numeric, rel=1e-6)
+
+
+@each_operator
+def test_derivatives_of_autograd_are_those_of_the_transforms(operator, shapes):
+    inputs = make(shapes)
+    loss = of_gradients(cubed(operator), everything(inputs))
+    expected = grad(loss, everything(inputs))(*inputs)
+    given = [x.requires_grad_() for x in inputs]
+    first = torch.autograd.grad(cubed(operator)(*given), given, create_graph=True)
+    actual = torch.autograd.grad(sum(x.pow(2).sum() for x in first), given)
+    torch.testing.assert_close(actual, expected, **EXACT)
+
+
+class Square:
+    """The square by a gradient of its own, which counts how often it is computed."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x, others=None):
+        def square(x, others):
+            self.calls += 1
+            return x * x
+
+        return with_gradient(square, lambda grad, x, _: (2 * x * grad,), x, others)
+
+
+def test_what_computes_its_input_again_does_not_compute_it_again():
+    square, x = Square(), torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def compute(x):
+        return recompute_before_last(lambda x: square(x.exp()), x)
+
+    assert kept_bytes(lambda: compute(x)) == x.nbytes
+    square.calls = 0
+    out = compute(x)
+    actual = torch.autograd.grad(out.sum(), x)
+    assert square.calls == 1
+    torch.testing.assert_close((out, *actual), ((2 * x).exp(), 2 * (2 * x).exp()), **EXACT)
+
+
+@pytest.mark.parametrize("others", [None, 3, torch.arange(4), torch.ones(4)], ids=str)
+def test_arguments_that_need_no_gradient_are_kept_as_they_are(others):
+    x = torch.randn(4, requires_grad=True)
+    assert torch.equal(torch.autograd.grad(Square()(x, others).sum(), x)[0], 2 * x)
+
+
+def test_a_graph_is_used_twice_only_if_it_is_retained():
+    x = torch.randn(4, requires_grad=True)
+    out = Square()(x).sum()
+    first = torch.autograd.grad(out, x, retain_graph=True)
+    assert torch.equal(*first, *torch.autograd.grad(out, x))
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(out, x)
+
+
+def test_an_input_that_was_modified_since_is_an_error():
+    x = torch.randn(4, requires_grad=True)
+    y = x.exp()
+    out = Square()(y).sum()
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
 
 
 @each_operator
