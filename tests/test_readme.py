@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
+from doc_blocks import blocks, execute
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from hybrid_backbones import backbones
+from hybrid_backbones.checkpoints.commands import list_published
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 # files of the repository, by address
@@ -27,14 +30,36 @@ def test_the_first_example_prints_four_shapes(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_the_swap_into_a_stock_config_builds_and_runs(tmp_path):
-    example = re.search(r"```python\n(custom_imports.*?)```", README, re.DOTALL)[1]
+@pytest.mark.parametrize(
+    ("said", "layer"), [('type="BiFormer"', "BiLevelRoutingAttention"), ('type="ACmix"', "ACmix")]
+)
+def test_a_swap_into_a_stock_config_builds_and_runs(said, layer, tmp_path):
+    (example,) = (block.code for block in blocks(README, "python") if said in block.code)
     path = tmp_path / "mine.py"
     path.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n" + example)
     model = MODELS.build(dict(Config.fromfile(path).model, _scope_="mmdet")).eval()
+    assert layer in {type(module).__name__ for module in model.modules()}
     with torch.no_grad():
         outs = model.extract_feat(torch.zeros(1, 3, 64, 96))
     assert [tuple(out.shape[2:]) for out in outs][:2] == [(8, 12), (4, 6)]
+
+
+def test_the_code_that_looks_inside_has_the_shapes_that_are_said():
+    (example,) = (block.code for block in blocks(README, "python") if ".explain" in block.code)
+    names = execute(example, "README.md")
+    said = re.findall(r"^(\w+) = .*# (\(.+\))$", example, re.MULTILINE)
+    assert {name: str(tuple(names[name].shape)) for name, _ in said} == dict(said)
+    assert len(said) == 2
+
+
+def test_the_weights_by_name_are_published():
+    (example,) = (block.code for block in blocks(README, "python") if "Published" in block.code)
+    checkpoint = execute(example, "README.md")["model"]["backbone"]["init_cfg"]["checkpoint"]
+    assert [line.split()[0] for line in list_published(checkpoint)] == [checkpoint]
+
+
+def test_no_example_is_left_out():
+    assert len(blocks(README, "python")) == 7, "give the new example a test here"
 
 
 def test_every_file_that_is_linked_exists(repository):
