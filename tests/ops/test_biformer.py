@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from golden.fill import compare, fill_, make_input
 from helpers import devices, golden_files, output_and_gradients
 
+from hybrid_backbones.ops import biformer
 from hybrid_backbones.ops.biformer import (
     AttentionLePE,
     BiLevelRoutingAttention,
@@ -207,13 +208,22 @@ def test_a_named_backend_runs_and_no_other(monkeypatch, backend, device):
 
 @devices
 @both_forms
-def test_it_trains_under_autocast(form, device):
+# in the second, two of three rows and columns of regions have pixels
+@pytest.mark.parametrize("size", [(7, 8), (4, 4)], ids=str)
+def test_it_trains_under_autocast(monkeypatch, form, size, device):
     module = fill_(form(16, 2, 3, 2)).to(device)
-    x = torch.randn(2, 16, 7, 8, device=device, requires_grad=True)
+    x = torch.randn(2, 16, *size, device=device, requires_grad=True)
+    dtypes = set()
+
+    def attend(query, key, value, *args, **kwargs):
+        dtypes.update((query.dtype, key.dtype, value.dtype))
+        return api.routed_attention(query, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(biformer, "routed_attention", attend)
     with torch.autocast(device, torch.bfloat16):
         out = module(x)
         out.float().square().sum().backward()
-    assert out.dtype == torch.bfloat16
+    assert dtypes == {out.dtype} == {torch.bfloat16}
     assert x.grad.isfinite().all()
     assert all(p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in module.parameters())
 
