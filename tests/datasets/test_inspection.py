@@ -191,6 +191,7 @@ ENTRIES = {
     "category without name": (drop("categories", "name"), "category entries malformed", "2 (name"),
     "id twice": (change("annotations", id=10), "annotation entries with the id of another", "10"),
     "no annotations": (lambda content: content.pop("annotations"), coco.NO_SECTION, "annotations"),
+    "no images": (lambda content: content.update(images=[], annotations=[]), coco.NO_IMAGE, "json"),
 }
 
 

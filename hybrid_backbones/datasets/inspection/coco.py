@@ -15,6 +15,7 @@ from .images import each, inspect_image
 
 NO_FILE = "annotation files that cannot be read"
 NO_SECTION = "sections missing in the annotation file"
+NO_IMAGE = "annotation files that list no image"
 NO_CATEGORY = "categories of the config that the annotation file does not have"
 OTHER_CATEGORY = "categories that the config does not have"
 UNKNOWN_CATEGORY = "annotations of unknown categories"
@@ -54,6 +55,8 @@ def inspect_coco(
     entries = {
         section: list(_usable(findings, content, section, evaluates)) for section in SECTIONS
     }
+    if content.get("images") == []:
+        findings.problems.add(NO_IMAGE, str(file))
     _compare_categories(findings, entries["categories"], allow_others)
     annotations = _known(findings, content, entries)
     _inspect_annotations(findings, annotations, entries, with_masks)
