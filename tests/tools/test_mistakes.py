@@ -3,7 +3,6 @@
 `MISTAKES` is a table over all tools: a mistake is covered by adding a row.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,16 +14,10 @@ import torch
 from demo_mistakes import DEMO_MISTAKES, an_image
 from export_mistakes import EXPORT_MISTAKES
 from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
-
-from hybrid_backbones.mini.shapes import CLASSES
+from training_mistakes import TRAINING_MISTAKES, a_file, other_checkpoint
 
 # mmengine's log, as a checkpoint has it
 HUB = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-
-
-def other_checkpoint(tmp):
-    torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), tmp / "other.pth")
-    return tmp / "other.pth"
 
 
 def cut_checkpoint(tmp):
@@ -82,45 +75,12 @@ def pretrained(tmp, path):
     )
 
 
-def a_file(tmp):
-    (tmp / "file").touch()
-    return tmp / "file"
-
-
-def config(text):
-    """Return what makes a config that goes on with the smallest network's."""
-
-    def write(tmp):
-        base = f"_base_ = {str(REPOSITORY / CONFIG)!r}\n"
-        (tmp / "own.py").write_text(text.replace("BASE\n", base))
-        return tmp / "own.py"
-
-    return write
-
-
-def without_images(tmp):
-    """Return the option for a validation on no image."""
-    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
-    (tmp / "none.json").write_text(
-        json.dumps(dict(images=[], annotations=[], categories=categories))
-    )
-    return f"val_dataloader.dataset.ann_file={tmp / 'none.json'}"
-
-
 class Mistake(NamedTuple):
     """A row: the command, made in an empty folder; what its last line says; its exit code."""
 
     command: Callable[[Path], tuple]
     says: str
     code: int = 1
-
-
-def with_options(*options):
-    return lambda tmp: train(tmp, options=options)
-
-
-def with_config(text):
-    return lambda tmp: train(tmp, config=config(text)(tmp), options=())
 
 
 def demo(checkpoint, tool="image_demo", *sketch, config=CONFIG):
@@ -130,153 +90,10 @@ def demo(checkpoint, tool="image_demo", *sketch, config=CONFIG):
     )
 
 
+OTHERS = TRAINING_MISTAKES | DEMO_MISTAKES | EXPORT_MISTAKES
 SKETCHES = "configs/locformer_swin_t.py"
 
 MISTAKES = {
-    # tools/train.py
-    "no imagenet": Mistake(
-        lambda tmp: ("tools/train.py", CONFIG, "--work-dir", tmp),
-        r"nowhere.*Set IMAGENET_ROOT.*train.*--mini",
-    ),
-    "no coco": Mistake(
-        lambda tmp: ("tools/train.py", "configs/maskrcnn_r50.py", "--work-dir", tmp),
-        r"nowhere.*Set COCO_ROOT.*instances_train2017\.json.*--mini",
-    ),
-    "no ade": Mistake(
-        lambda tmp: ("tools/train.py", "configs/upernet_r50.py", "--work-dir", tmp),
-        r"nowhere.*Set ADE_ROOT.*images/training.*--mini",
-    ),
-    "unknown flag": Mistake(lambda tmp: train(tmp, "--rseume"), r"unrecognized.*--rseume", 2),
-    "no config": Mistake(
-        lambda tmp: ("tools/train.py", "configs/none.py"), r"no config at configs/none\.py"
-    ),
-    "folder as config": Mistake(
-        lambda tmp: ("tools/train.py", "configs"), r"no config at configs: check the path"
-    ),
-    "config in another language": Mistake(
-        lambda tmp: ("tools/train.py", "README.md"), r"cannot read.*README\.md.*py/yml/yaml/json"
-    ),
-    "syntax error in the config": Mistake(
-        with_config("BASE\nmodel = dict(\n"), r"cannot read the config.*own\.py.*line 2"
-    ),
-    "unknown name in the config": Mistake(
-        with_config("BASE\n\nmodel = dict(depth=fifty)\n"),
-        r"own\.py: NameError: name 'fifty' is not defined.*own\.py, line 3",
-    ),
-    "no such base of the package": Mistake(
-        with_config("_base_ = 'hybrid_backbones::maskrcnn_acmix_r5.py'\n"),
-        r"cannot read the config.*configs/NAME\.py; did you mean maskrcnn_acmix_r50",
-    ),
-    "no base of the config": Mistake(
-        with_config("_base_ = 'none.py'\n"), r"cannot read the config.*own\.py.*none\.py"
-    ),
-    "nothing in the config": Mistake(
-        with_config(""), r"own\.py does not set default_scope, model:"
-    ),
-    "no optimiser in the config": Mistake(
-        lambda tmp: (
-            *("tools/train.py", config("BASE\noptim_wrapper = None\n")(tmp)),
-            *("--work-dir", tmp),
-        ),
-        r"own\.py does not set optim_wrapper:",
-    ),
-    "nothing to resume": Mistake(
-        lambda tmp: train(tmp, "--resume"), r"no checkpoint in .*leave --resume"
-    ),
-    "resume from weights alone": Mistake(
-        lambda tmp: train(tmp, "--resume", other_checkpoint(tmp)),
-        r"does not say how far.*set load_from",
-    ),
-    "work dir is a file": Mistake(lambda tmp: train(a_file(tmp)), r"cannot write to the work dir"),
-    "option without a value": Mistake(
-        with_options("model.backbone.depth"), r"expected KEY=VALUE, got 'model\.backbone\.depth'", 2
-    ),
-    "option with an open bracket": Mistake(
-        with_options("model.backbone.out_indices=(1,2"), r"bracket is not closed in .*\(1,2", 2
-    ),
-    "misspelt section": Mistake(
-        with_options("optim_wraper.optimizer.lr=1"),
-        r"optim_wraper\.optimizer\.lr: the config has no 'optim_wraper'; .*mean optim_wrapper",
-    ),
-    "misspelt hook": Mistake(
-        with_options("default_hooks.chekpoint.interval=2"),
-        r"default_hooks has no 'chekpoint'; did you mean checkpoint",
-    ),
-    "misspelt part of the model": Mistake(
-        with_options("model.bakbone.depth=50"),
-        r"ImageClassifier.*'bakbone'.*did you mean backbone",
-    ),
-    "misspelt setting of the backbone": Mistake(
-        with_options("model.backbone.dept=50"), r"ACmixResNet.*'dept'.*did you mean .*depth"
-    ),
-    "misspelt setting of the optimiser": Mistake(
-        with_options("optim_wrapper.optimizer.weigth_decay=0"),
-        r"AdamW.*'weigth_decay'.*did you mean weight_decay",
-    ),
-    "misspelt setting of a dataloader": Mistake(
-        with_options("train_dataloader.batchsize=2"), r"no 'batchsize'; did you mean batch_size"
-    ),
-    "element that is not there": Mistake(
-        with_options("param_scheduler.7.end=2"), r"param_scheduler has 2 elements.*no 7"
-    ),
-    "part of a number": Mistake(
-        with_options("train_dataloader.batch_size.all=2"), r"batch_size is 16, which has no all"
-    ),
-    "text as number of epochs": Mistake(
-        with_options("train_cfg.max_epochs=abc"),
-        r"train_cfg\.max_epochs: expected a number, as 8.*got 'abc'",
-    ),
-    "rates instead of a rate": Mistake(
-        with_options("optim_wrapper.optimizer.lr=[0.1]"),
-        r"optimizer\.lr: expected a number, as 0\.001 .*got \[0\.1\]",
-    ),
-    "number instead of hooks": Mistake(
-        with_options("custom_hooks=5"),
-        r"custom_hooks: expected a list of dicts, .*KEY\.NUMBER\.NAME=VALUE.*got 5",
-    ),
-    "no epochs": Mistake(
-        with_options("train_cfg.max_epochs=0"), r"max_epochs must be a positive integer, got 0"
-    ),
-    "half an epoch": Mistake(
-        with_options("train_cfg.max_epochs=0.5"), r"max_epochs must be a positive integer, got 0\.5"
-    ),
-    "negative batch size": Mistake(
-        with_options("train_dataloader.batch_size=-1"), r"batch_size should be a positive.*-1"
-    ),
-    "negative number of workers": Mistake(
-        with_options("train_dataloader.num_workers=-1"), r"num_workers option should be non-neg"
-    ),
-    "persistent workers without workers": Mistake(
-        with_options("train_dataloader.persistent_workers=True"), r"persistent_workers option needs"
-    ),
-    "negative learning rate": Mistake(
-        with_options("optim_wrapper.optimizer.lr=-1"), r"optimizer.*Invalid learning rate: -1"
-    ),
-    "unknown depth": Mistake(with_options("model.backbone.depth=51"), r"depth must be one of.*51"),
-    "unknown network": Mistake(
-        with_options("model.backbone.type=ACmixRestNet"),
-        r"no model called ACmixRestNet; did you mean ACmixResNet",
-    ),
-    "unknown optimiser": Mistake(
-        with_options("optim_wrapper.optimizer.type=AdamV"),
-        r"no optimizer called AdamV; did you mean Adam",
-    ),
-    "batch larger than the set": Mistake(
-        with_options("train_dataloader.dataset.indices=10"),
-        r"set has 10 samples, less than a batch of 16.*drop_last",
-    ),
-    "empty set": Mistake(
-        with_options("train_dataloader.dataset.indices=0"),
-        r"a data set of the config is empty, CustomDataset of .*mini",
-    ),
-    "empty validation set": Mistake(
-        lambda tmp: train(tmp, config="configs/retinanet_r50.py", options=[without_images(tmp)]),
-        r"annotation file .*/none\.json lists no image to evaluate on",
-    ),
-    "diverging": Mistake(
-        with_options(*SHORT, "optim_wrapper.optimizer.lr=1e20"),
-        r"(loss|weights).*iteration \d+.*Lower the learning rate",
-    ),
     # tools/test.py
     "no checkpoint": Mistake(
         lambda tmp: evaluate(tmp, "none.pth"), r"no checkpoint at 'none\.pth'"
@@ -383,7 +200,7 @@ MISTAKES = {
     "empty checkpoint": Mistake(
         lambda tmp: evaluate(tmp, a_file(tmp)), r"cannot read.*file.*is empty"
     ),
-    **{name: Mistake(*row) for name, row in (DEMO_MISTAKES | EXPORT_MISTAKES).items()},
+    **{name: Mistake(*row) for name, row in OTHERS.items()},
 }
 
 
