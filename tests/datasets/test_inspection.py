@@ -1,29 +1,24 @@
-"""Laws of the inspection of data sets: each fault that is planted is found, and nothing else."""
+"""Laws of the inspection of images and annotation files: each planted fault is found, no other."""
 
 import json
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
+from inspection_cases import HEIGHT, WIDTH, cut, noise
 from PIL import Image
 
-from hybrid_backbones.datasets.inspection import coco, images, label_maps
+from hybrid_backbones.datasets.inspection import coco, images
 from hybrid_backbones.datasets.inspection.coco import inspect_coco
 from hybrid_backbones.datasets.inspection.findings import Problems
-from hybrid_backbones.datasets.inspection.folders import inspect_folders
 from hybrid_backbones.datasets.inspection.images import inspect_image
 
 pytestmark = pytest.mark.upstream
-HEIGHT, WIDTH = 20, 30
 SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]
 BOX = dict(category_id=1, bbox=[2, 3, 10, 10], area=100, iscrowd=0, segmentation=[SQUARE])
 ORIENTATION = 0x0112
-
-
-def noise(shape=(HEIGHT, WIDTH, 3), dtype=np.uint8):
-    return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
 
 
 @pytest.fixture
@@ -43,10 +38,6 @@ def inspect(folder, content, classes=("cat", "dog"), **settings):
     (folder / "all.json").write_text(content if isinstance(content, str) else json.dumps(content))
     settings = dict(with_masks=True, quiet=True) | settings
     return inspect_coco(folder / "all.json", folder, classes, "set", **settings)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def rotate(path):
@@ -260,88 +251,14 @@ def test_a_line_has_a_count_and_the_first_examples():
     assert len(problems) == 5
 
 
-def write_maps(folder, value=1):
-    for name in ("a", "b"):
-        for kind in ("images", "maps"):
-            (folder / kind).mkdir(exist_ok=True)
-        Image.fromarray(noise()).save(folder / "images" / f"{name}.jpg")
-        labels = np.full((HEIGHT, WIDTH), value, np.uint8)
-        labels[0] = 0
-        Image.fromarray(labels).save(folder / "maps" / f"{name}.png")
-
-
-def inspect_maps(folder, **settings):
-    settings = dict(
-        type="CheckedSegDataset",
-        data_root=str(folder),
-        data_prefix=dict(img_path="images", seg_map_path="maps"),
-        metainfo=dict(classes=("soil", "crop", "weed")),
-        indices=1,
-        pipeline=[dict(type="LoadAnnotationsStrict")],
-        **settings,
-    )
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        return inspect_folders(settings, "set", quiet=True)
-
-
-def save(array):
-    return lambda path: Image.fromarray(array).save(path)
-
-
-MAPS = {
-    "missing": (lambda path: path.unlink(), label_maps.MISSING),
-    "cut": (cut, label_maps.UNREADABLE),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), images.UNOPENED),
-    "colours": (save(noise()), label_maps.NO_LABELS),
-    "16 bits": (save(noise((HEIGHT, WIDTH), np.uint16)), label_maps.NO_LABELS),
-    "another size": (save(np.zeros((9, 9), np.uint8)), label_maps.RESIZED),
-    "label above": (save(np.full((HEIGHT, WIDTH), 3, np.uint8)), label_maps.ABOVE),
-    "all ignored": (save(np.full((HEIGHT, WIDTH), 255, np.uint8)), label_maps.EMPTY),
-}
-
-
-@pytest.mark.parametrize("name", MAPS)
-def test_a_faulty_label_map_is_found_and_named(tmp_path, name):
-    damage, kind = MAPS[name]
-    write_maps(tmp_path)
-    damage(tmp_path / "maps/b.png")
-    found = inspect_maps(tmp_path).problems.examples
-    assert found.keys() == {kind}
-    assert str(tmp_path / "maps/b.png") in found[kind][0]
-
-
-def test_images_of_label_maps_are_inspected(tmp_path):
-    write_maps(tmp_path)
-    cut(tmp_path / "images/b.jpg")
-    assert inspect_maps(tmp_path).problems.examples.keys() == {images.UNREADABLE}
-
-
-def test_the_pixels_of_good_label_maps_are_counted(tmp_path):
-    write_maps(tmp_path, value=2)
-    findings = inspect_maps(tmp_path)
-    assert not findings.problems
-    assert findings.num_pixels == dict(soil=2 * WIDTH, weed=2 * WIDTH * (HEIGHT - 1))
-    assert findings.num_images == dict(soil=2, weed=2)
-    # with label 0 ignored, the classes count from 1
-    findings = inspect_maps(tmp_path, reduce_zero_label=True)
-    assert not findings.problems
-    assert findings.num_pixels == dict(crop=2 * WIDTH * (HEIGHT - 1))
-
-
-def test_folders_by_class_are_counted(tmp_path):
-    for name, count in (("cat", 2), ("dog", 1)):
-        (tmp_path / name).mkdir()
-        for i in range(count):
-            Image.fromarray(noise()).save(tmp_path / name / f"{i}.png")
-    cut(tmp_path / "dog/0.png")
-    settings = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="", pipeline=[])
-    with DefaultScope.overwrite_default_scope("mmpretrain"):
-        findings = inspect_folders(settings, "set", quiet=True)
-    assert findings.num_images == dict(cat=2, dog=1)
-    assert findings.problems.examples.keys() == {images.UNREADABLE}
-
-
 def test_a_tiff_of_16_bit_colours_is_deep(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.tif"), noise(dtype=np.uint16))
+    report = inspect_image(tmp_path / "deep.tif")
+    assert report.problems == [(images.DEEP, str(tmp_path / "deep.tif"))]
+    assert report.size == (WIDTH, HEIGHT)
+
+
+def test_a_file_that_is_missing_has_no_size(tmp_path):
     report = inspect_image(tmp_path / "none.png")
     assert report.problems == [(images.MISSING, str(tmp_path / "none.png"))]
     assert report.size is None
