@@ -10,6 +10,7 @@ supported: PyTorch raises `NotImplementedError`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ def with_gradient(function: Callable, gradient: Callable, *inputs: Any) -> Tenso
         kept = _Keep.apply(*inputs)
         # integers have no node
         keeper = next(x.grad_fn for x in kept if isinstance(x, Tensor) and x.requires_grad)
-        return _FunctionOfKept.apply(keeper, function, gradient, *kept)
+        # of the inputs themselves, as sides of one have other strides in `kept`
+        compute = partial(_call, function, *inputs)
+        return _ResultOfKept.apply(compute, gradient, keeper, *kept)
     return _Function.apply(function, gradient, *inputs)
 
 
@@ -91,13 +94,13 @@ class _Keep(torch.autograd.Function):
         return grads
 
 
-class _FunctionOfKept(torch.autograd.Function):
-    """A function of what the node `keeper` of a :class:`_Keep` has saved."""
+class _ResultOfKept(torch.autograd.Function):
+    """The result of ``compute()`` as a function of what the node `keeper` of a `_Keep` saved."""
 
     @staticmethod
-    def forward(ctx, keeper, function, gradient, *inputs):
-        ctx.keeper, ctx.gradient = keeper, gradient
-        return _call(function, *inputs)
+    def forward(ctx, compute, gradient, keeper, *kept):
+        ctx.gradient, ctx.keeper = gradient, keeper
+        return compute()
 
     @staticmethod
     def backward(ctx, grad):
