@@ -2,8 +2,8 @@
 
 The network is that of the config. The preset replaces the data, the number of classes, the image
 size and the schedule, and removes ImageNet weights, so that nothing needs to be downloaded. Heads
-that would not learn in minutes are changed: those with queries (`queries.py`) and RetinaNet's
-(`retina.py`).
+that would not learn in minutes are changed: those with queries (`queries.py`) and those without
+RoIs (`dense.py`).
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
+from .dense import halve_depth, is_retina, shrink_retina
 from .queries import SLOW, has_queries, shrink_queries
-from .retina import is_retina, shrink_retina
 from .settings import dicts, set_num_classes
 from .shapes import CLASSES, PALETTE, SCENES, SINGLE_SIZE, SINGLES, draw_mini
 
@@ -96,6 +96,8 @@ def _detection(cfg: Config, root: Path) -> dict:
     set_num_classes(cfg.model, len(CLASSES))
     if head == "queries":
         shrink_queries(cfg.model)
+    if head == "dense":
+        halve_depth(cfg.model)
     if is_retina(cfg.model):
         shrink_retina(cfg.model)
     for settings in dicts(cfg.model):

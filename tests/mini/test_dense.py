@@ -1,4 +1,4 @@
-"""Laws of the mini preset of RetinaNet: its head sees the image from the first step on."""
+"""Laws of the mini preset of heads without RoIs, of which RetinaNet's sees the image at once."""
 
 import pytest
 import torch
@@ -53,3 +53,12 @@ def test_every_retinanet_has_norms_in_its_head_and_no_other_detector_is_changed(
             for model in (given.neck, read(name).model.neck)
         )
         assert mini_widths == widths
+
+
+def test_heads_without_rois_have_half_of_their_depth(read, repository):
+    depths = {}
+    for name in ("retinanet_r50", "rtmdet_mixformer_b1", "rtmdetins_uniformer_xxs"):
+        given = Config.fromfile(repository / "configs" / f"{name}.py").model
+        depths[name] = given.bbox_head.stacked_convs, read(name).model.bbox_head.stacked_convs
+    assert depths["retinanet_r50"] == (4, 2)
+    assert depths["rtmdet_mixformer_b1"] == depths["rtmdetins_uniformer_xxs"] == (2, 1)
