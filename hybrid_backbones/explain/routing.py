@@ -4,7 +4,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..ops.biformer import BiLevelRoutingAttention, BiLevelRoutingAttention2d, route_regions
+from ..ops.biformer import (
+    BiLevelRoutingAttention,
+    BiLevelRoutingAttention2d,
+    pad_regions,
+    route_regions,
+)
 from ..ops.windows import partition_windows, valid_positions
 from .capture import Call
 
@@ -44,8 +49,9 @@ def find_routing(call: Call) -> Routing:
     valid_mask = None
     if isinstance(module, BiLevelRoutingAttention):
         query, key, _ = call.inner["qkv.qkv"][-1].chunk(3, -1)
-        rows = -(-size[0] // window[0])
-        query = query.unflatten(1, (-1, columns[1]))[:, :rows, : columns[0]].flatten(1, 2)
+        # which are not projected
+        padding = module.qkv["qkv"].bias.chunk(3)[1]
+        key = pad_regions(key.unflatten(1, (-1, columns[0])), columns[1], padding).flatten(1, 2)
     else:
         maps = call.inner["qkv_linear"][-1].permute(0, 2, 3, 1)
         query, key, _ = partition_windows(maps, window).chunk(3, -1)

@@ -164,7 +164,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
                 x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
                 return linear(partition_windows(x, window))
             regions = linear(partition_windows(x, window)).unflatten(1, filled)
-            return _pad_regions(regions, side, linear.bias).flatten(1, 2)
+            return pad_regions(regions, side, linear.bias).flatten(1, 2)
 
         def encode_positions(value: Tensor) -> Tensor:
             return self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
@@ -183,7 +183,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
         return self.wo(out).permute(0, 3, 1, 2)
 
 
-def _pad_regions(regions: Tensor, side: int, value: Tensor) -> Tensor:
+def pad_regions(regions: Tensor, side: int, value: Tensor) -> Tensor:
     """Pad ``(B, rows, columns, T, C)`` to S×S regions, all of whose tokens are `value`."""
     for dim in (1, 2):
         shape = list(regions.shape)

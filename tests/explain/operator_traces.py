@@ -33,7 +33,12 @@ def run_and_keep(module, x):
                 lambda _, args, out, name=name: calls[name].append((args[0], out))
             )
         )
+    if isinstance(module, BiLevelRoutingAttention):
+        attend = module._attend
+        # of all regions, also of those of padding only, which are not projected
+        module._attend = lambda *qkv: calls["values"].append(qkv[2]) or attend(*qkv)
     calls["out"] = module(x)
+    vars(module).pop("_attend", None)
     for hook in hooks:
         hook.remove()
     return calls
@@ -80,7 +85,7 @@ def trace(module, x):
         whole = [side * length for length in window]
         lepe = calls["lepe"][0][1][..., : size[0], : size[1]].permute(0, 2, 3, 1)
         out = calls["wo"][0][0] - lepe
-        return out, calls["qkv.qkv"][0][1], lambda v: last(join_windows(v, window, whole))
+        return out, calls["values"][0], lambda v: join_windows(v, window, whole)
     if isinstance(module, BiLevelRoutingAttention2d):
         out = (calls["output_linear"][0][0] - calls["lepe"][0][1]).permute(0, 2, 3, 1)
         window = [max(length // module.num_windows, 1) for length in size]
