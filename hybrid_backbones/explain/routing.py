@@ -50,7 +50,7 @@ def find_routing(call: Call) -> Routing:
     if isinstance(module, BiLevelRoutingAttention):
         query, key, _ = call.inner["qkv.qkv"][-1].chunk(3, -1)
         # which are not projected
-        padding = module.qkv["qkv"].bias.chunk(3)[1]
+        padding = module.qkv.get_parameter("qkv.bias").chunk(3)[1]
         key = pad_regions(key.unflatten(1, (-1, columns[0])), columns[1], padding).flatten(1, 2)
     else:
         maps = call.inner["qkv_linear"][-1].permute(0, 2, 3, 1)

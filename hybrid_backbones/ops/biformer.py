@@ -11,6 +11,7 @@ Transformer", CVPR 2022.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +156,7 @@ class BiLevelRoutingAttention(_RoutingAttention):
         side, (height, width) = self.num_windows, x.shape[1:3]
         window = ceil_div(height, side), ceil_div(width, side)
         padded = side * window[0], side * window[1]
-        linear = self.qkv["qkv"]
+        linear: Any = self.qkv["qkv"]
         # a graph for any size computes all regions
         is_general = is_exporting() or not are_known(height, width)
 
