@@ -49,7 +49,7 @@ def find_routing(call: Call) -> Routing:
     valid_mask = None
     if isinstance(module, BiLevelRoutingAttention):
         query, key, _ = call.inner["qkv.qkv"][-1].chunk(3, -1)
-        # which are not projected
+        # keys of regions of padding only, which are not projected, are the bias
         padding = module.qkv.get_parameter("qkv.bias").chunk(3)[1]
         key = pad_regions(key.unflatten(1, (-1, columns[0])), columns[1], padding).flatten(1, 2)
     else:

@@ -159,6 +159,8 @@ class BiLevelRoutingAttention(_RoutingAttention):
         linear: Any = self.qkv["qkv"]
         # a graph for any size computes all regions
         is_general = is_exporting() or not are_known(height, width)
+        # rows and columns of regions that are not of padding only
+        filled = ceil_div(height, window[0]), ceil_div(width, window[1])
 
         def project(x: Tensor) -> Tensor:
             if is_general:
@@ -170,8 +172,6 @@ class BiLevelRoutingAttention(_RoutingAttention):
         def encode_positions(value: Tensor) -> Tensor:
             return self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
 
-        # rows and columns of regions that are not of padding only
-        filled = ceil_div(height, window[0]), ceil_div(width, window[1])
         query, key, value = recompute_before_last(project, x).chunk(3, -1)
         lepe = recompute_before_last(encode_positions, value)
         if is_general:
