@@ -78,3 +78,25 @@ def test_a_backbone_by_name_has_the_channels_and_strides_that_are_said(capsys):
     example = re.search(r"```python\n(from hybrid_backbones import create.*?)```", README, re.S)[1]
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == re.search(r"# (.+)", example)[1]
+
+
+def rows_of_table(text):
+    """Return the rows of the first table of a text by title, of ratios with what they are of."""
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    titles = [
+        f"ratio of {header[place - 1]}" if title == "ratio" else title
+        for place, title in enumerate(header)
+    ]
+    return [dict(zip(titles, row, strict=True)) for row in rows]
+
+
+def test_the_table_of_operators_has_figures_of_the_benchmark_page(repository):
+    page = (repository / "docs/benchmarks.md").read_text().partition("\n## Operators\n")[2]
+    command, date = re.search(r"`python (tools/\S+ ops --threads 2) .*`, (\S+):", page).groups()
+    said = README.partition(f"\n`python {command}` ({date}).\n")[2]
+    assert said, "README has another command or date"
+    measured = rows_of_table(page)
+    rows = rows_of_table(said)
+    assert len(rows) > 10
+    assert [row for row in rows if not any(row.items() <= one.items() for one in measured)] == []

@@ -53,6 +53,8 @@ def _server():
 def start_warm(*commands):
     """Start command lines, each with its environment, in forks of one process, all at once.
 
+    They start in the folder that `PWD` names, by default that of the repository.
+
     Returns:
         their process numbers, and a function that waits for all and returns what `run` does for
         each. Nothing else can be started before that.

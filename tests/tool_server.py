@@ -48,6 +48,7 @@ def fork(arguments, environment, out, err):
     os.dup2(err.fileno(), 2)
     signal.alarm(TIMEOUT)
     os.environ.update(environment)
+    os.chdir(environment.get("PWD", "."))
     code = run_here(arguments)
     sys.stdout.flush()
     sys.stderr.flush()

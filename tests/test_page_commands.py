@@ -1,0 +1,136 @@
+"""The shell blocks of the pages run in the folder of a user, and write the files that they name.
+
+They run as they stand, but for two things: trainings and evaluations take a few images, and what an
+earlier block would have trained for minutes is a network with random weights.
+"""
+
+import re
+from ast import literal_eval
+
+import pytest
+from demo_cases import save_network
+from doc_blocks import REPOSITORY, blocks, commands
+from mmengine.config import Config
+from PIL import Image
+from tool_runs import run_warm
+
+from hybrid_backbones.cli.main import COMMANDS
+from hybrid_backbones.mini.preset import apply_mini
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
+PAGES += sorted(path for path in (REPOSITORY / "docs").rglob("*.md"))
+# what a block has that needs more than this machine or minutes, and what tests it
+ELSEWHERE = {
+    "pip install": ".ci/run",
+    "_ROOT=": "tests/test_real_data.py",
+    "--launcher": "tests/tools/test_clusters.py",
+    "hybrid_backbones.cli": "tests/tools/test_clusters.py",
+    "--int8": "tests/deploy/test_precision.py",
+    "screws.py": "tests/training/test_own_data.py",
+    "tools/benchmark.py": "tests/benchmark/test_command.py",
+    "tools/leaderboard.py": "tests/tools/test_leaderboard.py",
+    "tools/playground.py": "tests/playground/test_models.py",
+    "tools/reparameterize.py": "tests/deploy/test_reparameterize.py",
+    "tools/weights.py": "tests/tools/test_weights.py",
+    # published weights are downloaded
+    "uniformer_small_in1k": "tests/tools/test_weights.py",
+    "maskrcnn_uniformer_s": "tests/tools/test_weights.py",
+}
+CHECKPOINT = re.compile(r"work_dirs/(\w+)_mini/(?:epoch|iter)_(\d+)\.pth")
+FEW = {
+    "train": ["train_dataloader.dataset.indices=4", "val_dataloader.dataset.indices=4"],
+    "test": ["test_dataloader.dataset.indices=4"],
+}
+
+
+def blocks_of_pages():
+    for page in PAGES:
+        for number, block in enumerate(blocks(page.read_text(), "bash")):
+            yield f"{page.relative_to(REPOSITORY)}-{number}", block.code
+
+
+def place_of(code):
+    """Return what tests a block that does not run here; None for one that does."""
+    return next((place for part, place in ELSEWHERE.items() if part in code), None)
+
+
+BLOCKS = dict(blocks_of_pages())
+HERE = [name for name, code in BLOCKS.items() if place_of(code) is None]
+
+
+def tool_of(words):
+    """Return the name of a command's tool, and the arguments."""
+    if words[0] == "hb":
+        name, *arguments = words[1:]
+        return COMMANDS[name][0], arguments
+    return re.fullmatch(r"tools/(\w+)\.py", words[1])[1], words[2:]
+
+
+def options_of(words):
+    return words[words.index("--cfg-options") + 1 :] if "--cfg-options" in words else []
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """A function that returns a checkpoint of a network with random weights, of a mini config."""
+    folder = tmp_path_factory.mktemp("stand_ins")
+
+    def save(name, length, options):
+        cfg = Config.fromfile(REPOSITORY / f"configs/{name}.py")
+        for key, value in (option.split("=") for option in options):
+            if key.startswith("model."):
+                cfg.merge_from_dict({key: literal_eval(value)})
+        apply_mini(cfg, REPOSITORY / "data/mini")
+        ends = (cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters"))
+        assert int(length) in ends, "the page names another checkpoint than the last one"
+        return save_network(folder, name, cfg)
+
+    return save
+
+
+@pytest.fixture
+def home(tmp_path, mini_root):
+    """The folder of a user, who has the mini set and a photo."""
+    for name in ("configs", "tools"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mini").symlink_to(mini_root)
+    with Image.open(mini_root / "coco/val2017/000000000034.png") as picture:
+        picture.convert("RGB").save(tmp_path / "photo.jpg")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HERE)
+def test_a_block_runs_and_writes_what_it_names(name, home, stand_in):
+    for words in commands(BLOCKS[name]):
+        if words == ["hb", "--help"]:
+            continue
+        tool, arguments = tool_of(words)
+        for word in arguments:
+            trained = CHECKPOINT.fullmatch(word)
+            if trained and not (home / word).exists():
+                (home / word).parent.mkdir(parents=True)
+                (home / word).symlink_to(stand_in(*trained.groups(), options_of(words)))
+        if tool in FEW:
+            arguments += [*([] if options_of(words) else ["--cfg-options"]), *FEW[tool]]
+        code, out, err = run_warm(f"tools/{tool}.py", *arguments, PWD=str(home))
+        assert code == 0, f"{words}\n{err}"
+        for file in written(words):
+            assert (home / file).stat().st_size, f"{words}\n{out}"
+
+
+def written(words):
+    """Return the files and folders that a command says it writes."""
+    files = [words[words.index("--out") + 1]] if "--out" in words else []
+    if "--what" in words:
+        files += [f"{files[0]}/{words[words.index('--what') + 1]}.{end}" for end in ("png", "npz")]
+    if "export" in words[1]:
+        files += [word for word in words if word.endswith(".onnx")]
+    return files
+
+
+def test_a_block_that_runs_elsewhere_names_a_test_that_exists():
+    assert set(ELSEWHERE.values()) == {place_of(code) for code in BLOCKS.values()} - {None}
+    assert [place for place in ELSEWHERE.values() if not (REPOSITORY / place).is_file()] == []
+    assert len(HERE) > 20
