@@ -34,11 +34,10 @@ def count_costs(cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
     params = sum(p.numel() for p in model.parameters())
     if "sketch_encoder" in cfg.model:
         return params, count_macs(model, (1, 3, *size), _query_shape(cfg))
-    shapes = [(1, 3, *size)]
     backbone = model.backbone.to("meta")
-    macs = _count_backbone(backbone, shapes[0])
-    with torch.no_grad():
-        features = [x.shape for x in backbone(torch.zeros(shapes[0], device="meta"))]
+    features: list[torch.Size] = []
+    backbone.register_forward_hook(lambda _, __, maps: features.extend(x.shape for x in maps))
+    macs = _count_backbone(backbone, (1, 3, *size))
     # its weights, which have no values now, do not take part in what follows
     del model.backbone
     if has_queries(cfg.model):
