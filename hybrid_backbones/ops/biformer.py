@@ -107,15 +107,32 @@ class _RoutingAttention(nn.Module):
         self.lepe = depthwise_conv(embed_dims, lepe_kernel_size)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, *, valid_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        chosen: list[Tensor],
+        *,
+        valid_mask: Tensor | None = None,
     ) -> Tensor:
-        """Route by the means of the valid tokens and attend."""
-        # small maps have fewer regions; a graph for any size has a constant k
-        topk = self.topk if is_exporting() else -at_least(-key.shape[1], -self.topk)
-        routes = route_regions(query, key, topk, valid_mask)
+        """Attend to the routes in `chosen`; if it is empty, add those of the valid tokens' means.
+
+        What runs again in the backward pass so takes the routes of the forward pass.
+        """
+        if not chosen:
+            # small maps have fewer regions; a graph for any size has a constant k
+            topk = self.topk if is_exporting() else -at_least(-key.shape[1], -self.topk)
+            chosen.append(route_regions(query, key, topk, valid_mask))
         return routed_attention(
-            query, key, value, routes, self.num_heads, backend=self.attn_backend
+            query, key, value, chosen[0], self.num_heads, backend=self.attn_backend
         )
+
+    def _recompute_before_attention(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """Compute ``function(x)``, which attends last, and keep x instead of what attends."""
+        # all of the definition would run again
+        if self.attn_backend == "reference":
+            return function(x)
+        return recompute_before_last(function, x)
 
 
 class BiLevelRoutingAttention(_RoutingAttention):
@@ -169,18 +186,19 @@ class BiLevelRoutingAttention(_RoutingAttention):
             regions = linear(partition_windows(x, window)).unflatten(1, filled)
             return pad_regions(regions, side, linear.bias).flatten(1, 2)
 
-        def encode_positions(value: Tensor) -> Tensor:
-            return self.lepe(join_windows(value, window, padded).permute(0, 3, 1, 2))
+        chosen: list[Tensor] = []
 
-        query, key, value = recompute_before_last(project, x).chunk(3, -1)
-        lepe = recompute_before_last(encode_positions, value)
-        if is_general:
-            out = join_windows(self._attend(query, key, value), window, padded)
-            out = crop(out, (height, width))
-        else:
-            query = query.unflatten(1, (side, side))[:, : filled[0], : filled[1]].flatten(1, 2)
-            out = join_windows(self._attend(query, key, value), window, (height, width))
-        out = out + crop(lepe.permute(0, 2, 3, 1), (height, width))
+        def attend(x: Tensor) -> tuple[Tensor, Tensor]:
+            query, key, value = project(x).chunk(3, -1)
+            if not is_general:
+                query = query.unflatten(1, (side, side))[:, : filled[0], : filled[1]].flatten(1, 2)
+            out = self._attend(query, key, value, chosen)
+            return out, join_windows(value, window, padded)
+
+        out, values = self._recompute_before_attention(attend, x)
+        out = join_windows(out, window, padded if is_general else (height, width))
+        lepe = self.lepe(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out = crop(out, (height, width)) + crop(lepe, (height, width))
         return self.wo(out).permute(0, 3, 1, 2)
 
 
@@ -215,11 +233,16 @@ class BiLevelRoutingAttention2d(_RoutingAttention):
         size = x.shape[2:]
         # published without the lower bound, so sides of fewer than S pixels fail there
         window = [at_least(side // self.num_windows, 1) for side in size]
-        maps = self.qkv_linear(x).chunk(3, 1)
-        regions = (partition_windows(y.permute(0, 2, 3, 1), window) for y in maps)
-        out = self._attend(*regions, valid_mask=valid_positions(size, window, x.device))
-        out = join_windows(out, window, size).permute(0, 3, 1, 2)
-        return self.output_linear(out + self.lepe(maps[2]))
+        qkv = self.qkv_linear(x)
+        chosen: list[Tensor] = []
+
+        def attend(qkv: Tensor) -> Tensor:
+            query, key, value = partition_windows(qkv.permute(0, 2, 3, 1), window).chunk(3, -1)
+            valid_mask = valid_positions(size, window, qkv.device)
+            return self._attend(query, key, value, chosen, valid_mask=valid_mask)
+
+        out = join_windows(self._recompute_before_attention(attend, qkv), window, size)
+        return self.output_linear(out.permute(0, 3, 1, 2) + self.lepe(qkv.chunk(3, 1)[2]))
 
 
 class _LePEAttention(nn.Module):

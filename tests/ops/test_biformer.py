@@ -229,6 +229,29 @@ def test_it_trains_under_autocast(monkeypatch, form, size, device):
 
 
 @both_forms
+def test_the_backward_pass_takes_the_routes_of_the_forward_pass(monkeypatch, form):
+    calls = []
+
+    def route_otherwise(*args):
+        calls.append(args)
+        # other routes than those before
+        return route_regions(*args).add(len(calls)) % 9
+
+    route_regions = biformer.route_regions
+    module, x = build_exact(form, 8, 2, 3, 2), make_map(1, 8, 7, 8)
+    monkeypatch.setattr(biformer, "route_regions", route_otherwise)
+    out = module(x)
+    (grad,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (again,) = torch.autograd.grad(out.sum(), x)
+    assert len(calls) == 1
+    # with the same shifted routes, by the definition, which computes nothing again
+    module.attn_backend = "reference"
+    calls.clear()
+    expected = torch.autograd.grad(module(x).sum(), x)
+    torch.testing.assert_close([grad, again], [*expected] * 2, **EXACT)
+
+
+@both_forms
 def test_it_compiles_into_one_graph(monkeypatch, form):
     monkeypatch.setattr(chunked, "MIN_WORKSPACE_ON_CPU", 1)  # several chunks
     torch.compiler.reset()
