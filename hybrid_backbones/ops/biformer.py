@@ -129,8 +129,8 @@ class _RoutingAttention(nn.Module):
 
     def _recompute_before_attention(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         """Compute ``function(x)``, which attends last, and keep x instead of what attends."""
-        # all of the definition would run again
-        if self.attn_backend == "reference":
+        # these keep more than their inputs, for which all of them would run again
+        if self.attn_backend in ("reference", "flex"):
             return function(x)
         return recompute_before_last(function, x)
 

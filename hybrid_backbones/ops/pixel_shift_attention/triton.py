@@ -117,15 +117,14 @@ def _keep(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad):
-    query, key, value = ctx.saved_tensors
+    # once: what runs again in the backward pass saves them for one access
+    maps = query, key, value = ctx.saved_tensors
     attend = ctx.query_step, ctx.key_step
     seen = ctx.key_step, ctx.query_step
     roles = (grad, value, key, attend), (value, grad, query, seen), (key, query, grad, seen)
     grads = [
-        _attend(*maps, *ctx.settings, *steps, x.dtype) if needed else None
-        for x, (*maps, steps), needed in zip(
-            ctx.saved_tensors, roles, ctx.needs_input_grad[:3], strict=True
-        )
+        _attend(*others, *ctx.settings, *steps, x.dtype) if needed else None
+        for x, (*others, steps), needed in zip(maps, roles, ctx.needs_input_grad[:3], strict=True)
     ]
     return *grads, *[None] * 6
 
