@@ -1,5 +1,7 @@
 """Laws of what the benchmark counts: memory kept for the backward pass, and operations."""
 
+import json
+
 import pytest
 import torch
 from helpers import interpreted
@@ -152,6 +154,30 @@ def test_the_refactored_routing_keeps_no_regions():
     x = torch.rand(2, 8, 10, 13, requires_grad=True)
     # the input, its three projections, and what the last projection takes
     assert kept_bytes(lambda: layer(x), layer.parameters()) == 5 * x.nbytes
+
+
+def _counts(operator, implementation, size):
+    """Return what an operator keeps, in bytes, and what a step of it launches."""
+    function, inputs = OPERATORS[operator][implementation](Settings(size, threads=1))
+    inputs = [x.requires_grad_() for x in inputs]
+    weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+
+    def step():
+        out = function(*inputs)
+        torch.autograd.grad(out, [*inputs, *weights], torch.ones_like(out))
+
+    return kept_bytes(lambda: function(*inputs), weights), count_launches(step)
+
+
+def test_the_table_of_growth_has_the_counts_of_today(repository):
+    table = json.loads((repository / "docs/benchmarks/cpu_growth.json").read_text())
+    rows = [row for row in table["rows"] if row["size"] == "50×84"]
+    assert {row["operator"] for row in rows} == OPERATORS.keys()
+    said = {
+        (row["operator"], row["implementation"]): (row["kept_mib"] * 2**20, row["launches"])
+        for row in rows
+    }
+    assert {names: _counts(*names, (50, 84)) for names in said} == said
 
 
 def _training_step(name, size):

@@ -76,3 +76,10 @@ def test_every_network_learns(rows):
         assert row["state"] == "finished", row["config"]
         metric, enough = LEARNT[method_of(row)]
         assert float(row[metric]) >= enough, row["config"]
+
+
+def test_no_training_that_was_timed_took_more_than_ten_minutes(rows):
+    # with its validations; those of the slowest networks are among them
+    seconds = {row["config"]: int(row["train_seconds"]) for row in rows if row["train_seconds"]}
+    assert {"retinanet_biformer_s", "maskrcnn_biformer_s"} <= seconds.keys()
+    assert max(seconds.values()) <= 600
