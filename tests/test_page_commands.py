@@ -18,7 +18,7 @@ from hybrid_backbones.cli.main import COMMANDS
 from hybrid_backbones.mini.preset import apply_mini
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
-PAGES += sorted(path for path in (REPOSITORY / "docs").rglob("*.md"))
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 # what a block has that needs more than this machine or minutes, and what tests it
 ELSEWHERE = {
     "pip install": ".ci/run",

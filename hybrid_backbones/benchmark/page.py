@@ -57,8 +57,8 @@ SECTIONS = {
         "Triton's kernels are the default, counted on a CPU. The published networks keep 1111 MiB "
         "(ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, hybrid) and 128 (SwiftFormer-L1) at this "
         "size, and launch 1433, 2053, 825 and 863 operations without stochastic depth, which "
-        "BiFormer-S and UniFormer-S have here (without it they launch 1616 and 704). Where Triton "
-        "is missing, ACmix-R50 launches 2162 operations and BiFormer-S 2362, more than was "
+        "BiFormer-S and UniFormer-S have here (without it they launch 1726 and 704). Where Triton "
+        "is missing, ACmix-R50 launches 2162 operations and BiFormer-S 2524, more than was "
         "published: `tiled` and `chunked` take the place of each kernel, in the chunks of a GPU.",
     ),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
