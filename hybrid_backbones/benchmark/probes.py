@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
@@ -149,14 +151,27 @@ class _CountAttention(TorchFunctionMode):
         return query.new_zeros(*query.shape[:-1], value.shape[-1])
 
 
+class _SkipCostly(TorchDispatchMode):
+    """Mode in which the products that PyTorch counts, and sampling, give zeros of their shape."""
+
+    skipped = frozenset({*flop_registry, torch.ops.aten.grid_sampler_2d})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket not in self.skipped:
+            return func(*args, **(kwargs or {}))
+        device = next(x.device for x in args if isinstance(x, Tensor))
+        outs = func(*tree_map_only(Tensor, lambda x: x.to("meta"), args), **(kwargs or {}))
+        return tree_map_only(Tensor, lambda x: torch.zeros_like(x, device=device), outs)
+
+
 def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
     """Count the multiply-accumulates of one call with tensors of these shapes.
 
     Includes convolutions, linear layers, matrix products, and attention for the logits that its
     mask keeps; excludes normalisation, activations, and sums and products of two maps. On a CPU,
-    window attention consists of matrix products, which are counted without regard to masks. A model
-    on the meta device is counted without computation; masks have no values there, so attention is
-    counted in full.
+    window attention consists of matrix products, which are counted without regard to masks. What is
+    counted is not computed, so that values which depend on it are wrong. A model on the meta device
+    is counted without any computation; masks have no values there, so attention is counted in full.
     """
     parameters = list(model.parameters())
     device = parameters[0].device if parameters else "cpu"
@@ -165,7 +180,12 @@ def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
-        with _CountAttention() as attention, FlopCounterMode(display=False) as counter:
+        # the mode that is entered last sees an operation first
+        with (
+            _SkipCostly(),
+            FlopCounterMode(display=False) as counter,
+            _CountAttention() as attention,
+        ):
             model(*(torch.zeros(shape, device=device) for shape in shapes))
     finally:
         for parameter in trainable:
