@@ -1,4 +1,4 @@
-"""What the build of the site adds to it: tables, files of the repository, a notebook."""
+"""What the build of the site adds to it: files of the repository, a notebook."""
 
 import json
 import re
@@ -6,31 +6,19 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-from hybrid_backbones.benchmark import overview
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def read_file(name):
-    """Return a page of the repository, with its links to other ones as those of the site."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    return text.replace("(CHANGELOG.md)", "(changelog.md)").replace("](docs/", "](")
-
-
-# what stands in a page as `<!-- KIND: ARGUMENT -->`
-PARTS = {
-    "configs": overview.configs_table,
-    "file": read_file,
-    "overview": lambda _: overview.overview_table("."),
-    "variants": overview.variants_table,
-    "weights": overview.weights_table,
-}
-
-
 def on_page_markdown(markdown, **_):
-    """Put the parts into a page; mkdocs calls this."""
-    pattern = rf"^<!-- ({'|'.join(PARTS)}): (\S+) -->$"
-    return re.sub(pattern, lambda part: PARTS[part[1]](part[2]), markdown, flags=re.MULTILINE)
+    """Put in files for `<!-- file: NAME -->`, and link the notebook as a page; for mkdocs."""
+    filled = re.sub(r"^<!-- file: (\S+) -->$", read_file, markdown, flags=re.MULTILINE)
+    return filled.replace("(tutorial.ipynb)", "(tutorial.md)")
+
+
+def read_file(part):
+    """Return a file of the repository, with its links to other ones as those of the site."""
+    text = (ROOT / part[1]).read_text(encoding="utf-8")
+    return text.replace("(CHANGELOG.md)", "(changelog.md)").replace("](docs/", "](")
 
 
 def as_page(notebook):

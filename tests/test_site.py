@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from hybrid_backbones import backbones, ops
-from hybrid_backbones.benchmark import overview
+from hybrid_backbones.benchmark import overview, page_parts
 
 DOCS = REPOSITORY / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
@@ -113,8 +113,24 @@ def test_all_other_commands_are_of_known_programs():
 
 
 @pytest.mark.slow
-def test_the_readme_has_the_table_of_the_code():
-    assert overview.overview_table() in README
+def test_the_parts_of_pages_are_those_of_the_code():
+    for name, text in {"README.md": README, **PAGES}.items():
+        assert text == page_parts.fill_parts(text), f"run `python tools/overview.py` for {name}"
+    table = overview.overview_table(".")
+    assert table in PAGES["backbones/index.md"]
+    assert all(f"| `{network}` |" in README for network in overview.PAPERS)
+
+
+def test_a_part_takes_the_place_of_the_one_before_alone(monkeypatch):
+    monkeypatch.setitem(page_parts.PARTS, "weights", lambda network: f"weights of {network}")
+    page = "# A\n<!-- weights: B -->\n{}<!-- end -->\n\nC\n<!-- end -->\n"
+    filled = page.format("\nweights of B\n\n")
+    assert page_parts.fill_parts(page.format("")) == filled
+    assert page_parts.fill_parts(page.format("of\n\nyesterday\n")) == filled
+    assert (
+        page_parts.fill_parts("<!-- others: B -->\n<!-- end -->")
+        == "<!-- others: B -->\n<!-- end -->"
+    )
 
 
 def test_the_pages_of_the_backbones_are_those_of_the_package():
@@ -125,7 +141,7 @@ def test_the_pages_of_the_backbones_are_those_of_the_package():
     assert overview.PAPERS.keys() == {*backbones.__all__} - {"HierarchicalBackbone"}
     for network, paper in overview.PAPERS.items():
         for part in ("variants", "configs", "weights"):
-            assert f"<!-- {part}: {network} -->" in PAGES[f"backbones/{paper.page}.md"]
+            assert f"<!-- {part}: {network} -->\n\n" in PAGES[f"backbones/{paper.page}.md"]
 
 
 def test_the_picture_of_accuracy_is_that_of_the_zoo_and_its_names_cover_nothing(tmp_path):
@@ -172,8 +188,7 @@ def test_the_site_asks_no_other_server(site):
 def test_the_site_has_all_pages_and_no_part_is_left_out(site):
     assert len(site) >= len(PAGES)
     for address, text in site.items():
-        for part in ("configs", "file", "overview", "variants", "weights"):
-            assert f"<!-- {part}: " not in text, address
+        assert "<!-- file: " not in text, address
     assert "swiftformer_l3" in site["backbones/swiftformer/index.html"]
     assert "Contributing" in site["contributing/index.html"]
     cells = json.loads((DOCS / "tutorial.ipynb").read_text())["cells"]

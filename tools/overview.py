@@ -1,31 +1,34 @@
-"""Write the README's table of backbones, and the picture of their published accuracy.
+"""Write the parts of the README and the documentation that come from the code.
+
+These are the tables of the backbones, between comments that name them, and the picture of their
+published accuracy.
 
 Usage: python tools/overview.py
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from hybrid_backbones.benchmark.overview import draw_accuracy, overview_table
+from hybrid_backbones.benchmark.overview import draw_accuracy
+from hybrid_backbones.benchmark.page_parts import fill_parts
 from hybrid_backbones.training.launch import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    argparse.ArgumentParser(description="Write the README's table and picture.").parse_args()
+    argparse.ArgumentParser(description="Write the tables and the picture.").parse_args()
     with one_line_errors():
-        page, picture = ROOT / "README.md", ROOT / "docs" / "overview" / "accuracy.png"
-        table = re.compile(r"^\| backbone \|.*\n(\|.*\n)*", re.MULTILINE)
-        text, count = table.subn(lambda _: overview_table() + "\n", page.read_text())
-        if count != 1:
-            raise ValueError(f"expected one table of backbones in {page}, found {count}")
-        page.write_text(text)
+        for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+            text = page.read_text(encoding="utf-8")
+            if (filled := fill_parts(text)) != text:
+                page.write_text(filled, encoding="utf-8")
+                print(f"wrote {page}")
+        picture = ROOT / "docs" / "overview" / "accuracy.png"
         picture.parent.mkdir(exist_ok=True)
         draw_accuracy(picture)
-    print(f"wrote {page} and {picture}")
+    print(f"wrote {picture}")
     return 0
 
 

@@ -21,8 +21,6 @@ from .plots import write_names
 from .tables import markdown_table
 from .zoo_table import Row, read_zoo, significant
 
-REPOSITORY = "https://github.com/hybrid-backbones/hybrid-backbones/blob/main"
-
 
 class Paper(NamedTuple):
     """What a network is known for; `page` is the stem of its file in docs/backbones."""
@@ -134,7 +132,7 @@ def write_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return markdown_table(titles, ([cell or "-" for cell in row] for row in rows))
 
 
-def overview_table(address: str = f"{REPOSITORY}/docs/backbones") -> str:
+def overview_table(address: str) -> str:
     """Return the table of all networks.
 
     Args:
@@ -236,7 +234,7 @@ def draw_accuracy(out: str | Path) -> Figure:
             continue
         x, y = [point[1][0] for point in points], [point[1][1] for point in points]
         axes.plot(x, y, marker, color=colour, markersize=10, label=network, markeredgecolor="w")
-        names += points
+        names += _join_close(points)
     axes.set_title(f"Published ImageNet-1k accuracy, images of {SIDE}×{SIDE}", fontsize=16)
     axes.set_xlabel("parameters of the classifier (millions)", fontsize=LETTERS + 1)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=LETTERS + 1)
@@ -265,3 +263,13 @@ def _points(network: str) -> list[tuple[str, tuple[float, float]]]:
                 (round(row.params, 1), value), name.replace("_plus", "+").replace("_", " ").upper()
             )
     return [(name, place) for place, name in places.items()]
+
+
+def _join_close(points: Sequence[tuple[str, tuple[float, float]]]) -> list:
+    """Give one name to points of a network that cover each other: as many parameters, 0.1 apart."""
+    joined: list[tuple[str, tuple[float, float]]] = []
+    for name, (params, value) in points:
+        if joined and joined[-1][1][0] == params and abs(joined[-1][1][1] - value) < 0.15:
+            name = f"{joined.pop()[0]}, {name}"
+        joined.append((name, (params, value)))
+    return joined
