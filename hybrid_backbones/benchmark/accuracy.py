@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -81,6 +82,10 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
         ((actual - exact).norm() / exact.norm()).item()
         for actual, exact in zip(*results, strict=True)
     )
+    if not all(map(isfinite, (output_error, *gradient_errors))):
+        raise ArithmeticError(
+            f"errors are not finite: {output_error} of the output, {gradient_errors} of gradients"
+        )
     return dict(output_error=output_error, gradient_error=max(gradient_errors, default=None))
 
 

@@ -1,9 +1,10 @@
-"""Speed of the operators that have kernels, by themselves: no projections, one process.
+"""Speed of the operators that have kernels, by themselves, without projections.
 
 Each has the heads and channels of its network at the first three stages of an 800×1344 image.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from ..ops.local_attention.api import BACKENDS as LOCAL_BACKENDS
 from ..ops.pixel_shift_attention.api import BACKENDS as PIXEL_SHIFT_BACKENDS
 from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
 from ..ops.routed_attention.api import routed_attention
-from .measure import attempt, follow
+from .measure import follow, measure_alone
 from .probes import extra_memory, time_call
 from .settings import DTYPES, Settings
 from .subjects import can_run, has_gradients
@@ -31,16 +32,34 @@ PIXELS = ((64, 200, 336), (128, 100, 168), (256, 50, 84))
 
 
 class Case(NamedTuple):
-    """Operator at one stage: a function of query, key, value and backend, and their shape."""
+    """Operator at one stage, of query, key and value of one shape.
+
+    `make` returns it for a device, as a function of the three and of the backend.
+    """
 
     operator: str
     backends: list[str]
     size: str
     shape: tuple[int, ...]
-    apply: Callable[..., Tensor]
+    make: Callable[[str], Callable[..., Tensor]]
 
 
-def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
+def _attend_locally(device: str) -> Callable[..., Tensor]:
+    return partial(local_attention, kernel_size=7)
+
+
+def _attend_by_routes(
+    device: str, *, regions: int, count: int, heads: int
+) -> Callable[..., Tensor]:
+    routes = torch.stack([torch.randperm(regions)[:count] for _ in range(regions)])[None]
+    return partial(routed_attention, routes=routes.to(device), num_heads=heads)
+
+
+def _attend_to_shifts(device: str) -> Callable[..., Tensor]:
+    return pixel_shift_attention
+
+
+def _cases(stages: int, shrink: int) -> Iterator[Case]:
     """Yield the operators at each stage, with sizes divided for a rehearsal."""
     for heads, channels, *size in MAPS[:stages]:
         shape = (1, heads, channels, *(-(-side // shrink) for side in size))
@@ -49,17 +68,16 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
             [*LOCAL_BACKENDS],
             f"{heads} heads of {channels}, {shape[3]}×{shape[4]}",
             shape,
-            partial(local_attention, kernel_size=7),
+            _attend_locally,
         )
     for channels, heads, tokens, count in REGIONS[:stages]:
         regions, tokens = max(NUM_REGIONS // shrink, count), max(tokens // shrink, 2)
-        routes = [torch.randperm(regions)[:count] for _ in range(regions)]
         yield Case(
             "routed_attention",
             [*ROUTED_BACKENDS],
             f"{heads} heads of {channels // heads}, {regions} regions of {tokens}, k = {count}",
             (1, regions, tokens, channels),
-            partial(routed_attention, routes=torch.stack(routes)[None].to(device), num_heads=heads),
+            partial(_attend_by_routes, regions=regions, count=count, heads=heads),
         )
     for channels, *size in PIXELS[:stages]:
         shape = (1, channels, *(-(-side // shrink) for side in size))
@@ -68,7 +86,7 @@ def _cases(device: str, stages: int, shrink: int) -> Iterator[Case]:
             [*PIXEL_SHIFT_BACKENDS],
             f"{channels} channels, {shape[2]}×{shape[3]}",
             shape,
-            pixel_shift_attention,
+            _attend_to_shifts,
         )
 
 
@@ -83,17 +101,17 @@ def benchmark_kernels(
         stages: number of stages.
         shrink: divisor of sizes, for a rehearsal.
     """
-    torch.manual_seed(0)
     jobs = [
         (case, dtype, [name for name in case.backends if can_run(name, settings.device)])
-        for case in _cases(settings.device, stages, shrink)
+        for case in _cases(stages, shrink)
         for dtype in dtypes
     ]
     rows = []
     for case, dtype, backends in follow(jobs):
-        kind = dict(dtype=getattr(torch, dtype), device=settings.device)
-        inputs = [torch.randn(case.shape, **kind, requires_grad=True) for _ in range(3)]
-        figures = {name: attempt(_measure, case, name, inputs, settings) for name in backends}
+        of_dtype = replace(settings, dtype=dtype)
+        figures = {
+            name: measure_alone(_measure, case, name, settings=of_dtype) for name in backends
+        }
         for name in backends:
             names = dict(operator=case.operator, size=case.size, dtype=dtype, implementation=name)
             ratio = compare(figures["reference"], figures[name])
@@ -101,8 +119,10 @@ def benchmark_kernels(
     return rows
 
 
-def _measure(case: Case, backend: str, inputs: list[Tensor], settings: Settings) -> dict:
-    apply = partial(case.apply, backend=backend)
+def _measure(case: Case, backend: str, settings: Settings) -> dict:
+    torch.manual_seed(0)
+    inputs = [torch.randn(case.shape, **settings.kind, requires_grad=True) for _ in range(3)]
+    apply = partial(case.make(settings.device), backend=backend)
     infer = torch.no_grad()(partial(apply, *inputs))
     forward = dict(forward_ms=time_call(infer, **settings.clock))
     if not has_gradients(backend, settings.device):

@@ -153,7 +153,12 @@ def attempt(measure: Callable[..., dict], *args) -> dict:
     try:
         return measure(*args)
     except Exception as error:  # a row that fails must not stop the others
-        return dict(error=str(error).partition("\n")[0] or type(error).__name__)
+        return dict(error=explain_failure(error))
+
+
+def explain_failure(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def benchmark_operators(

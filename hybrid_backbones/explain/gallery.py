@@ -92,8 +92,8 @@ ENTRIES = (
         ),
         "Each position attends to the 7×7 positions around it (green), which are 28 pixels in "
         "`layer1`, 56 in `layer2` and 112 in `layer3`. From the middle of the triangle, one "
-        "position beside the square gets most of the weight in the first two layers, and the "
-        "weight spreads out in the third. The chart has the rates of the two branches over "
+        "position beside the square gets by far the largest weight in the first two layers, and "
+        "the weight spreads out in the third. The chart has the rates of the two branches over "
         "depth: α of the attention, β of the convolution. Both start at 0.5 and move by less "
         "than 0.02 in a training this short.",
     ),
@@ -276,6 +276,6 @@ ENTRIES = (
         "colours are similar features. The first stage separates each shape from the "
         "background, whose pattern is gone, and the edges of shapes by their direction; from "
         "stage to stage, positions become fewer and mix more of their surroundings, until "
-        "shapes cannot be told in the three components.",
+        "shapes can no longer be told apart by the three components.",
     ),
 )

@@ -4,8 +4,10 @@ Triton is optional: only the kernel files import it, and they are imported when 
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -68,7 +70,16 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
         return f"it needs a CUDA device of compute capability {MIN_CAPABILITY}, got {capability}"
+    if not _finds_compiler():
+        return "Triton needs a C compiler: install gcc or clang, or set the variable CC"
     return None
+
+
+@cache
+def _finds_compiler() -> bool:
+    """Return whether Triton finds the compiler that builds what launches its kernels."""
+    # on Windows its package has one
+    return os.name == "nt" or "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
 
 
 def is_fast(device: torch.device) -> bool:

@@ -11,18 +11,20 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
+from .known_errors import GPU_IS_FULL, NO_ENGINE
 from .seeding import SeededIndex
 
 AUTO = "auto"
-# of the GPU's memory; the rest is for fragments, and for samples larger than those that were tried
+# of the GPU's free memory; the rest is for fragments, and for larger samples than those tried
 SHARE = 0.9
 # number of training samples of which the heaviest is used
 NUM_SAMPLES = 32
-# messages of operators whose tensors have become too long for their indices
-TOO_LONG = re.compile(r"INT_MAX|32-bit index")
+# messages of errors that a smaller batch does not have: of full memory, and of operators whose
+# tensors have become too long for their indices
+TOO_LARGE = re.compile(rf"{GPU_IS_FULL}|INT_MAX|32-bit index")
 
 
 def parse_batch_size(text: str) -> int | str:
@@ -65,7 +67,11 @@ def set_batch_size(cfg: Config, asked: int | str, *, resumes: bool = False) -> s
     cfg.train_dataloader.batch_size = size
     base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size", before)
     cfg.auto_scale_lr = dict(enable=True, base_batch_size=base)
-    how = f"is the largest that fits in {SHARE:.0%} of the memory" if asked == AUTO else "as asked"
+    how = (
+        f"is the largest that fits in {SHARE:.0%} of the free memory"
+        if asked == AUTO
+        else "as asked"
+    )
     return (
         f"--batch-size: {size} images per process {how}, {before} in the config; the learning rate "
         f"is that of {base} images per step, scaled in proportion"
@@ -88,7 +94,10 @@ def find_batch_size(cfg: Config) -> int:
             f"--batch-size {AUTO} searches in one process: run it without a launcher, then give "
             "the number that it logs, --batch-size N"
         )
-    torch.cuda.set_per_process_memory_fraction(SHARE)
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(
+        SHARE * (free + torch.cuda.memory_reserved()) / total
+    )
     try:
         return search(cfg, "cuda")
     finally:
@@ -107,8 +116,8 @@ def search(cfg: Config, device: str) -> int:
         size = largest_fitting(trial.fits, len(dataset))
     if not size:
         raise ValueError(
-            f"--batch-size {AUTO}: {SHARE:.0%} of the GPU's memory do not hold one image of this "
-            "training: add --amp, set model.backbone.with_cp=True, or make the images smaller"
+            f"--batch-size {AUTO}: {SHARE:.0%} of the GPU's free memory do not hold one image of "
+            "this training: add --amp, set model.backbone.with_cp=True, or make the images smaller"
         )
     return size
 
@@ -153,6 +162,8 @@ class Trial:
         device: device of the model.
     """
 
+    fitted = False
+
     def __init__(self, cfg: Config, sample: dict, device: str):
         self.sample = sample
         model, wrapper = deepcopy(cfg.model), deepcopy(cfg.optim_wrapper)
@@ -161,23 +172,31 @@ class Trial:
         # weights stay as they are, and so do losses
         wrapper.optimizer.lr = 0.0
         wrapper.pop("accumulative_counts", None)
+        self.device = device
         self.model = revert_sync_batchnorm(MODELS.build(model)).to(device).train()
         self.wrapper = build_optim_wrapper(self.model, wrapper)
 
     def step(self, size: int) -> None:
         """Train on a batch of this size, twice: the optimizer's state is there from the second."""
+        if isinstance(self.wrapper, AmpOptimWrapper):
+            # of scale 1, as steps whose gradients overflow are skipped; and a new one each time, as
+            # an error leaves its scaler in the middle of a step
+            self.wrapper.loss_scaler = torch.amp.GradScaler(self.device, init_scale=1.0)
         for _ in range(2):
             self.model.train_step(pseudo_collate(deepcopy([self.sample] * size)), self.wrapper)
 
     def fits(self, size: int) -> bool:
         """Return whether a batch of this size does not exhaust the memory."""
         fits = True
+        # once a batch has fitted, the dtype is not the reason
+        too_large = re.compile(f"{TOO_LARGE.pattern}|{NO_ENGINE}") if self.fitted else TOO_LARGE
         try:
             self.step(size)
         except RuntimeError as error:
             fits = False
-            if not (isinstance(error, torch.OutOfMemoryError) or TOO_LONG.search(str(error))):
+            if not (isinstance(error, torch.OutOfMemoryError) or too_large.search(str(error))):
                 raise
+        self.fitted |= fits
         # only here, since an error that is handled holds on to the tensors of its calls
         self.wrapper.optimizer.zero_grad(set_to_none=True)
         gc.collect()

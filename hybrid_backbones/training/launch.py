@@ -132,7 +132,9 @@ def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...
     Raises:
         ValueError: if the config, its data or the work dir cannot be used.
     """
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    # MPI names it otherwise, and mmengine reads both
+    local_rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", str(args.local_rank))
+    os.environ.setdefault("LOCAL_RANK", local_rank)
     cfg = read_config(args)
     cfg.launcher = args.launcher
     name = Path(args.config).stem + ("_mini" if args.mini else "")

@@ -30,7 +30,8 @@ def amp_wrapper(device: str, dtype: str) -> dict:
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES.values())}, got {dtype!r}")
     if dtype == "bfloat16":
-        if device == "cuda" and not torch.cuda.is_bf16_supported():
+        # cuDNN's convolutions are not emulated
+        if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ValueError(
                 f"{torch.cuda.get_device_name()} cannot compute in bfloat16: use float16 (fp16)"
             )

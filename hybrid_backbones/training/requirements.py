@@ -56,7 +56,9 @@ def require_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device must be cpu, cuda or cuda:INDEX, got {name!r}") from error
-    count = dict(cpu=1, cuda=torch.cuda.device_count()).get(device.type, 0)
+    # GPUs are counted also where their driver is too old to use them
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = dict(cpu=1, cuda=gpus).get(device.type, 0)
     if (device.index or 0) >= count:
         raise ValueError(
             f"--device {name}: PyTorch sees {count} devices of type {device.type} here; use "

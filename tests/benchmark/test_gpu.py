@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 from helpers import interpreted
 
 from hybrid_backbones.benchmark import accuracy, gpu
@@ -116,6 +117,9 @@ def test_files_that_cannot_be_collected_count_as_failed(tmp_path, monkeypatch):
     marked = "import pytest\n\n@pytest.mark.cuda\ndef test_one():\n    assert {}\n"
     (tests / "test_passes.py").write_text(marked.format("True"))
     (tests / "test_fails.py").write_text(marked.format("False"))
+    # as the project's own: what is measured afterwards must not see it
+    (tests / "conftest.py").write_text("import torch\n\ntorch.backends.cudnn.allow_tf32 = False\n")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(gpu, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     [(_, _, failed)] = prove(REHEARSAL, ["tests"], tmp_path)
@@ -123,3 +127,39 @@ def test_files_that_cannot_be_collected_count_as_failed(tmp_path, monkeypatch):
     counts = {row["tests"].rpartition("/")[2]: (row["passed"], row["failed"]) for row in rows}
     assert counts == {"test_broken.py": (0, 1), "test_fails.py": (0, 1), "test_passes.py": (1, 0)}
     assert failed == 2
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_step_that_fails_has_its_reason_in_its_table_and_stops_no_other(tmp_path, monkeypatch):
+    def fail(plan):
+        raise ValueError("no compiler\nat all")
+
+    monkeypatch.setitem(gpu.STEPS, "kernels", fail)
+    done = list(prove(REHEARSAL, ["kernels", "errors"], tmp_path))
+    assert [(name, failed) for name, _, failed in done] == [("kernels", 1), ("errors", 0)]
+    saved = json.loads((tmp_path / "cpu_kernels.json").read_text())
+    assert saved["rows"] == [dict(step="kernels", error="no compiler")]
+    assert not (tmp_path / TABLE.name).exists()
+
+
+@pytest.mark.parametrize("of", [0, 1, 2])
+def test_errors_that_are_no_numbers_are_failures(of, monkeypatch):
+    apply, *others = OPERATORS["local_attention"]
+
+    class Nan(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("nan")
+
+    def without_gradient(*inputs, backend):
+        if backend != "reference":
+            inputs = [Nan.apply(x) if i == of else x for i, x in enumerate(inputs)]
+        return apply(*inputs, backend=backend)
+
+    monkeypatch.setitem(OPERATORS, "local_attention", accuracy.Operator(without_gradient, *others))
+    with pytest.raises(ArithmeticError, match=r"not finite.*nan"):
+        measure_errors("local_attention", "tiled", KEPT)

@@ -75,3 +75,32 @@ def test_a_named_implementation_runs_or_says_why_not():
     assert choose_named(None) == "triton"
     with pytest.raises(ValueError, match="backend='triton' cannot run: no GPU"):
         choose_named("no GPU")
+
+
+@pytest.mark.parametrize(
+    ("programs", "cc", "reason"),
+    [
+        ((), None, "Triton needs a C compiler: install gcc or clang, or set the variable CC"),
+        (("gcc",), None, None),
+        (("clang",), None, None),
+        ((), "/opt/cc", None),
+    ],
+)
+def test_kernels_that_triton_cannot_build_are_not_chosen(
+    programs, cc, reason, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(triton_support, "INTERPRETED", False)
+    monkeypatch.setattr(triton_support, "INSTALLED", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for name in programs:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if cc:
+        monkeypatch.setenv("CC", cc)
+    triton_support._finds_compiler.cache_clear()
+    try:
+        found = triton_support.unsupported_reason(torch.device("cuda"), torch.float32)
+    finally:
+        triton_support._finds_compiler.cache_clear()
+    assert found == reason

@@ -13,12 +13,14 @@ from hybrid_backbones.mini.preset import apply_mini
 from hybrid_backbones.training import batch_size
 from hybrid_backbones.training.batch_size import (
     Trial,
+    find_batch_size,
     heaviest_sample,
     largest_fitting,
     parse_batch_size,
     search,
     set_batch_size,
 )
+from hybrid_backbones.training.mixed_precision import train_in_mixed_precision
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
@@ -81,17 +83,68 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(mini_root, small, monke
     trial = object.__new__(Trial)
     trial.wrapper = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     trial.wrapper.optimizer = trial.wrapper
-    for text, hidden in (("too many INT_MAX elements", True), ("a bug", False)):
+    # cuDNN may also have no engine for the dtype, until a batch has fitted
+    no_engine = "GET was unable to find an engine to execute this computation"
+    for text, fitted, hidden in (
+        ("too many INT_MAX elements", False, True),
+        ("CUDA error: out of memory", False, True),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False, True),
+        (no_engine, True, True),
+        (no_engine, False, False),
+        ("a bug", True, False),
+    ):
 
         def step(size, text=text):
             raise RuntimeError(text)
 
-        trial.step = step
+        trial.step, trial.fitted = step, fitted
         if hidden:
             assert trial.fits(3) is False
         else:
             with pytest.raises(RuntimeError, match=text):
                 trial.fits(3)
+
+
+def test_the_optimizer_has_its_state_also_where_the_first_loss_scale_overflows(mini_root):
+    cfg = mini_config(mini_root)
+    cfg.optim_wrapper = train_in_mixed_precision(cfg.optim_wrapper, "cpu", "float16")
+    cfg.optim_wrapper.optimizer = dict(type="AdamW", lr=1e-3)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        sample = heaviest_sample(DATASETS.build(cfg.train_dataloader.dataset))
+        trial = Trial(cfg, sample, "cpu")
+    scale = trial.model.head.loss_module.forward
+    # gradients that 2¹⁶, the first scale of PyTorch, would overflow
+    trial.model.head.loss_module.forward = lambda *args, **kwargs: 64 * scale(*args, **kwargs)
+    assert trial.fits(2)
+    assert trial.wrapper.optimizer.state_dict()["state"]
+
+
+def test_a_step_that_the_memory_ends_leaves_the_next_one_as_it_was(mini_root):
+    cfg = mini_config(mini_root)
+    cfg.optim_wrapper = train_in_mixed_precision(cfg.optim_wrapper, "cpu", "float16")
+    cfg.optim_wrapper.clip_grad = dict(max_norm=1.0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        sample = heaviest_sample(DATASETS.build(cfg.train_dataloader.dataset))
+        trial = Trial(cfg, sample, "cpu")
+
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial.wrapper.optimizer, "step", fill)
+        assert not trial.fits(2)
+    assert trial.fits(2)
+
+
+def test_the_memory_is_shared_with_what_others_hold(mini_root, monkeypatch):
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8 * 2**30, 12 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2**30)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    monkeypatch.setattr(batch_size, "search", lambda cfg, device: 7)
+    assert find_batch_size(mini_config(mini_root)) == 7
+    assert fractions == pytest.approx([0.9 * 9 / 12, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ def test_a_device_that_is_not_there_is_refused(name):
         require_device(name)
 
 
+def test_a_gpu_that_cuda_cannot_use_is_not_there(monkeypatch):
+    # NVML counts GPUs also where the driver is too old for this PyTorch
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="PyTorch sees 0 devices of type cuda"):
+        require_device("cuda")
+
+
 def test_the_cpu_is_there():
     assert require_device("cpu") == torch.device("cpu")
 
@@ -209,6 +217,14 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
     ("error", "line"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory."), "memory is full.*--amp.*with_cp"),
+        (RuntimeError("CUDA error: out of memory"), "memory is full.*--amp.*with_cp"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "memory is full.*--amp.*with_cp"),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), "dtype"),
+        (RuntimeError("CUDA error: invalid device ordinal"), "as many processes as .* GPUs"),
+        (
+            RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+            "driver is too old .*11040.*update it",
+        ),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             "is killed by signal: Killed.*num_workers",
@@ -230,6 +246,11 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
     ],
     ids=[
         "memory",
+        "memory of CUDA",
+        "memory of cuBLAS",
+        "engine",
+        "ordinal",
+        "driver",
         "worker",
         "file",
         "disk",
