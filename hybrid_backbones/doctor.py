@@ -198,9 +198,18 @@ def check_triton() -> Iterator[Finding]:
     if _try(_import, "torch", "triton"):
         yield Finding("triton", "not available: PyTorch implementations are used")
         return
-    torch, triton = sys.modules["torch"], sys.modules["triton"]
-    idle = "" if torch.cuda.is_available() else ", unused without a CUDA device"
-    yield Finding("triton", f"{triton.__version__}{idle}")
+    torch, version = sys.modules["torch"], sys.modules["triton"].__version__
+    if not torch.cuda.is_available():
+        yield Finding("triton", f"{version}, unused without a CUDA device")
+        return
+    if _try(_import, "hybrid_backbones.ops.triton_support"):
+        return  # the findings about packages say why
+    support = sys.modules["hybrid_backbones.ops.triton_support"]
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        problem = support.unsupported_reason(device, torch.float32) or ""
+        remedy = "mend it, or go on with the implementations in PyTorch, which are slower"
+        yield Finding("triton", f"{version} on {device}", problem, remedy)
 
 
 def check_compiler() -> Iterator[Finding]:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from rich.text import Text
 
 from hybrid_backbones import doctor
+from hybrid_backbones.ops import triton_support
 
 
 @pytest.fixture
@@ -188,6 +190,20 @@ def test_a_crowded_processor_is_a_note(monkeypatch, load, state):
     (finding,) = doctor.check_load()
     assert finding.found == f"{load} of 2 cores in use"
     assert (finding.state, finding.fatal) == (state, False)
+
+
+@pytest.mark.parametrize(("capability", "state"), [((9, 0), "ok"), ((7, 5), "note")])
+def test_a_gpu_whose_kernels_cannot_run_is_a_note(capability, state, monkeypatch):
+    monkeypatch.setattr(triton_support, "INTERPRETED", False)
+    monkeypatch.setattr(triton_support, "INSTALLED", True)
+    monkeypatch.setattr(triton_support, "_finds_compiler", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    findings = list(doctor.check_triton())
+    assert [finding.found.partition(" on ")[2] for finding in findings] == ["cuda:0", "cuda:1"]
+    assert {(finding.state, finding.fatal) for finding in findings} == {(state, False)}
+    assert state == "ok" or "(8, 0), got (7, 5)" in findings[0].problem
 
 
 def test_a_missing_compiler_is_a_note(run_doctor, tmp_path):

@@ -13,7 +13,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
@@ -198,7 +198,9 @@ def hash_weights(checkpoint: Path) -> str:
 
 def training_speed(run: Run, cfg: Config) -> float | None:
     """Return the images per second of the training, from the median step of its logs."""
-    seconds = [line["time"] for line in _training_lines(run) if line.get("time")]
+    # the first line of each part warms up
+    lines = [line for part in _training_parts(run) for line in part[1:] or part]
+    seconds = [line["time"] for line in lines if line.get("time")]
     if not seconds:
         return None
     return cfg.train_dataloader.batch_size * run.processes / median(seconds)
@@ -219,21 +221,26 @@ def training_seconds(run: Run) -> float | None:
 
 def _training_memory(run: Run) -> float | None:
     """Return the peak memory of the training in MiB: of the GPU, else of the whole process."""
-    logged = [line["memory"] for line in _training_lines(run) if "memory" in line]
+    # each line has the peak since the one before
+    lines = [line for part in _training_parts(run) for line in part]
+    logged = [line["memory"] for line in lines if "memory" in line]
     path = run.folder / "memory.json"
     if logged or not path.is_file():
         return max(logged, default=None)
     return json.loads(path.read_text())
 
 
-def _training_lines(run: Run) -> list[dict]:
-    """Return the logged lines of training steps, without the first of each part: it warms up."""
-    lines = []
+def _training_parts(run: Run) -> list[list[dict]]:
+    """Return the logged lines of training steps, of each part of the training."""
+    parts = []
     for path in sorted(run.work_dir.glob("*/vis_data/scalars.json")):
-        logged = [json.loads(line) for line in path.read_text().splitlines()]
-        steps = [line for line in logged if "loss" in line]
-        lines += steps[1:] or steps
-    return lines
+        lines = []
+        for text in path.read_text().splitlines():
+            # a full disk can cut off a line
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        parts.append([line for line in lines if "loss" in line])
+    return parts
 
 
 def _count(cfg: Config, size: tuple[int, int]) -> dict:

@@ -1,5 +1,6 @@
 """Laws of the leaderboard: launchers, pictures and costs, without any training."""
 
+import json
 import os
 import random
 import subprocess
@@ -15,7 +16,11 @@ from mmengine.config import Config
 from hybrid_backbones.benchmark import launchers
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
 from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
-from hybrid_backbones.benchmark.one_run import training_seconds
+from hybrid_backbones.benchmark.one_run import (
+    _training_memory,
+    training_seconds,
+    training_speed,
+)
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
@@ -151,6 +156,21 @@ def test_a_training_took_as_long_as_all_its_parts(make):
         end = datetime.strptime(begin, "%Y%m%d_%H%M%S").timestamp() + seconds
         os.utime(log, (end, end))
     assert training_seconds(run) == 90
+
+
+def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
+    run = make("maskrcnn_r50")
+    first = (9.0, 9000), (0.5, 5000), (0.7, 5100)
+    for begin, steps, rest in (("a", first, '{"loss": 1.0, "ti'), ("b", [(8.0, 700)], "")):
+        lines = [json.dumps(dict(loss=1.0, time=time, memory=peak)) for time, peak in steps]
+        path = run.work_dir / begin / "vis_data" / "scalars.json"
+        path.parent.mkdir(parents=True)
+        # a full disk cut off the last line
+        path.write_text("\n".join(['{"coco/bbox_mAP": 0.5, "step": 1}', *lines, rest]))
+    # each line has the peak of its own steps; the first step of a part, if it has others, warms up
+    assert _training_memory(run) == 9000
+    cfg = Config(dict(train_dataloader=dict(batch_size=4)))
+    assert training_speed(run, cfg) == pytest.approx(4 / 0.7)
 
 
 @pytest.mark.usefixtures("fake")
