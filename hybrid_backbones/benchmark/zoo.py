@@ -159,7 +159,7 @@ def write_zoo(rows: list[Row]) -> str:
         for row in rows
         if row.deviations
     ]
-    parts.append("\n".join(["## Where a count misses the published one by over 2 %\n", *notes]))
+    parts.append("\n".join(["## Where a count misses the published one by over 2 %, and does not round to it\n", *notes]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -174,9 +174,9 @@ INTRODUCTION = f"""\
 Written by `python tools/model_zoo.py`; a test keeps it up to date. Nothing here was trained:
 results are those of the publications.
 
-Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one,
-`python tools/test.py configs/CONFIG.py NAME` evaluates it, with `--tta` at many scales with flips,
-and `python tools/reproduce.py NAME` does all that was published of it and notes what comes out
+Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one (of BiFormer's no
+address works any more), `python tools/test.py configs/CONFIG.py NAME` evaluates it, with `--tta` with
+flips, and detectors and segmentors at many scales, too, and `python tools/reproduce.py NAME` does all that was published of it and notes what comes out
 ([reproduced.md](reproduced.md)). `python tools/train.py configs/CONFIG.py --pretrained` starts from
 the ImageNet weights that a detector or segmentor was published from.
 

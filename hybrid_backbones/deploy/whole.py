@@ -105,8 +105,15 @@ class Segmentor(nn.Module):
         if not argmax:
             self.names = ("label_logits",)
         # only segmentors need mmseg
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
         from .resampling import follow_sizes
 
+        if not isinstance(model.decode_head, BaseDecodeHead):
+            raise ValueError(
+                f"{type(model.decode_head).__name__} is not exported: add --backbone-only for the "
+                "feature maps"
+            )
         follow_sizes(model.decode_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
