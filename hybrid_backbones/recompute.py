@@ -40,11 +40,13 @@ def recompute_before_last(
 
 def is_transformed() -> bool:
     """Return whether a compiler, a trace or a transform of `torch.func` sees the operations."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_func()
+
+
+def is_in_torch_func() -> bool:
+    """Return whether a transform of `torch.func`, such as ``grad``, sees the operations."""
+    # the compiler cannot trace the question
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class _KeepRunningStatistics:

@@ -196,7 +196,7 @@ def test_a_crowded_processor_is_a_note(monkeypatch, load, state):
 def test_a_gpu_whose_kernels_cannot_run_is_a_note(capability, state, monkeypatch):
     monkeypatch.setattr(triton_support, "INTERPRETED", False)
     monkeypatch.setattr(triton_support, "INSTALLED", True)
-    monkeypatch.setattr(triton_support, "_finds_compiler", lambda: True)
+    monkeypatch.setattr(triton_support, "_missing_for_builds", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

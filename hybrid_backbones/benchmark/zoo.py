@@ -159,7 +159,8 @@ def write_zoo(rows: list[Row]) -> str:
         for row in rows
         if row.deviations
     ]
-    parts.append("\n".join(["## Where a count misses the published one by over 2 %, and does not round to it\n", *notes]))
+    title = "## Where a count misses the published one by over 2 %, and does not round to it\n"
+    parts.append("\n".join([title, *notes]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -174,9 +175,10 @@ INTRODUCTION = f"""\
 Written by `python tools/model_zoo.py`; a test keeps it up to date. Nothing here was trained:
 results are those of the publications.
 
-Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one (of BiFormer's no
-address works any more), `python tools/test.py configs/CONFIG.py NAME` evaluates it, with `--tta` with
-flips, and detectors and segmentors at many scales, too, and `python tools/reproduce.py NAME` does all that was published of it and notes what comes out
+Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one (of
+BiFormer's no address works any more), `python tools/test.py configs/CONFIG.py NAME` evaluates it,
+with `--tta` with flips and, but for classifiers, at many scales, and
+`python tools/reproduce.py NAME` does all that was published of it and notes what comes out
 ([reproduced.md](reproduced.md)). `python tools/train.py configs/CONFIG.py --pretrained` starts from
 the ImageNet weights that a detector or segmentor was published from.
 

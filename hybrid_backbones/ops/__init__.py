@@ -8,8 +8,10 @@ head, ``K`` kernel side, ``R`` regions or windows of a map, ``T`` tokens of one 
 (``T = window_size²``), ``k`` top-k regions, ``Q`` sketches of one query.
 
 Operators with a hand-written gradient can be differentiated twice, and `torch.func` transforms
-them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another. They
-have no forward-mode derivatives: ``jvp`` and ``jacfwd`` raise PyTorch's NotImplementedError.
+them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another; Triton's
+kernels then give way to PyTorch's operations. They have no forward-mode derivatives: ``jvp`` and
+``jacfwd`` raise PyTorch's NotImplementedError. Of windows on a GPU, PyTorch's own attention kernels
+have no second derivatives.
 """
 
 from .acmix import ACmix

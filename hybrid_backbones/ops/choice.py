@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..recompute import is_in_torch_func
 from . import triton_support
 from .fastest import fastest_on_gpu
 
@@ -68,6 +69,8 @@ def choose_backend(
 def _fastest(operator: str, portable: str, tensors: Sequence[Tensor]) -> tuple[str, str]:
     """Return the measured fastest implementation, or else the portable one, and the reason."""
     device, dtype = tensors[0].device, tensors[0].dtype
+    if is_in_torch_func():
+        return portable, "torch.func does not transform kernels"
     if not triton_support.is_fast(device):
         return portable, f"Triton kernels are not the default on {device.type}"
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ..recompute import is_in_torch_func
+
 # entries per function: enough for all stages at several image sizes, as in multi-scale training
 MAX_TABLES = 32
 
@@ -15,7 +17,7 @@ def cached_by_size(make: Callable) -> Callable:
 
     All callers share one result, in training and inference mode, and must not modify it. The cache
     is bypassed while a call is traced or captured (``torch.compile``, export, fake tensors, CUDA
-    graphs), because tensors of a trace must not outlive it.
+    graphs) or transformed (``torch.func``), because tensors of a trace must not outlive it.
 
     Args:
         make: function of hashable arguments that returns tensors on `device`.
@@ -32,7 +34,7 @@ def cached_by_size(make: Callable) -> Callable:
 
     @wraps(make)
     def look_up(*sizes: Any, device: torch.device) -> Any:
-        if is_traced(device):
+        if is_traced(device) or is_in_torch_func():
             return make(*sizes, device=device)
         # keyed by stream: another one might read the result before this one has written it
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None

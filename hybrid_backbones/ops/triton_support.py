@@ -5,11 +5,13 @@ Triton is optional: only the kernel files import it, and they are imported when 
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,16 +72,20 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
         return f"it needs a CUDA device of compute capability {MIN_CAPABILITY}, got {capability}"
-    if not _finds_compiler():
-        return "Triton needs a C compiler: install gcc or clang, or set the variable CC"
-    return None
+    return _missing_for_builds()
 
 
 @cache
-def _finds_compiler() -> bool:
-    """Return whether Triton finds the compiler that builds what launches its kernels."""
-    # on Windows its package has one
-    return os.name == "nt" or "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
+def _missing_for_builds() -> str | None:
+    """Return what Triton lacks to build the code that launches its kernels, or None."""
+    if "CC" not in os.environ and not any(map(shutil.which, ("gcc", "clang"))):
+        return "Triton needs a C compiler: install gcc or clang, or set the variable CC"
+    # Debian's own scheme has another folder, which Triton does not use
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    header = Path(sysconfig.get_paths(scheme)["include"], "Python.h")
+    if not header.is_file():
+        return f"Triton needs {header}: install python3-dev"
+    return None
 
 
 def is_fast(device: torch.device) -> bool:
@@ -110,11 +116,19 @@ def launch(kernel: Any, num_programs: int, *args: Any, **constants: Any) -> None
             kernel[(num_programs,)](*args, **constants)
 
 
-def register_gradient(operator: CustomOpDef, backward: Callable[..., tuple[Tensor, ...]]) -> None:
-    """Register `backward` as the gradient of the first output of a custom operator.
+def register_gradient(
+    operator: CustomOpDef,
+    backward: Callable[..., tuple[Tensor, ...]],
+    portable: Callable[..., Tensor],
+) -> None:
+    """Register the gradient of the first output of a custom operator.
 
-    Its arguments are the gradient of that output, the tensors, outputs and settings of `operator`;
-    it returns the gradients of the first tensors.
+    Args:
+        operator: custom operator of tensors, then settings.
+        backward: function from the gradient of that output and the tensors, outputs and settings of
+            `operator` to the gradients of the first tensors.
+        portable: the same operator in operations of PyTorch, whose gradient takes the place of
+            `backward` where a further derivative is asked for (``create_graph=True``).
     """
 
     def save(ctx, inputs, output) -> None:
@@ -125,7 +139,14 @@ def register_gradient(operator: CustomOpDef, backward: Callable[..., tuple[Tenso
         ctx.set_materialize_grads(False)
 
     def differentiate(ctx, grad, *_) -> tuple[Tensor | None, ...]:
-        grads = backward(grad, *ctx.saved_tensors, *ctx.settings)
-        return *grads, *[None] * (len(ctx.needs_input_grad) - len(grads))
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad
+        if not torch.is_grad_enabled():
+            grads = backward(grad, *saved, *ctx.settings)
+            return *grads, *[None] * (len(needed) - len(grads))
+        tensors = saved[: len(needed) - len(ctx.settings)]
+        sources = [x for x, is_needed in zip(tensors, needed, strict=False) if is_needed]
+        out = portable(*tensors, *ctx.settings)
+        found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
+        return tuple(next(found) if is_needed else None for is_needed in needed)
 
     operator.register_autograd(differentiate, setup_context=save)

@@ -60,6 +60,20 @@ def test_what_was_measured_to_be_the_fastest_is_chosen(gpu, log):
     ]
 
 
+def test_kernels_give_way_to_what_torch_func_transforms(gpu, log):
+    chosen = []
+
+    def loss(x):
+        chosen.append(choose())
+        return x.square().sum()
+
+    torch.func.grad(loss)(torch.ones(2))
+    assert chosen == ["tiled"]
+    assert log.messages == [
+        "local_attention runs as 'tiled': torch.func does not transform kernels"
+    ]
+
+
 def test_what_cannot_run_or_was_not_measured_is_not_chosen(gpu, log):
     assert choose(flex="too old") == "tiled"
     assert log.messages == ["local_attention runs as 'tiled': too old"]
@@ -75,6 +89,15 @@ def test_a_named_implementation_runs_or_says_why_not():
     assert choose_named(None) == "triton"
     with pytest.raises(ValueError, match="backend='triton' cannot run: no GPU"):
         choose_named("no GPU")
+
+
+def test_kernels_need_the_header_of_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "/opt/cc")
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: dict(include=str(tmp_path)))
+    find = triton_support._missing_for_builds.__wrapped__
+    assert find() == f"Triton needs {tmp_path / 'Python.h'}: install python3-dev"
+    (tmp_path / "Python.h").touch()
+    assert find() is None
 
 
 @pytest.mark.parametrize(
@@ -98,9 +121,9 @@ def test_kernels_that_triton_cannot_build_are_not_chosen(
     monkeypatch.delenv("CC", raising=False)
     if cc:
         monkeypatch.setenv("CC", cc)
-    triton_support._finds_compiler.cache_clear()
+    triton_support._missing_for_builds.cache_clear()
     try:
         found = triton_support.unsupported_reason(torch.device("cuda"), torch.float32)
     finally:
-        triton_support._finds_compiler.cache_clear()
+        triton_support._missing_for_builds.cache_clear()
     assert found == reason

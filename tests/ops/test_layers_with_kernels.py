@@ -3,13 +3,17 @@
 import pytest
 import torch
 from golden.fill import fill_
-from helpers import output_and_gradients, places
+from helpers import interpreted, output_and_gradients, places
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid_backbones.ops import (
     ACmix,
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
     XVolution,
+    local_attention,
+    pixel_shift_attention,
+    routed_attention,
     triton_support,
 )
 
@@ -25,6 +29,57 @@ LAYERS = {
     "X-volution": lambda **backend: XVolution(16, 16, **backend),
     "X-volution-strided": lambda **backend: XVolution(16, 16, stride=2, **backend),
 }
+
+
+ROUTES = torch.tensor([[[0, 2], [1, 2], [2, 0]]])
+# by name, with the backend that computes the same without kernels
+OPERATORS = {
+    "local": (lambda *x, **at: local_attention(*x, 3, **at), (1, 2, 16, 5, 6), "tiled"),
+    "routed": (lambda *x, **at: routed_attention(*x, ROUTES, 2, **at), (1, 3, 4, 32), "chunked"),
+    "pixel shift": (pixel_shift_attention, (1, 16, 5, 6), "shifted"),
+}
+each_operator = pytest.mark.parametrize(
+    ("operator", "shape", "portable"), OPERATORS.values(), ids=[*OPERATORS]
+)
+
+
+@interpreted
+@each_operator
+@pytest.mark.parametrize("needed", [(True, True, True), (False, True, True), (True, False, False)])
+def test_second_derivatives_are_those_of_the_portable_form(operator, shape, portable, needed):
+    maps = torch.randn(3, *shape)
+
+    def differentiate_twice(backend, dtype):
+        inputs = [
+            x.to(dtype, copy=True).requires_grad_(is_needed)
+            for x, is_needed in zip(maps, needed, strict=True)
+        ]
+        sources = [x for x in inputs if x.requires_grad]
+        loss = operator(*inputs, backend=backend).pow(3).sum()
+        grads = torch.autograd.grad(loss, sources, create_graph=True)
+        return torch.autograd.grad(sum(x.square().sum() for x in grads), sources)
+
+    actual = differentiate_twice("triton", torch.float32)
+    for ours, exact in zip(actual, differentiate_twice(portable, torch.float64), strict=True):
+        assert (ours - exact).norm() <= 1e-5 * exact.norm()
+
+
+@interpreted
+def test_kernels_attend_once_in_each_pass_of_x_volution():
+    calls = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    layer = XVolution(16, 16, attn_backend="triton").train()
+    with Count():
+        out = layer(torch.randn(1, 16, 5, 6, requires_grad=True))
+        assert calls.count("pixel_shift_attention") == 1
+        out.sum().backward()
+    # of query, key and value
+    assert calls.count("pixel_shift_attention") == 1 + 3
 
 
 @places

@@ -179,6 +179,9 @@ def test_the_kernels_compile_for_a_gpu(monkeypatch):
     cases = [
         (torch.float32, 20, (1, 9), 13, 1, 1),
         (torch.bfloat16, MAX_HEAD_DIM, (21, 22), 7, 3, 2),
+        # a tile of queries that are far apart sees a wide block
+        (torch.float32, MAX_HEAD_DIM, (64, 64), 7, 16, 1),
+        (torch.float32, MAX_HEAD_DIM, (64, 64), 7, 32, 1),
     ]
     launches = run_alone(compile_launches, launch_all, *cases)
     names = ["forward", "query_gradient", "key_value_gradient"] * len(cases)

@@ -47,6 +47,21 @@ def test_a_table_is_made_once_a_size():
     assert [x.tolist() for x in first] == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2]]
 
 
+def test_a_transform_of_torch_func_keeps_nothing():
+    count_up, made = make_counting()
+
+    def loss(x):
+        return (x * count_up(3, device=CPU)).sum()
+
+    x = torch.ones(3)
+    twice = torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x)
+    assert twice.tolist() == [0, 0, 0]
+    assert torch.func.grad(loss)(x).tolist() == [0, 1, 2]
+    # what it made is wrapped, and would fail in other transforms
+    assert count_up(3, device=CPU).data_ptr()
+    assert made == [3] * 3
+
+
 def test_the_sizes_used_longest_ago_are_forgotten():
     count_up, made = make_counting()
     for length in range(MAX_TABLES + 1):

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from .. import triton_support
 from ..triton_support import count_tiles, divide_up, launch, power_of_two, register_gradient
+from .tiled import local_attention_tiled
 
 MAX_HEAD_DIM = 128
 MAX_KERNEL_SIZE = 63
+# columns of a block, with 65 to 128 channels in float32 the most for 99 KiB of shared memory
+MAX_COLS = 64
 # the kernels use 32-bit offsets within the map of one head
 MAX_SPAN = 2**31 - 1
 
@@ -144,7 +147,7 @@ def _backward_like(grad, query, key, value, out, tops, totals, kernel_size, stri
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-register_gradient(_forward, _backward)
+register_gradient(_forward, _backward, local_attention_tiled)
 
 
 def _launch(
@@ -197,7 +200,9 @@ def _plan(owned: Tensor, loaded: Callable[[int], int]) -> _Plan:
     def cost(tile_x: int) -> int:
         return loaded(num_owned // tile_x) * power_of_two(loaded(tile_x), least=16)
 
-    tile_x = min((8, 16, 4, 2, 1), key=cost)
+    # wide blocks, of large strides, would not fit into shared memory
+    narrow = (x for x in (8, 16, 4, 2, 1) if x == 1 or loaded(x) <= MAX_COLS)
+    tile_x = min(narrow, key=cost)
     cols = power_of_two(loaded(tile_x), least=16)
     return _Plan(num_owned // tile_x, tile_x, max(1, num_loaded // cols), cols)
 

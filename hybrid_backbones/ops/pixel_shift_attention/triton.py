@@ -18,12 +18,13 @@ K² numbers per query and head, the size of several maps if heads are narrow; so
 value are saved.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import triton_support
+from ..custom_gradient import with_gradient
 from ..triton_support import count_tiles, divide_up, launch, power_of_two
 
 # limited so that the weights of a tile stay in registers
@@ -58,7 +59,25 @@ def pixel_shift_attention_triton(
     """Compute :func:`pixel_shift_attention_reference` in a Triton kernel."""
     # the map is zero at any distance outside, so clamping is exact and keeps 32-bit indices valid
     dilation = min(dilation, max(key.shape[2:]))
-    return _attend(query, key, value, kernel_size, num_heads, dilation, stride, 1, dtype)
+    return _attend_lean(query, key, value, kernel_size, num_heads, dilation, stride, 1, dtype)
+
+
+def _attend_lean(query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
+    """Compute `_attend`, which checkpoints need not compute again for its gradient."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _attend(query, key, value, *settings)
+    return with_gradient(_attend, _differentiate, query, key, value, *settings)
+
+
+def _differentiate(grad, query, key, value, *settings) -> tuple[Tensor, ...]:
+    """Return the gradients of query, key and value."""
+    *sizes, query_step, key_step, _ = settings
+    attend, seen = (query_step, key_step), (key_step, query_step)
+    return (
+        _attend_lean(grad, value, key, *sizes, *attend, query.dtype),
+        _attend_lean(value, grad, query, *sizes, *seen, key.dtype),
+        _attend_lean(key, query, grad, *sizes, *seen, value.dtype),
+    )
 
 
 # explicit schema, because torch versions differ in the annotations that they can parse
@@ -112,24 +131,15 @@ def _attend_like(query, key, value, kernel_size, num_heads, dilation, query_step
 
 
 def _keep(ctx, inputs, output):
-    query, key, value, *ctx.settings, ctx.query_step, ctx.key_step, _ = inputs
+    query, key, value, *ctx.settings = inputs
     ctx.save_for_backward(query, key, value)
 
 
-def _differentiate(ctx, grad):
+_attend.register_autograd(
     # once: what runs again in the backward pass saves them for one access
-    maps = query, key, value = ctx.saved_tensors
-    attend = ctx.query_step, ctx.key_step
-    seen = ctx.key_step, ctx.query_step
-    roles = (grad, value, key, attend), (value, grad, query, seen), (key, query, grad, seen)
-    grads = [
-        _attend(*others, *ctx.settings, *steps, x.dtype) if needed else None
-        for x, (*others, steps), needed in zip(maps, roles, ctx.needs_input_grad[:3], strict=True)
-    ]
-    return *grads, *[None] * 6
-
-
-_attend.register_autograd(_differentiate, setup_context=_keep)
+    lambda ctx, grad: (*_differentiate(grad, *ctx.saved_tensors, *ctx.settings), *[None] * 6),
+    setup_context=_keep,
+)
 
 
 def _plan(query: Tensor, kernel_size: int, head_dim: int, key_step: int) -> _Plan:

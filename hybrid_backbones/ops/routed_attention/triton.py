@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import triton_support
 from ..triton_support import divide_up, launch, power_of_two, register_gradient
+from .chunked import routed_attention_chunked
 
 MAX_HEAD_DIM = 128
 
@@ -211,7 +212,7 @@ def _backward_like(grad, query, key, value, routes, out, tops, totals, num_heads
     return tuple(x.new_empty(x.shape) for x in (query, key, value))
 
 
-register_gradient(_forward, _backward)
+register_gradient(_forward, _backward, routed_attention_chunked)
 
 
 def unsupported_reason(query: Tensor, num_heads: int) -> str | None:

@@ -6,6 +6,9 @@ from torch import Tensor
 from ...layers import join_heads, split_heads
 from .shifted_windows import cross_region_masks, join_shifted_windows, partition_shifted_windows
 
+# of one call: PyTorch's kernel for GPUs has them in a dimension of its grid
+MAX_HEADS = 2**16 - 1
+
 
 def shifted_window_attention_reference(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor, window_size: int, shift: int
@@ -17,13 +20,17 @@ def shifted_window_attention_reference(
         for x in (query, key, value)
     )  # (B, R, h, T, d)
     cross_region_mask = cross_region_masks(*size, window_size, shift, device=query.device)
-    if cross_region_mask is None:
-        batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
-    else:
-        batch = (1, 2)  # one bias per window, so merge the windows into the heads
-        bias = bias.masked_fill(cross_region_mask, float("-inf")).flatten(0, 1)  # (R·h, T, T)
+    bias = bias.to(query.dtype)[None]  # (1, h, T, T)
+    batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
+    if cross_region_mask is not None:
+        bias = bias.masked_fill(cross_region_mask, float("-inf"))  # (R, h, T, T)
+        if query.shape[1] * num_heads <= MAX_HEADS:
+            batch = (1, 2)  # one bias per window, so merge the windows into the heads
+            bias = bias.flatten(0, 1)[None]
+        else:
+            bias = bias.repeat(len(query), 1, 1, 1)
     lengths = [query.shape[dim] for dim in batch]
     query, key, value = (x.flatten(*batch) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     out = join_heads(out.unflatten(batch[0], lengths))  # (B, R, T, C)
     return join_shifted_windows(out, window_size, shift, size)
