@@ -58,8 +58,15 @@ def test_the_weights_by_name_are_published():
     assert [line.split()[0] for line in list_published(checkpoint)] == [checkpoint]
 
 
+def test_the_config_for_own_data_is_that_of_its_page(repository):
+    (example,) = (block.code for block in blocks(README, "python") if "own_data" in block.code)
+    page = (repository / "docs/own_data.md").read_text()
+    assert example in [block.code for block in blocks(page, "python")]
+    assert f"check_data.py {example.split()[1]}" in README
+
+
 def test_no_example_is_left_out():
-    assert len(blocks(README, "python")) == 7, "give the new example a test here"
+    assert len(blocks(README, "python")) == 8, "give the new example a test here"
 
 
 def test_every_file_that_is_linked_exists(repository):

@@ -39,8 +39,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     subparsers = {}
     for table, (_, size, batch) in TABLES.items():
         command = subparsers[table] = commands.add_parser(table, help=HELP[table])
-        command.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), default=size)
-        command.add_argument("--batch", type=int, default=batch)
+        command.add_argument(
+            "--size",
+            type=int,
+            nargs=2,
+            metavar=("H", "W"),
+            default=size,
+            help=f"of maps or images, in pixels (default: {size[0]} {size[1]})",
+        )
+        command.add_argument("--batch", type=int, default=batch, help=f"default: {batch}")
         command.add_argument("--dtype", choices=DTYPES, default="float32")
         command.add_argument("--device", choices=DEVICES, default="cpu")
         command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")

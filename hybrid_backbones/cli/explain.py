@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     parser = argparse.ArgumentParser(description="Draw what a trained model looks at.")
     parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
     parser.add_argument("--out", required=True, help="folder for pictures (PNG, PDF) and numbers")
     parser.add_argument("--what", default=ALL, choices=[*VIEWS, ALL], help="what to draw")

@@ -15,10 +15,17 @@ from ..training import launch
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     parser = argparse.ArgumentParser(description="Export a trained model, and compare the file.")
-    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
     parser.add_argument("out", help="file to write, .onnx or .pt2")
-    parser.add_argument("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"))
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(224, 224),
+        metavar=("H", "W"),
+        help="of the images, in pixels (default: 224 224)",
+    )
     sizes, types = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     sizes.add_argument("--dynamic", action="store_true", help="take any batch and size")
     sizes.add_argument("--resize", action="store_true", help="resize as the test pipeline does")

@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
     parser.add_argument("image", help="image file, or folder of images")
-    parser.add_argument("config", help="config file of the model, or an exported file alone")
+    parser.add_argument(
+        "config", help="config of the model, a file or its name; or an exported file alone"
+    )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
     parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
     parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")

@@ -21,19 +21,37 @@ from ..training.launch import one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with the arguments of the command line unless others are given."""
     parser = argparse.ArgumentParser(description="Train and evaluate many configs.")
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="files or names")
     parser.add_argument("--out", type=Path, required=True, help="folder of page and runs")
     parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default="local", help="what starts the runs"
+    )
     parser.add_argument("--gpus", type=int, help="of each run; processes on a CPU")
     parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION", help="partition=gpu")
     parser.add_argument("--pretrained", action="store_true", help="where a config names weights")
     parser.add_argument("--amp", nargs="?", const="auto", choices=["auto", "bf16", "fp16"])
-    parser.add_argument("--auto-scale-lr", action="store_true")
-    parser.add_argument("--speeds", type=Path, nargs="*", default=[SPEEDS], metavar="FILE.json")
-    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, default={})
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate to the batch"
+    )
+    parser.add_argument(
+        "--speeds",
+        type=Path,
+        nargs="*",
+        default=[SPEEDS],
+        metavar="FILE.json",
+        help="measured training steps, for the expected cost of real runs",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        default={},
+        metavar="KEY=VALUE",
+        help="settings of all configs that are replaced",
+    )
     args = vars(parser.parse_args(arguments))
     args["flags"] = {name: args.pop(name) for name in ("pretrained", "amp", "auto_scale_lr")}
     args["options"] = args.pop("cfg_options")

@@ -14,7 +14,7 @@ from ..training import launch
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
-    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
     parser.add_argument("out", help="path of the new .pth file; its config is written beside it")
     launch.add_config_arguments(parser)

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw objects that match a sketch in an image.")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument("sketch", help="image, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
-    parser.add_argument("config", help="config file of the model")
+    parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
     parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
     parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")

@@ -112,8 +112,8 @@ ENTRIES = (
         "convolution of the same projections. From below the ring, the background in the "
         "window gets more weight than the ring in the first stage; in the second one, all of the "
         "window gets nearly the same. The chart has the rates over depth, which start at 0.5: "
-        "β of the convolution is above α of the attention from the second to the middle of "
-        "the third stage, and below it at the end of that.",
+        "β of the convolution is above α of the attention from the second block to the middle "
+        "of the third stage, and below it at the end of that.",
     ),
     Entry(
         "xvolution",
@@ -139,9 +139,9 @@ ENTRIES = (
         "Bi-level routing first chooses regions, and then attends to the tokens in them. The "
         "region of the position (red), on the ring, attends to a single region in the first "
         "stage, to four in the second and to sixteen in the third; the colour is the rank of "
-        "a choice. *chosen by all regions* counts how often each region is chosen: most "
-        "regions of the first stage choose one and the same, on the square. In such small "
-        "images a region has 2×2 positions in the first stage and one in the others.",
+        "a choice, the brightest the first. *chosen by all regions* counts how often each region "
+        "is chosen: most regions of the first stage choose one and the same, on the square. In "
+        "such small images a region has 2×2 positions in the first stage and one in the others.",
     ),
     Entry(
         "biformer_attention",
@@ -150,9 +150,9 @@ ENTRIES = (
         "maskrcnn_biformer_s",
         SCENE.format("34"),
         (Shown("attention", (0, 1, 2, 3)),),
-        "The weights that the position on the ring gives to the tokens of the regions it "
-        "routes to; all else has none. The first three stages are sparse, with nearly equal "
-        "weights along the routes. The last stage has no routing: every position attends to "
+        "Shown are the weights that the position on the ring gives to the tokens of the regions "
+        "it routes to; all other tokens have none. The first three stages are sparse, with nearly "
+        "equal weights along the routes. The last stage has no routing: every position attends to "
         "all, with weights that differ.",
     ),
     Entry(

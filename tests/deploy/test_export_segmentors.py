@@ -88,3 +88,11 @@ def test_a_dynamic_segmentor_predicts_as_mmseg(repository, tmp_path, head):
             assert labels.shape == expected.shape
             # two classes of one pixel may be equal but for rounding
             assert (labels != expected).mean() <= 1e-3
+
+
+def test_a_head_that_chooses_masks_is_refused(repository):
+    cfg = Config.fromfile(repository / "configs/mask2former_ade_swiftformer_xs.py")
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    with pytest.raises(ValueError, match="Mask2FormerHead is not exported: add --backbone-only"):
+        Segmentor(model, torch.nn.Identity())
