@@ -1,6 +1,7 @@
 """The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command."""
 
 import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -198,6 +199,7 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         try:
             settings, rows = STEPS[name](plan)
         except Exception as error:  # a step that fails must not stop the others
+            traceback.print_exc()
             settings = plan.settings(plan.image_size)
             rows = [dict(step=name, error=explain_failure(error))]
         if rows:

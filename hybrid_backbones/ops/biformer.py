@@ -128,7 +128,10 @@ class _RoutingAttention(nn.Module):
         )
 
     def _recompute_before_attention(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """Compute ``function(x)``, which attends last, and keep x instead of what attends."""
+        """Compute ``function(x)``, which attends last, and keep x instead of what attends.
+
+        In the backward pass, Triton's kernels attend again, for the statistics of the softmax.
+        """
         # these keep more than their inputs, for which all of them would run again
         if self.attn_backend in ("reference", "flex"):
             return function(x)
