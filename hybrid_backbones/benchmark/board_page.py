@@ -136,7 +136,8 @@ def _entry_cells(entry: Entry) -> list[str]:
 def _caption(runs: Sequence[Run]) -> str:
     results = [run.result for run in runs if run.result is not None]
     places = {
-        f"{one['device']}, {one['threads']} CPU threads, {one['processes']} training processes"
+        f"{one['device']}, {_count(one['threads'], 'CPU thread')}, "
+        f"{_count(one['processes'], 'training process', 'es')}"
         for one in results
     }
     sizes = {f"{height}×{width}" for height, width in (run.size for run in runs) if height}
@@ -144,12 +145,17 @@ def _caption(runs: Sequence[Run]) -> str:
         f"Measured on: {'; '.join(sorted(places)) or '-'}. Several seeds: mean ± standard "
         "deviation. FLOPs are multiply-accumulates for one image, as in the model zoo, of "
         f"{' or '.join(sorted(sizes))} pixels. Memory is the peak of the GPU, or without one that "
-        "of the whole process. The minutes of a training include its validations. Inference is the "
+        "of the whole process. The minutes of a training include its validations, and are - of "
+        "runs that did not record them. Inference is the "
         "time from one image to its final predictions. "
         "Runs at the same time slow each other down. A config's hash is that of all its settings "
         "and, if there are several, of the number of training processes, without the seed; that of "
         "weights is of names and values, not of the file."
     )
+
+
+def _count(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else ending}"
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
