@@ -68,7 +68,7 @@ def require_odd(**sizes: int) -> None:
         ValueError: if one is not.
     """
     for name, size in sizes.items():
-        if size < 1 or size % 2 == 0:
+        if not isinstance(size, int) or size < 1 or size % 2 == 0:
             raise ValueError(f"{name} must be odd and positive, got {name}={size}")
 
 

@@ -141,7 +141,12 @@ class StagedNetwork(BaseModule):
             raise ValueError(f"out_indices must ascend without repetition, got {out_indices}")
         if frozen_stages not in range(-1, 5):
             raise ValueError(f"frozen_stages must be from -1 to 4, got {frozen_stages}")
-        is_per_stage = isinstance(with_cp, Sequence) and len(with_cp) == 4 and min(with_cp) >= 0
+        is_per_stage = (
+            isinstance(with_cp, Sequence)
+            and len(with_cp) == 4
+            # a bool would count as one block
+            and all(type(number) is int and number >= 0 for number in with_cp)
+        )
         if not isinstance(with_cp, bool) and not is_per_stage:
             raise ValueError(f"with_cp must be a bool or four numbers of blocks, got {with_cp!r}")
         if out_norm not in OUT_NORMS:

@@ -166,7 +166,9 @@ def _failures(rows: list[dict]) -> list[str]:
 
 
 def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bool = False) -> None:
-    """Print the rows as a table or in Markdown, and save them with the settings as JSON."""
+    """Save the rows with the settings as JSON, and print them as a table or in Markdown."""
+    # first, as nobody may read what is printed
+    out.write_text(json.dumps(dict(setting, rows=rows), indent=2) + "\n")
     if markdown:
         print(to_markdown(rows, setting))
     else:
@@ -178,5 +180,4 @@ def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bo
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         for failure in _failures(rows):
             print(failure)
-    out.write_text(json.dumps(dict(setting, rows=rows), indent=2) + "\n")
     print(f"saved to {out}")

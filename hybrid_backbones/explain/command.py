@@ -138,10 +138,19 @@ def explain(
     out, is_folder = Path(out), Path(image).is_dir()
     if out.is_file():
         raise ValueError(f"--out {out} is a file: expected a folder")
+    if (
+        not is_folder
+        and out.resolve() == Path(image).resolve().parent
+        and (Path(image).stem in (*VIEWS, "summary"))
+    ):
+        raise ValueError(f"{image} would be overwritten: choose another folder for --out")
     existed, written = out.exists(), list[Path]()
     try:
         # checks the images, and that the folder can be written
         images = plan(image, out if is_folder else out / "summary.png", checkpoint, *sketches)
+        for path in images if is_folder else ():
+            if (out / Path(path).name).is_file():
+                raise ValueError(f"{out / Path(path).name} is a file: choose another --out")
         init_default_scope(cfg.default_scope)
         drawn = np.concatenate([read_sketch(cfg, x) for x in sketches]) if sketches else None
         for path, subject in read_subjects(cfg, images, checkpoint, device, at, drawn):

@@ -10,8 +10,10 @@ from ..layers import ceil_div, require_odd
 def require_kernel(kernel_size: int, stride: int, dilation: int) -> None:
     """Validate the settings of an operator on K×K neighbourhoods."""
     require_odd(kernel_size=kernel_size)
-    if stride < 1 or dilation < 1:
-        raise ValueError(f"stride and dilation must be at least 1, got {stride=}, {dilation=}")
+    if not all(isinstance(step, int) and step >= 1 for step in (stride, dilation)):
+        raise ValueError(
+            f"stride and dilation must be integers of at least 1, got {stride=}, {dilation=}"
+        )
 
 
 def require_same_padding(padding: int, kernel_size: int, dilation: int) -> None:

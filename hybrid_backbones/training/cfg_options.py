@@ -5,8 +5,10 @@ mmengine silently adds a key that the config does not have, so a misspelt key ha
 
 import difflib
 import inspect
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -14,6 +16,8 @@ from mmengine.runner import Runner
 
 from ..suggestions import did_you_mean
 
+# stands for a space, which mmengine's parser removes; no argument of a command can have it
+SPACE = "\0"
 # config keys that mmengine reads although they are no arguments of its runner
 RUNNER_KEYS: tuple[str, ...] = ("activation_checkpointing", "compile", "custom_imports")
 RUNNER_KEYS += ("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "sync_bn")
@@ -44,6 +48,20 @@ class CfgOptions(DictAction):
             if any(value.count(left) != value.count(right) for left, right in ("()", "[]")):
                 parser.error(f"{option_string}: a bracket is not closed in {value!r}")
         super().__call__(parser, namespace, values, option_string)
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Parse a value as mmengine does, but keep spaces in names, and commas in paths."""
+        if "," in val and Path(val).expanduser().exists():
+            return val
+        spaced = re.sub(r"(?<=[,(\[])\s+|\s+(?=[,)\]])", "", val.strip())
+        return _with_spaces(DictAction._parse_iterable(spaced.replace(" ", SPACE)))
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_spaces, value))
+    return value.replace(SPACE, " ") if isinstance(value, str) else value
 
 
 def apply_cfg_options(cfg: Config, options: dict[str, Any]) -> None:

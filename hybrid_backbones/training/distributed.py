@@ -41,6 +41,11 @@ def join_processes(cfg: Config) -> None:
         raise ValueError(
             f"env_cfg.dist_cfg.timeout must be a positive number of seconds, got {patience!r}"
         )
+    if cfg.launcher == "pytorch" and "RANK" not in os.environ:
+        raise ValueError(
+            "--launcher pytorch is for processes that torchrun starts, such as tools/dist_train.sh "
+            "CONFIG NUMBER does: leave it out for a single process"
+        )
     set_multi_processing(**env.get("mp_cfg", {}), distributed=True)
     longer = timedelta(seconds=patience + MARGIN)
     store = _store_of_restart(longer)

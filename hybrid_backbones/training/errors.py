@@ -5,7 +5,9 @@ An error is a mistake of the user if this package raises it, or if a library rai
 traceback is written to the log file in both cases.
 """
 
+import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -53,6 +55,8 @@ def one_line_errors() -> Iterator[None]:
         sys.stderr.write(f"\nstopped by {number.name}{f': {stop}' if stop.args else ''}\n")
         sys.exit(128 + number)
     except Exception as error:  # the outermost handler of a command
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
         line = explain(error)
         log = _log_traceback()
         if line is not None:
@@ -62,6 +66,18 @@ def one_line_errors() -> Iterator[None]:
             f"error: unexpected {type(error).__name__}; its traceback is above"
             + (f", and in {log}" if log else "")
         )
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of what is printed has left, as `head` does; forget the rest."""
+    pipe = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(pipe, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # or Python would try again at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return True
 
 
 def explain(error: Exception) -> str | None:

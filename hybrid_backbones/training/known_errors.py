@@ -18,7 +18,7 @@ from ..suggestions import did_you_mean
 
 # errors about files that a user can cause, by a wrong path, folder or URL
 USERS_ERRORS: tuple[type[OSError], ...] = (FileNotFoundError, PermissionError, HTTPError)
-USERS_ERRORS += (IsADirectoryError, NotADirectoryError)
+USERS_ERRORS += (IsADirectoryError, NotADirectoryError, FileExistsError)
 # what CUDA's libraries say beside `OutOfMemoryError` if the GPU's memory is full
 GPU_IS_FULL = r"CUDA error: out of memory|CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"
 # cuDNN, if it has no memory for any algorithm, or none for the dtype on this GPU
@@ -111,6 +111,11 @@ def _system_error(error: OSError, match: re.Match) -> str | None:
 # errors of libraries that mistakes of a user cause: class of the error, pattern of its message, and
 # line for the user, a template of `re.Match.expand` or a function that returns None for a bug
 KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] = (
+    (
+        AssertionError,
+        r"number of subfolders \((\d+)\) doesn't match the number of specified classes \((\d+)\)",
+        r"a set of images by class has \1 folders instead of \2: expected one for each class",
+    ),
     (
         TypeError,
         r"DataLoader\.__init__\(\) got an unexpected keyword argument '(\w+)'",

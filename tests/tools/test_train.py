@@ -66,8 +66,13 @@ def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
     run_warm(*train(tmp_path, options=["model.backbone.depth=3"]))
     assert (tmp_path / "epoch_9.pth").read_bytes() == b"precious"
-    # a learning rate with which it fails when its work dir is in use
+    # what fails later cannot start either
     run_warm(*train(tmp_path, options=["optim_wrapper.optimizer.lr=-1"]))
+    assert (tmp_path / "epoch_9.pth").read_bytes() == b"precious"
+    run_warm(*train(tmp_path, options=["load_from=none.pth"]))
+    assert (tmp_path / "epoch_9.pth").read_bytes() == b"precious"
+    code, _, err = run_warm(*train(tmp_path, options=ONE_EPOCH))
+    assert code == 0, err
     (kept,) = tmp_path.glob("before_*/epoch_9.pth")
     assert kept.read_bytes() == b"precious"
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 from mmengine.config import Config, DictAction
 
-from hybrid_backbones.training.cfg_options import apply_cfg_options
+from hybrid_backbones.training.cfg_options import CfgOptions, apply_cfg_options
 
 SETTINGS = dict(
     model=dict(backbone=dict(type="Net", depth=26, scale=224, out_indices=(0, 1)), neck=None),
@@ -23,7 +23,7 @@ def apply(option):
     """Apply KEY=VALUE as the command line does, and return the changed config."""
     cfg = Config(deepcopy(SETTINGS))
     key, _, text = option.partition("=")
-    apply_cfg_options(cfg, {key: DictAction._parse_iterable(text)})
+    apply_cfg_options(cfg, {key: CfgOptions._parse_iterable(text)})
     return cfg
 
 
@@ -67,3 +67,32 @@ def test_a_value_that_the_libraries_accept_is_set(option):
     for name in key.split("."):
         settings = settings[int(name) if name.isdigit() else name]
     assert settings == DictAction._parse_iterable(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/data/my set", "/data/my set"),
+        ("model (1).pth", "model (1).pth"),
+        ("['traffic light', 'stop sign']", ["traffic light", "stop sign"]),
+        ("[traffic light,stop sign]", ["traffic light", "stop sign"]),
+        ("[( 1, 2 ), [a b, c]]", [(1, 2), ["a b", "c"]]),
+        (" 5 ", 5),
+        ("1, 2", [1, 2]),
+    ],
+)
+def test_spaces_in_names_stay(text, value):
+    assert CfgOptions._parse_iterable(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "1,2", "[1,2]", "(a,[b,1.5])", "None", "true", "'a'", "a=b,c"]
+)
+def test_other_values_are_parsed_as_mmengine_does(text):
+    assert CfgOptions._parse_iterable(text) == DictAction._parse_iterable(text)
+
+
+def test_a_comma_in_the_name_of_a_file_stays(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    assert CfgOptions._parse_iterable(f"{tmp_path}/a,b") == f"{tmp_path}/a,b"
+    assert CfgOptions._parse_iterable(f"{tmp_path}/a,c") == [f"{tmp_path}/a", "c"]
