@@ -138,7 +138,7 @@ def reproduce(
             yield from _say(one, file, {**PUBLISHED[one.name].options, **(options or {})})
         return
     for one in planned:
-        cfg = read_config(_arguments(one, "", {}, work_dir))
+        cfg = read_config(_arguments(one, "", options or {}, work_dir))
         require_data(cfg, cfg.test_dataloader.dataset)
     require_writable_file(page)
     for one in planned:

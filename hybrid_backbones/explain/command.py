@@ -138,11 +138,8 @@ def explain(
     out, is_folder = Path(out), Path(image).is_dir()
     if out.is_file():
         raise ValueError(f"--out {out} is a file: expected a folder")
-    if (
-        not is_folder
-        and out.resolve() == Path(image).resolve().parent
-        and (Path(image).stem in (*VIEWS, "summary"))
-    ):
+    given = Path(image).resolve()
+    if not is_folder and given in {out.resolve() / f"{name}.png" for name in (*VIEWS, "summary")}:
         raise ValueError(f"{image} would be overwritten: choose another folder for --out")
     existed, written = out.exists(), list[Path]()
     try:

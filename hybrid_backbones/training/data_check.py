@@ -26,8 +26,8 @@ LOADERS = dict(training="train_dataloader", validation="val_dataloader")
 NO_SET = "sets that cannot be read"
 SHARED = "images that are in the training set, too"
 NO_TRAINING = "other reasons that a training does not begin"
-# what data sets raise that cannot be used
-FAILURES = (ValueError, RuntimeError, OSError)
+# what data sets raise that cannot be used; mmpretrain's asserts that classes have folders
+FAILURES = (ValueError, RuntimeError, OSError, AssertionError)
 # number of samples on the sheet, and of those that are tried for it
 NUM_SAMPLES, NUM_TRIED = 12, 48
 
@@ -93,7 +93,7 @@ def _inspect(cfg: Config, loader: str, name: str) -> Findings:
     if cfg.default_scope != "mmdet":
         try:
             return inspect_folders(settings, name, quiet=quiet)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, AssertionError) as error:
             findings = Findings(())
             findings.problems.add(NO_SET, str(error))
             return findings

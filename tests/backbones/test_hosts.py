@@ -128,6 +128,7 @@ def test_a_bad_setting_is_named(network, settings, changes, message):
         (dict(arch=dict(depths=(1, 1, 1, 1))), "arch as a dict must have the keys .*embed_dims"),
         (dict(out_indices=3), "out_indices must be a sequence .*got 3"),
         (dict(with_cp=1), "with_cp must be a bool or four numbers of blocks, got 1"),
+        (dict(with_cp=(True, False, True, False)), "with_cp must be .* four numbers of blocks"),
         (dict(out_norm="all"), "out_norm .*'all'"),
         (dict(out_norm="final", out_indices=(0,)), r"out_norm='final' needs 3 .*\(0,\)"),
         (dict(drop_path_rate=1.5), "drop_path_rate .*1.5"),

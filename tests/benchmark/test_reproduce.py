@@ -93,8 +93,13 @@ def test_a_dry_run_names_the_file_the_command_and_the_result(tmp_path):
         (["fpn_uniformer_s"], dict(limit=0), "--limit must be a positive"),
         (["fpn_uniformer_s"], dict(page=CONFIGS / "fpn_r50.py"), r"is no page .* --page"),
         (["fpn_uniformer_s"], {}, "no data at .* Set ADE_ROOT"),
+        (
+            ["fpn_uniformer_s"],
+            dict(options={"test_dataloader.dataset.data_root": "/elsewhere"}),
+            "no data at /elsewhere",
+        ),
     ],
-    ids=["name", "file", "limit", "page", "data"],
+    ids=["name", "file", "limit", "page", "data", "data of the options"],
 )
 def test_mistakes_are_found_before_anything_is_downloaded(
     tmp_path, monkeypatch, names, settings, says

@@ -110,6 +110,22 @@ def test_each_image_of_a_folder_has_its_folder(repository, tmp_path, checkpoints
     assert "skipped 1 files that cannot be loaded: notes.txt" in capsys.readouterr().out
 
 
+def test_images_and_pictures_of_another_command_stay(repository, tmp_path, checkpoints):
+    cfg = small(repository)
+    checkpoint, image = checkpoints(CLASSIFIER, cfg), make_image(tmp_path / "features.png")
+    before = image.read_bytes()
+    with pytest.raises(ValueError, match=r"features\.png would be overwritten"):
+        explain(cfg, image, checkpoint, tmp_path, what="attention")
+    # as the demo leaves it
+    out = tmp_path / "drawn"
+    out.mkdir()
+    (out / "features.png").write_text("drawn before")
+    with pytest.raises(ValueError, match=r"drawn/features\.png is a file"):
+        explain(cfg, tmp_path, checkpoint, out, what="attention")
+    assert image.read_bytes() == before
+    assert (out / "features.png").read_text() == "drawn before"
+
+
 def test_mistakes_end_in_one_line_and_leave_nothing_behind(repository, tmp_path, checkpoints):
     cfg, image = small(repository), make_image(tmp_path / "image.png")
     checkpoint, out = checkpoints(CLASSIFIER, cfg), tmp_path / "out"

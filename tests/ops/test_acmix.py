@@ -14,7 +14,7 @@ from acmix_cases import (
 from golden.fill import compare, fill_, make_input
 from helpers import devices, golden_files, output_and_gradients
 
-from hybrid_backbones.ops import ACmix
+from hybrid_backbones.ops import ACmix, XVolution
 from hybrid_backbones.ops.acmix import position_map
 from hybrid_backbones.ops.local_attention.api import BACKENDS
 
@@ -229,3 +229,11 @@ def test_it_compiles_into_one_graph(stride):
 def test_a_bad_setting_is_named_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
         ACmix(8, 8, **settings)
+
+
+@pytest.mark.parametrize("layer", [ACmix, XVolution])
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "dilation"])
+def test_sizes_of_a_convolution_are_integers(layer, name):
+    # `nn.Conv2d` has tuples, which whoever replaces one may pass on
+    with pytest.raises(ValueError, match=rf"{name}.*integer|{name} must be odd"):
+        layer(8, 8, **{name: (3, 3)})

@@ -244,3 +244,18 @@ def test_sets_of_every_kind_are_checked(name, tmp_path):
     assert code == 0, text + err
     assert (tmp_path / "samples.png").is_file()
     assert text.splitlines()[-1] == "no problems"
+
+
+def test_a_set_without_a_folder_for_each_class_is_a_problem(mini_root, tmp_path):
+    root = tmp_path / "imagenet"
+    shutil.copytree(mini_root / "imagenet", root)
+    # as the official archive leaves them
+    for folder in sorted((root / "val").iterdir()):
+        for path in folder.iterdir():
+            path.rename(root / "val" / f"{folder.name}_{path.name}")
+        folder.rmdir()
+    command = ("tools/check_data.py", "configs/imagenet_acmix_r26.py", "--out", tmp_path / "out")
+    code, text, err = run_warm(*command, IMAGENET_ROOT=str(root))
+    assert code == 1
+    assert "Traceback" not in err
+    assert "number of subfolders (0) doesn't match the number of specified classes" in text

@@ -87,7 +87,7 @@ def test_a_table_is_saved_although_nobody_reads_what_is_printed(tmp_path, monkey
     row = dict(operator="a", implementation="b", error="c")
     monkeypatch.setattr(sys, "stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        report([row], describe(Settings((8, 8))), tmp_path / "t.json")
+        report([row], describe(Settings((8, 8))), tmp_path / "t.json", markdown=True)
     assert json.loads((tmp_path / "t.json").read_text())["rows"] == [row]
 
 

@@ -233,6 +233,12 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
         (OSError(errno.ENOSPC, "No space left on device"), "No space.*free some space"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded: free some space"),
         (ValueError("Expected more than 1 value per channel when training"), "raise .*batch_size"),
+        (
+            AssertionError(
+                "The number of subfolders (0) doesn't match the number of specified classes (9)."
+            ),
+            "has 0 folders instead of 9: expected one for each class",
+        ),
         (ValueError("too many values to unpack (expected 2)"), None),
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
@@ -256,6 +262,7 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
         "disk",
         "quota",
         "batch of one",
+        "classes",
         "value",
         "key",
         "no file",
