@@ -32,6 +32,7 @@ from ..inference.demo import build_trained
 from ..training import launch
 from ..training.errors import stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
+from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
 from ..training.stop import GRACE
 from .board_page import write_board
@@ -172,7 +173,7 @@ def _training(run: Run, launcher: str) -> Namespace:
 
 def _evaluation(run: Run, cfg: Config, checkpoint: Path) -> Namespace:
     """Return the arguments of tools/test.py, which draws no pictures here."""
-    switch, _ = launch.SHOW_DIR_KEYS[cfg.default_scope]
+    switch, _ = SHOW_DIR_KEYS[cfg.default_scope]
     draws = "visualization" in (cfg.get("default_hooks") or {})
     return Namespace(
         config=str(run.settings),

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import master_only
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -26,29 +24,25 @@ from .distributed import join_processes, register_for_processes
 from .errors import one_line_errors, where_in_config
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
+from .outputs import RunnerBesideConfig, show_in
 from .own_data import apply_own_data
 from .progress import ProgressHook
 from .requirements import require_keys, require_writable_file
-from .restarts import note_begin, resume_after_restart
+from .restarts import BeginHook, resume_after_restart
 from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
 from .saving import (
     LoadFromHook,
     advice_for_a_full_disk,
-    find_earlier,
     find_last_checkpoint,
     remove_drafts,
     require_elsewhere,
 )
 from .stop import StopHook, StopRequest, stoppable
 from .test_time import augment_tests, remove_masks
-from .work_dir import is_first_process, locked, put_aside, require_writable
+from .work_dir import is_first_process, locked, require_writable
 
 __all__ = ["one_line_errors"]
 
-# settings of each framework's visualisation hook: its switch, and its output folder if it has one
-SHOW_DIR_KEYS = dict(
-    mmdet=("draw", "test_out_dir"), mmseg=("draw", None), mmpretrain=("enable", "out_dir")
-)
 # settings that a training and a test need
 TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 TEST_KEYS = ("test_dataloader", "test_cfg", "test_evaluator")
@@ -151,35 +145,6 @@ def prepare_run(args: Namespace, needs: tuple[str, ...], loaders: tuple[str, ...
     return cfg
 
 
-class _RunnerBesideConfig(Runner):
-    """Runner that saves its settings beside its log, not over a config in the work dir."""
-
-    @master_only
-    def dump_config(self) -> None:
-        name = Path(self.cfg.filename or f"{self.timestamp}.py").name
-        self.cfg.dump(Path(self.log_dir, name))
-
-
-class _BeginHook(Hook):
-    """Moves checkpoints of an earlier training aside, once this one is able to start.
-
-    Args:
-        work_dir: folder of the checkpoints.
-        path, done: checkpoint from which the training goes on, and its progress.
-    """
-
-    priority = "LOWEST"
-
-    def __init__(self, work_dir: Path, path: Path | None, done: int):
-        self.work_dir, self.path, self.done = work_dir, path, done
-
-    @master_only
-    def before_train(self, runner: Runner) -> None:
-        """Move them, and note that the training has begun; the weights are loaded by then."""
-        put_aside(self.work_dir, find_earlier(self.work_dir, self.path, self.done))
-        note_begin(self.work_dir)
-
-
 def train(args: Namespace) -> None:
     """Train the model of the config given on the command line.
 
@@ -249,7 +214,7 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
         remove_drafts(cfg.work_dir)
     # the config that was given may be in the work dir
     is_kept = Path(cfg.work_dir, Path(args.config).name).resolve() == Path(cfg.filename).resolve()
-    runner = (_RunnerBesideConfig if is_kept else Runner).from_cfg(cfg)
+    runner = (RunnerBesideConfig if is_kept else Runner).from_cfg(cfg)
     if checkpoint is not None:
         require_resumable(runner.model, checkpoint)
         require_averaging(runner.hooks, checkpoint)
@@ -264,7 +229,7 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     register_for_processes(runner)
     if args.compile:
         compile_backbone(runner.model)
-    runner.register_hook(_BeginHook(Path(cfg.work_dir), path, done))
+    runner.register_hook(BeginHook(Path(cfg.work_dir), path, done))
     try:
         with advice_for_a_full_disk(cfg.work_dir):
             runner.train()
@@ -291,7 +256,7 @@ def test(args: Namespace) -> dict:
     # `state_dict` already has the averaged weights; the others are in `ema_state_dict`
     (cfg.get("default_hooks") or {}).pop("ema", None)
     if args.show_dir:
-        _show_in(cfg, Path(args.show_dir).absolute())
+        show_in(cfg, Path(args.show_dir).absolute())
     if args.out and not args.out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out must end with .pkl or .pickle, got {args.out}")
     if args.out:
@@ -301,7 +266,7 @@ def test(args: Namespace) -> dict:
         given = cfg.test_evaluator
         given = given if isinstance(given, list) else [given]
         cfg.test_evaluator = [*given, dict(type=dump, out_file_path=args.out)]
-    runner = _RunnerBesideConfig.from_cfg(cfg)
+    runner = RunnerBesideConfig.from_cfg(cfg)
     load_trained(runner.model, args.checkpoint)
     if args.tta:
         remove_masks(runner.model)
@@ -313,31 +278,3 @@ def test(args: Namespace) -> dict:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _show_in(cfg: Config, folder: Path) -> None:
-    """Let the visualisation hook save every image of the test set in a folder.
-
-    Raises:
-        ValueError: if the config has no such hook, or the folder is one of the images, which would
-            be overwritten.
-    """
-    hook = (cfg.get("default_hooks") or {}).get("visualization")
-    if hook is None:
-        raise ValueError(
-            "--show-dir needs the config to set default_hooks.visualization, but it does not"
-        )
-    dataset = cfg.test_dataloader.dataset
-    prefixes = dataset.get("data_prefix") or dataset.get("split") or {}
-    # a set of mmpretrain has one folder, without a name
-    named = [("img", prefixes)] if isinstance(prefixes, str) else prefixes.items()
-    for name, prefix in named:
-        images = Path(dataset.get("data_root") or "", prefix).resolve()
-        if name.startswith("img") and folder.resolve().is_relative_to(images):
-            raise ValueError(f"--show-dir {folder} has images of the test set: choose another")
-    switch, key = SHOW_DIR_KEYS[cfg.default_scope]
-    hook[switch], hook.interval = True, 1
-    if key:
-        hook[key] = str(folder)
-    else:
-        cfg.visualizer.save_dir = str(folder)

@@ -4,11 +4,13 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import broadcast_object_list, master_only
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
-from .saving import find_last_checkpoint
-from .work_dir import is_first_process
+from .saving import find_earlier, find_last_checkpoint
+from .work_dir import is_first_process, put_aside
 
 # environment variables with the number of restarts
 RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -40,6 +42,26 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     if found[0] is not None:
         print_log(f"started again: resuming {found[0]}")
         args.resume, args.fresh_head = str(found[0]), None
+
+
+class BeginHook(Hook):
+    """Moves checkpoints of an earlier training aside, once this one is able to start.
+
+    Args:
+        work_dir: folder of the checkpoints.
+        path, done: checkpoint from which the training goes on, and its progress.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, work_dir: Path, path: Path | None, done: int):
+        self.work_dir, self.path, self.done = work_dir, path, done
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Move them, and note that the others are of this training; its weights are loaded."""
+        put_aside(self.work_dir, find_earlier(self.work_dir, self.path, self.done))
+        note_begin(self.work_dir)
 
 
 def note_begin(work_dir: str | Path) -> None:

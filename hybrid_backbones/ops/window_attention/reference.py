@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import join_heads, split_heads
+from ...layers import are_known, join_heads, split_heads
 from .shifted_windows import cross_region_masks, join_shifted_windows, partition_shifted_windows
 
 # of one call: PyTorch's kernel for GPUs has them in a dimension of its grid
@@ -24,11 +24,12 @@ def shifted_window_attention_reference(
     batch = (0, 1)  # one bias for all windows, so merge the windows into the batch
     if cross_region_mask is not None:
         bias = bias.masked_fill(cross_region_mask, float("-inf"))  # (R, h, T, T)
-        if query.shape[1] * num_heads <= MAX_HEADS:
+        num_windows = query.shape[1]
+        if not are_known(num_windows) or num_windows * num_heads <= MAX_HEADS:
             batch = (1, 2)  # one bias per window, so merge the windows into the heads
             bias = bias.flatten(0, 1)[None]
         else:
-            bias = bias.repeat(len(query), 1, 1, 1)
+            bias = bias.repeat(query.shape[0], 1, 1, 1)
     lengths = [query.shape[dim] for dim in batch]
     query, key, value = (x.flatten(*batch) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
