@@ -98,13 +98,13 @@ class _CountLaunches(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if func.namespace == "hybrid_backbones":
             self.launches += KERNELS[name]
-            return _outputs_like(func, args)
+            return zeros_like_outputs(func, args)
         self.launches += not (func.is_view or name in LAUNCH_NOTHING)
         return func(*args, **(kwargs or {}))
 
 
-def _outputs_like(function: Callable, args: tuple) -> Any:
-    """Return zeros of the shapes and layouts that ``function(*args)`` has."""
+def zeros_like_outputs(function: Callable, args: tuple) -> Any:
+    """Return zeros of the shapes and layouts that ``function(*args)`` has, without computing it."""
 
     def describe(x: Tensor) -> Tensor:
         return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")

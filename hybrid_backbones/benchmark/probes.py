@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -16,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from .counts import zeros_like_outputs
 
 
 def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
@@ -157,11 +159,9 @@ class _SkipCostly(TorchDispatchMode):
     skipped = frozenset({*flop_registry, torch.ops.aten.grid_sampler_2d})
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket not in self.skipped:
-            return func(*args, **(kwargs or {}))
-        device = next(x.device for x in args if isinstance(x, Tensor))
-        outs = func(*tree_map_only(Tensor, lambda x: x.to("meta"), args), **(kwargs or {}))
-        return tree_map_only(Tensor, lambda x: torch.zeros_like(x, device=device), outs)
+        call = partial(func, **(kwargs or {}))
+        is_costly = func.overloadpacket in self.skipped
+        return zeros_like_outputs(call, args) if is_costly else call(*args)
 
 
 def count_macs(model: nn.Module, *shapes: Sequence[int]) -> int:

@@ -44,10 +44,8 @@ def require_fit(network: str, own: Mapping, given: Mapping, missing: Iterable[st
         ],
         **misfits(own, given),
     }
-    of_heads = misshapen == layers_of_other_classes(own, given)
-    is_about_classes = (
-        misshapen and of_heads and not problems["missing"] and not problems["unexpected"]
-    )
+    of_heads = bool(misshapen) and misshapen == layers_of_other_classes(own, given)
+    is_about_classes = of_heads and not problems["missing"] and not problems["unexpected"]
     raise_problems(network, problems, OTHER_CLASSES if is_about_classes else OTHER_SIZE)
 
 

@@ -188,13 +188,13 @@ class Trial:
     def fits(self, size: int) -> bool:
         """Return whether a batch of this size does not exhaust the memory."""
         fits = True
-        # once a batch has fitted, the dtype is not the reason
-        too_large = re.compile(f"{TOO_LARGE.pattern}|{NO_ENGINE}") if self.fitted else TOO_LARGE
         try:
             self.step(size)
         except RuntimeError as error:
             fits = False
-            if not (isinstance(error, torch.OutOfMemoryError) or too_large.search(str(error))):
+            is_known = isinstance(error, torch.OutOfMemoryError) or TOO_LARGE.search(str(error))
+            # once a batch has fitted, the dtype is not the reason
+            if not (is_known or (self.fitted and re.search(NO_ENGINE, str(error)))):
                 raise
         self.fitted |= fits
         # only here, since an error that is handled holds on to the tensors of its calls

@@ -213,7 +213,7 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     if is_first_process(args.launcher):
         remove_drafts(cfg.work_dir)
     # the config that was given may be in the work dir
-    is_kept = Path(cfg.work_dir, Path(args.config).name).resolve() == Path(cfg.filename).resolve()
+    is_kept = Path(cfg.work_dir).resolve() == Path(cfg.filename).resolve().parent
     runner = (RunnerBesideConfig if is_kept else Runner).from_cfg(cfg)
     if checkpoint is not None:
         require_resumable(runner.model, checkpoint)

@@ -115,6 +115,8 @@ def test_kernels_that_triton_cannot_build_are_not_chosen(
     monkeypatch.setattr(triton_support, "INTERPRETED", False)
     monkeypatch.setattr(triton_support, "INSTALLED", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: dict(include=str(tmp_path)))
+    (tmp_path / "Python.h").touch()
     for name in programs:
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -51,15 +51,12 @@ def test_pictures_are_not_drawn_over_the_images_of_the_test_set(mini_root, tmp_p
     assert line == f"error: --show-dir {folder} has images of the test set: choose another"
 
 
-@pytest.mark.parametrize("name", ["no folder/p.pkl", "a file/p.pkl"])
-def test_a_file_for_predictions_is_tried_before_they_are_computed(tmp_path, name):
+def test_a_file_for_predictions_is_tried_before_they_are_computed(tmp_path):
     (tmp_path / "a file").touch()
-    out = tmp_path / name
+    out = tmp_path / "a file/p.pkl"
+    # the checkpoint, which is not there either, is read later
     line = last_line(run_warm(*evaluate(tmp_path / "work", "none.pth", "--out", out)))
-    # a folder that is not there is made
-    expected = "cannot read" if "no folder" in name else f"cannot write {out}"
-    assert expected in line or "none.pth" in line
-    assert ("cannot write" in line) == ("a file" in name)
+    assert line.startswith(f"error: cannot write {out}")
 
 
 def test_resuming_has_one_way(tmp_path):
