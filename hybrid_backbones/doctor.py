@@ -289,7 +289,7 @@ def _installed(distributions: tuple[str, ...]) -> list[str]:
 
 def _print_table(findings: list[Finding]) -> None:
     """Print a coloured table on a terminal, and plain lines into a pipe or without rich."""
-    if not sys.stdout.isatty() or _try(_import, "rich.console", "rich.table"):
+    if sys.stdout is None or not sys.stdout.isatty() or _try(_import, "rich.console", "rich.table"):
         for f in findings:
             print(f"{f.subject:<24}{f.state:<8} {f.found}")
         return
@@ -310,10 +310,13 @@ def main() -> int:
         error = _try(lambda check=check: findings.extend(check()))
         if error is not None:
             findings.append(_fail(check.__name__.removeprefix("check_"), "not examined", error))
-    _print_table(findings)
-    for f in findings:
-        if f.problem:
-            print(f"{f.state}: {f.subject} ({f.found}) {f.problem} -> {f.remedy}")
     fatal = any(f.fatal for f in findings)
-    print("Training cannot start." if fatal else "Training can start.")
+    try:
+        _print_table(findings)
+        for f in findings:
+            if f.problem:
+                print(f"{f.state}: {f.subject} ({f.found}) {f.problem} -> {f.remedy}")
+        print("Training cannot start." if fatal else "Training can start.", flush=True)
+    except BrokenPipeError:  # the reader has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(fatal)

@@ -58,9 +58,13 @@ EXPORT_MISTAKES = {
         lambda tmp: export(tmp, "--resize"),
         r"--resize: the test pipeline of the config does not resize",
     ),
-    "int8 without images": (
+    "int8 with images of no folder": (
         lambda tmp: export(tmp, "--int8", tmp / "none"),
-        r"0 images in .*none: calibration needs at least 8",
+        r"no folder .*none: expected one of images for calibration",
+    ),
+    "int8 without images": (
+        lambda tmp: export(tmp, "--int8", tmp),
+        r"\d images in .*: calibration needs at least 8",
     ),
     "int8 with damaged images": (
         lambda tmp: export(tmp, "--int8", a_folder(tmp, *(f"{i}.png" for i in range(8)))),

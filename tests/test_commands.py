@@ -65,6 +65,15 @@ def test_a_mistake_in_a_command_names_the_command(monkeypatch, capsys):
     )
 
 
+def test_ctrl_c_while_packages_are_imported_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hybrid_backbones.cli.main.import_module", interrupted)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "\nstopped by SIGINT while packages were imported\n"
+
+
 def test_a_table_names_the_command_that_measured_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["hb benchmark", "ops"])
     assert describe(Settings((8, 8)))["command"].endswith("hb benchmark ops")

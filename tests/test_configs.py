@@ -16,6 +16,7 @@ from PIL import Image
 from hybrid_backbones.benchmark.zoo import find_configs
 from hybrid_backbones.inference.demo import demo
 from hybrid_backbones.mini.preset import apply_mini, dicts
+from hybrid_backbones.training.checks import require_channels
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 # each backbone, head and kind of data set once; the others train among the slow tests
@@ -79,7 +80,7 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
 
 
 @every_config
-def test_its_optimizer_takes_each_parameter_once(path):
+def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path):
     cfg = Config.fromfile(path)
     # weights need no values, but mmpretrain's ResNet reads its stochastic depths from a tensor
     device = "cpu" if path.stem == "imagenet_r50" else "meta"
@@ -87,6 +88,7 @@ def test_its_optimizer_takes_each_parameter_once(path):
         with torch.device(device):
             model = MODELS.build(cfg.model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    require_channels(cfg.model, model.backbone)
     taken = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
     # the optimizer wrapper adds a scalar of its own, of which it logs the learning rate
     assert [taken[id(p)] for p in model.parameters()] == [1] * len(list(model.parameters()))

@@ -57,6 +57,21 @@ def put_tree(root, names):
     return root
 
 
+@pytest.mark.parametrize("closing", ["| true", ">&-"], ids=["pipe", "closed"])
+def test_a_reader_that_leaves_ends_the_report_quietly(repository, tmp_path, closing):
+    tool = (
+        f"{sys.executable} {repository / 'tools/doctor.py'} {closing}; echo ${{PIPESTATUS[0]}} >&2"
+    )
+    done = subprocess.run(
+        ["bash", "-c", tool],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(repository)),
+        text=True,
+        capture_output=True,
+    )
+    assert done.stderr == "0\n"
+
+
 def test_working_installation_passes(run_doctor, tmp_path):
     coco = put_tree(tmp_path / "here [1]", doctor.DATA["COCO"][2])
     code, lines = run_doctor(COCO_ROOT=str(coco), IMAGENET_ROOT=str(tmp_path / "absent"))

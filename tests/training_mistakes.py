@@ -185,6 +185,63 @@ TRAINING_MISTAKES = {
         r"optimizer.*Invalid learning rate: -1",
     ),
     "unknown depth": (with_options("model.backbone.depth=51"), r"depth must be one of.*51"),
+    "another size with the neck of the old": (
+        lambda tmp: train(
+            *(tmp,),
+            config="configs/retinanet_swiftformer_l1.py",
+            options=["model.backbone.arch=l3"],
+        ),
+        r"model\.neck\.in_channels is \[.*set model\.neck\.in_channels=\[128,320,512\]",
+    ),
+    "another size with the heads of the old": (
+        lambda tmp: train(
+            *(tmp,),
+            config="configs/upernet_swiftformer_l1.py",
+            options=["model.backbone.arch=l3"],
+        ),
+        r"set model\.decode_head\.in_channels=\[64,128,320,512\]",
+    ),
+    "another size with the classifier of the old": (
+        lambda tmp: train(
+            *(tmp,),
+            config="configs/imagenet_swiftformer_xs.py",
+            options=["model.backbone.arch=l3"],
+        ),
+        r"model\.head\.in_channels is \d+, .* 512 channels: set model\.head\.in_channels=512",
+    ),
+    "fewer maps than the heads read": (
+        lambda tmp: train(
+            *(tmp,),
+            config="configs/upernet_swiftformer_l1.py",
+            options=["model.backbone.out_indices=(2,3)"],
+        ),
+        r"decode_head\.in_index is \[0, 1, 2, 3\], but the backbone returns 2 maps",
+    ),
+    "seed below zero": (
+        with_options("randomness.seed=-1"),
+        r"randomness\.seed .*Seed must be between 0 and",
+    ),
+    "text as rate of stochastic depth": (
+        lambda tmp: train(
+            *(tmp,),
+            config="configs/imagenet_swiftformer_xs.py",
+            options=["model.backbone.drop_path_rate=high"],
+        ),
+        r"drop_path_rate.*number.*'high'",
+    ),
+    "stages in parts": (
+        with_options("model.backbone.frozen_stages=2.0"),
+        r"frozen_stages must be an integer from -1 to 4, got 2\.0",
+    ),
+    "no model": (with_options("model=None"), r"does not set model"),
+    "a log without intervals": (
+        with_options("default_hooks.logger.interval=0"),
+        r"LoggerHook of the config: interval must be greater than 0",
+    ),
+    "scaling without a batch size": (
+        lambda tmp: train(tmp, "--auto-scale-lr", options=["auto_scale_lr=None"]),
+        r"--auto-scale-lr needs auto_scale_lr\.base_batch_size",
+    ),
     "unknown network": (
         with_options("model.backbone.type=ACmixRestNet"),
         r"no model called ACmixRestNet; did you mean ACmixResNet",

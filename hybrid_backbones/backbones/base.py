@@ -50,8 +50,8 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     Raises:
         ValueError: if `rate` lies outside [0, 1].
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"drop_path_rate must be from 0 to 1, got {rate}")
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise ValueError(f"drop_path_rate must be a number from 0 to 1, got {rate!r}")
     # on the CPU even if the network is built on the meta device, which holds no values
     rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]
@@ -135,12 +135,14 @@ class StagedNetwork(BaseModule):
         if not isinstance(out_indices, Sequence):
             raise ValueError(f"out_indices must be a sequence such as (3,), got {out_indices!r}")
         out_indices = tuple(out_indices)
-        if not out_indices or not set(out_indices) <= set(range(4)):
+        if not out_indices or any(type(i) is not int or not 0 <= i < 4 for i in out_indices):
             raise ValueError(f"out_indices must be some of 0, 1, 2, 3, got {out_indices}")
         if list(out_indices) != sorted(set(out_indices)):
             raise ValueError(f"out_indices must ascend without repetition, got {out_indices}")
-        if frozen_stages not in range(-1, 5):
-            raise ValueError(f"frozen_stages must be from -1 to 4, got {frozen_stages}")
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= 4:
+            raise ValueError(
+                f"frozen_stages must be an integer from -1 to 4, got {frozen_stages!r}"
+            )
         is_per_stage = (
             isinstance(with_cp, Sequence)
             and len(with_cp) == 4
@@ -254,7 +256,16 @@ class HierarchicalBackbone(StagedNetwork):
     """Backbone that maps images to feature maps; see :class:`StagedNetwork`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``."""
+        """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``.
+
+        Raises:
+            ValueError: if the images have another shape, or no pixels.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape[2:]:
+            raise ValueError(
+                "expected images of the shape (B, 3, H, W), with at least one pixel, got "
+                f"{tuple(x.shape)}"
+            )
         if self.channels_last and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
         outs = enumerate(self.run_stages(self.stem(x)))

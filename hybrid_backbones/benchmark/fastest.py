@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .runs import write_whole
 from .tables import median_of
 
 # figures that are compared: without gradients, and with
@@ -15,7 +16,8 @@ def write_fastest(measured: Path, out: Path) -> None:
     """Write the fastest implementations of a saved table of kernels, and where it was measured."""
     saved = json.loads(measured.read_text())
     origin = {key: saved[key] for key in ("device_name", "torch", "date", "command")}
-    out.write_text(json.dumps(dict(origin, fastest=find_fastest(saved["rows"])), indent=2) + "\n")
+    found = dict(origin, fastest=find_fastest(saved["rows"]))
+    write_whole(out, json.dumps(found, indent=2) + "\n")
 
 
 def find_fastest(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:

@@ -190,7 +190,8 @@ def read_page(page: Path) -> str:
     """
     if not page.exists():
         return INTRODUCTION + NOTHING
-    text = page.read_text()
+    # what is no text is no page either
+    text = page.read_text(errors="replace")
     if not text.endswith(NOTHING) and HEADER not in text:
         raise ValueError(f"{page} is no page of tools/reproduce.py: choose another with --page")
     return text

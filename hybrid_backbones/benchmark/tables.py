@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from .runs import write_whole
+
 
 class Figure(NamedTuple):
     """Column of a table, which displays one figure of each row."""
@@ -168,7 +170,7 @@ def _failures(rows: list[dict]) -> list[str]:
 def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bool = False) -> None:
     """Save the rows with the settings as JSON, and print them as a table or in Markdown."""
     # first, as nobody may read what is printed
-    out.write_text(json.dumps(dict(setting, rows=rows), indent=2) + "\n")
+    write_whole(out, json.dumps(dict(setting, rows=rows), indent=2) + "\n")
     if markdown:
         print(to_markdown(rows, setting))
     else:

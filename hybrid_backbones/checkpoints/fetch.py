@@ -62,7 +62,8 @@ def fetch(checkpoint: str | Path) -> Path:
     if ADDRESS.match(given):
         return _cached(given) or _download(given)
     path = Path(given).expanduser()
-    if not path.exists():
+    # the path of an empty name is the current folder
+    if not given or not path.exists():
         raise ValueError(f"no checkpoint at {given!r}: check the path{similar_names(given)}")
     return path
 

@@ -50,4 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         return 2
     # what messages call the program, and tables their command
     sys.argv = [f"hb {name}", *rest]
-    return import_module(f".{COMMANDS[name][0]}", __package__).main()
+    try:
+        command = import_module(f".{COMMANDS[name][0]}", __package__)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped by SIGINT while packages were imported\n")
+        return 130
+    return command.main()

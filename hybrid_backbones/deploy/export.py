@@ -109,6 +109,10 @@ def export_onnx(
         precision=precision,
         resizes=resizing is not None,
     )
+    if precision not in BOUNDS:
+        raise ValueError(f"precision must be one of {', '.join(BOUNDS)}, got {precision!r}")
+    if precision == "int8" and not calibration:
+        raise ValueError("int8 needs images for its calibration, got none")
     torch.manual_seed(0)
     make = example or (lambda *shape: torch.randn(shape[0], 3, *shape[1:]))
     model = deepcopy(model).cpu().eval()

@@ -258,8 +258,11 @@ def read_folder(folder: str | Path, size: int | Sequence[int] | None) -> list[Te
         batches of one image, (1, 3, H, W), RGB, uint8, in the order of their names.
 
     Raises:
-        ValueError: if there are fewer than `MIN_IMAGES` images, or one is damaged.
+        ValueError: if there is no such folder, it has fewer than `MIN_IMAGES` images, or one is
+            damaged.
     """
+    if not Path(folder).is_dir():
+        raise ValueError(f"no folder {folder}: expected one of images for calibration")
     paths = sorted(x for x in Path(folder).rglob("*") if x.suffix.lower() in ENDINGS)
     if len(paths) < MIN_IMAGES:
         raise ValueError(

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..benchmark.zoo import GROUPS, SOURCES
 from ..benchmark.zoo_table import Row, Zoo, read_zoo
-from .handlers import reporting
+from .handlers import reporting, require_chosen
 
 METRICS = ("top-1", "box AP", "mask AP", "mIoU")
 PARAMS, FLOPS = "parameters (M)", "FLOPs (G)"
@@ -223,11 +223,13 @@ def build() -> None:
 
     @reporting
     def draw(task: str, families: Sequence[str], x: str, y: str) -> tuple[Any, Any, str]:
+        require_chosen(task, tasks, "Task")
         points, words = chart(zoo, task, families, x, y)
         return gr.ScatterPlot(**settings_of(points, x, y)), table_of(points), legend(points, words)
 
     @reporting
     def choose_task(task: str) -> tuple[Any, ...]:
+        require_chosen(task, tasks, "Task")
         families, axes, (x, y) = families_of(zoo, task), axes_of(zoo, task), default_axes(zoo, task)
         fields = gr.CheckboxGroup(families, value=families), gr.Dropdown(axes, value=x)
         return *fields, gr.Dropdown(axes, value=y), *draw(task, families, x, y)

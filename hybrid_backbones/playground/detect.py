@@ -12,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
 
 from ..inference.demo import draw
-from .handlers import reporting
+from .handlers import read_score, reporting
 from .images import Picture, picture_field, read_upload, result_field
 from .models import Loaded, Model, Models
 
@@ -128,17 +128,18 @@ def build(models: Models) -> None:
     @reporting
     def run(
         upload: str | None,
-        first: str,
-        second: str,
-        score_thr: float,
+        first: str | None,
+        second: str | None,
+        score_thr: float | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio fills it in)
     ) -> Iterator[tuple[Any, ...]]:
-        picture = read_upload(upload)
-        chosen = [models.named(name) for name in (first, second) if name != NONE]
+        picture, lowest = read_upload(upload), read_score(score_thr)
+        others = [] if second in (None, NONE) else [second]
+        chosen = [models.named(name) for name in (first, *others)]
         shown: list[Any] = [None, "", gr.Column(visible=len(chosen) > 1), None, ""]
         for i, model in enumerate(chosen):
             progress((i, len(chosen)), desc=model.doing)
-            result = find(model, picture, score_thr)
+            result = find(model, picture, lowest)
             shown[3 * i : 3 * i + 2] = result.drawn, to_html(model.name, result)
             yield tuple(shown)
 

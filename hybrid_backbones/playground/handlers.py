@@ -3,13 +3,34 @@
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import gradio as gr
 from mmengine.logging import MMLogger
 
 from ..training.errors import explain
+
+
+def require_chosen(value: Any, choices: Collection[Any], label: str) -> None:
+    """Check that a field, which a user can empty, has one of its choices.
+
+    Raises:
+        ValueError: if it does not; the message is one sentence.
+    """
+    if value not in choices:
+        raise ValueError(f"Choose one of the field {label} first.")
+
+
+def read_score(value: float | None) -> float:
+    """Return the value of the field of the lowest score.
+
+    Raises:
+        ValueError: if it is empty or not from 0 to 1; the message is one sentence.
+    """
+    if value is None or not 0 <= value <= 1:
+        raise ValueError("Set the lowest score to a number from 0 to 1.")
+    return value
 
 
 def as_sentence(error: Exception) -> gr.Error:

@@ -17,7 +17,7 @@ from ..explain.scene import Scene
 from ..explain.subject import Subject, find_subject
 from ..explain.views import VIEWS
 from ..inference.pictures import picture_size, resize
-from .handlers import reporting
+from .handlers import reporting, require_chosen
 from .images import Picture, picture_field, read_upload, result_field
 from .models import Loaded, Model, Models
 
@@ -156,6 +156,7 @@ def build(models: Models) -> None:
         progress: gr.Progress,
     ) -> Iterator[tuple[list[np.ndarray], str]]:
         picture, model = read_upload(upload), models.named(name)
+        require_chosen(what, (*VIEWS, ALL), "What to see")
         chosen = None if layer in (None, LAST) else layer
         shown: list[np.ndarray] = []
         progress(0, desc=model.doing)

@@ -26,7 +26,7 @@ from ..locformer.quickdraw import DrawingFile, Strokes, find_drawings, render_dr
 from ..locformer.shape_sketches import draw_shape_sketches
 from ..mini.shapes import CLASSES, draw_mini
 from .detect import MAX_ROWS, Result, to_html
-from .handlers import reporting
+from .handlers import read_score, reporting, require_chosen
 from .images import Picture, picture_field, read_upload, result_field
 from .models import Model, Models
 
@@ -224,6 +224,7 @@ def build(models: Models) -> None:
 
     @reporting
     def add_sample(shape: str, drawn: str, kept: list[str]) -> tuple[Any, ...]:
+        require_chosen(shape, CLASSES, "Sample sketch")
         sample = sample_sketch(shape, len(kept))
         return *shown(gather(sample, kept))[:2], drawn
 
@@ -233,10 +234,10 @@ def build(models: Models) -> None:
 
     @reporting
     def run(
-        upload: str | None, name: str | None, drawn: str, kept: list[str], score_thr: float
+        upload: str | None, name: str | None, drawn: str, kept: list[str], score_thr: float | None
     ) -> tuple[Any, ...]:
-        drawings = gather(drawn, kept)
-        found = find(models.named(name), read_upload(upload), drawings, score_thr)
+        lowest, drawings = read_score(score_thr), gather(drawn, kept)
+        found = find(models.named(name), read_upload(upload), drawings, lowest)
         table = to_html(name or "", found.result)
         return found.result.drawn, found.attention, side_by_side([*found.sketches]), table
 

@@ -1,7 +1,8 @@
 """Checks before training starts: data files, complete batches, length of the schedule."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
@@ -9,6 +10,7 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import BatchSampler, DataLoader
 
+from ..backbones.base import HierarchicalBackbone
 from .stop import RestOfEpoch
 
 # environment variable with the data root of each framework's configs
@@ -16,6 +18,9 @@ ROOT_VARIABLES = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_
 
 # datasets whose `split` is the name of a folder; in other datasets it selects annotations
 FOLDER_SPLITS = ("ImageNet", "ImageNet21k")
+
+# necks that return maps of as many channels as they take
+CHANNEL_KEEPING_NECKS = ("GlobalAveragePooling",)
 
 
 def require_data(cfg: Config, dataset: dict) -> None:
@@ -36,6 +41,56 @@ def require_data(cfg: Config, dataset: dict) -> None:
         raise ValueError(
             f"no data at {root}: {', '.join(missing)} not found. Set {variable} to a folder that "
             f"contains {', '.join(expected)}, or add --mini to run on the embedded set"
+        )
+
+
+def require_channels(model: Mapping[str, Any], backbone: Any) -> None:
+    """Check that what reads the feature maps of one of our backbones expects their channels.
+
+    That is the neck, or without one the heads.
+
+    Args:
+        model: settings of the model.
+        backbone: its backbone, as built.
+
+    Raises:
+        ValueError: if the channels differ; the message says how to set them.
+    """
+    if not isinstance(backbone, HierarchicalBackbone):
+        return
+    necks = model.get("neck")
+    neck = necks[0] if isinstance(necks, Sequence) else necks
+    if neck and "in_channels" in neck:
+        readers = {"neck.0" if isinstance(necks, Sequence) else "neck": neck}
+    elif neck and neck.get("type") not in CHANNEL_KEEPING_NECKS:
+        return
+    else:
+        heads = {key: part for key, part in model.items() if key.endswith("head")}
+        readers = {key: head for key, head in heads.items() if isinstance(head, Mapping)}
+    for name, reader in readers.items():
+        given = reader.get("in_channels")
+        if given is None:
+            continue
+        _require_channels(f"model.{name}", given, reader.get("in_index"), backbone.out_channels)
+
+
+def _require_channels(name: str, given: Any, index: Any, channels: Sequence[int]) -> None:
+    """Check the `in_channels` of one reader, which takes the maps of these indices."""
+    several = isinstance(given, Sequence)
+    if index is None:  # hosts take all maps, or the last
+        index = range(len(channels)) if several else -1
+    try:
+        wanted = [channels[i] for i in index] if several else channels[index]
+    except IndexError as error:
+        raise ValueError(
+            f"{name}.in_index is {index}, but the backbone returns {len(channels)} maps: set "
+            f"{name}.in_index or model.backbone.out_indices"
+        ) from error
+    if (list(given) if several else given) != wanted:
+        text = str(wanted).replace(" ", "")
+        raise ValueError(
+            f"{name}.in_channels is {given}, but the backbone's maps have {wanted} channels: set "
+            f"{name}.in_channels={text}"
         )
 
 

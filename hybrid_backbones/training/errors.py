@@ -70,6 +70,8 @@ def one_line_errors() -> Iterator[None]:
 
 def _nobody_reads() -> bool:
     """Return whether the reader of what is printed has left, as `head` does; forget the rest."""
+    if sys.stdout is None:  # closed from the start
+        return False
     pipe = sys.stdout.fileno()
     poll = select.poll()
     poll.register(pipe, 0)

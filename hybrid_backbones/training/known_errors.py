@@ -90,6 +90,17 @@ def _no_such_type(name: str, registry: Registry | None) -> str:
     )
 
 
+def _refused_setting(error: Exception, match: re.Match) -> str | None:
+    """Explain a setting that the constructor of a library's class refuses."""
+    built, _ = _built(error)
+    call = traceback.extract_tb(error.__traceback__)[-1:]
+    refuses = call and call[0].name == "__init__" and re.match("raise |assert ", call[0].line or "")
+    # a refusal of ours is explained already, and a failed assertion of ours is a bug
+    if built is None or not refuses or built.__module__.startswith("hybrid_backbones"):
+        return None
+    return f"{built.__name__} of the config: {str(error) or call[0].line}"
+
+
 def _empty_set(error: Exception, match: re.Match) -> str | None:
     """Explain an empty dataset, which mmengine cannot serialise."""
     if all(call.name != "_serialize_data" for call in traceback.extract_tb(error.__traceback__)):
@@ -108,9 +119,10 @@ def _system_error(error: OSError, match: re.Match) -> str | None:
     return match[0] if is_users and error.filename is not None else None
 
 
+ErrorKinds = type[Exception] | tuple[type[Exception], ...]
 # errors of libraries that mistakes of a user cause: class of the error, pattern of its message, and
 # line for the user, a template of `re.Match.expand` or a function that returns None for a bug
-KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] = (
+KNOWN: tuple[tuple[ErrorKinds, str, str | Callable[..., str | None]], ...] = (
     (
         AssertionError,
         r"number of subfolders \((\d+)\) doesn't match the number of specified classes \((\d+)\)",
@@ -165,6 +177,7 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         r"^Invalid (?:learning rate|weight_decay|momentum|beta|epsilon|eps).*",
         r"optim_wrapper.optimizer of the config: \g<0>",
     ),
+    (ValueError, r"^Seed must be between .*", r"randomness.seed of the config: \g<0>"),
     (ValueError, r"^need at least one array to concatenate$", _empty_set),
     (
         ValueError,
@@ -219,5 +232,6 @@ KNOWN: tuple[tuple[type[Exception], str, str | Callable[..., str | None]], ...] 
         rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\].*",
         r"\g<0>: free some space",
     ),
+    ((ValueError, TypeError, AssertionError), r".*", _refused_setting),
     (OSError, r".*", _system_error),
 )

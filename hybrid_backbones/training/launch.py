@@ -13,18 +13,24 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..checkpoints import load_trained, read_checkpoint, require_resumable
+from ..checkpoints import load_trained, read_checkpoint, require_resumable, unwrap
 from ..config_files import find_config, similar_bases
 from ..mini.preset import apply_mini
 from .batch_size import set_batch_size
 from .cfg_options import CfgOptions, apply_cfg_options
-from .checks import IterationsHook, require_batches, require_data, require_length
+from .checks import (
+    IterationsHook,
+    require_batches,
+    require_channels,
+    require_data,
+    require_length,
+)
 from .compilation import compile_backbone, require_compiler
 from .distributed import join_processes, register_for_processes
 from .errors import one_line_errors, where_in_config
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
-from .outputs import RunnerBesideConfig, show_in
+from .outputs import RunnerBesideConfig, require_different_names, show_in
 from .own_data import apply_own_data
 from .progress import ProgressHook
 from .requirements import require_keys, require_writable_file
@@ -43,7 +49,8 @@ from .work_dir import is_first_process, locked, require_writable
 
 __all__ = ["one_line_errors"]
 
-# settings that a training and a test need
+# settings that every command, a training and a test need
+EVERY_KEY = ("default_scope", "model")
 TRAIN_KEYS = ("train_dataloader", "train_cfg", "optim_wrapper")
 TEST_KEYS = ("test_dataloader", "test_cfg", "test_evaluator")
 
@@ -107,11 +114,12 @@ def read_settings(args: Namespace) -> Config:
     except Exception as error:  # a config is a program and can raise anything
         reason = where_in_config(error) + similar_bases(str(error))
         raise ValueError(f"cannot read the config {args.config}: {reason}") from error
-    require_keys(cfg, "default_scope", "model")
+    require_keys(cfg, *EVERY_KEY)
     if args.mini:
         apply_mini(cfg)
     if args.cfg_options:
         apply_cfg_options(cfg, args.cfg_options)
+        require_keys(cfg, *EVERY_KEY)
     return cfg
 
 
@@ -174,7 +182,7 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
         dtype = DEFAULTS[_device()] if args.amp == "auto" else DTYPES[args.amp]
         cfg.optim_wrapper = train_in_mixed_precision(cfg.optim_wrapper, _device(), dtype)
     if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
     if args.mini and args.pretrained:
@@ -215,6 +223,7 @@ def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     # the config that was given may be in the work dir
     is_kept = Path(cfg.work_dir).resolve() == Path(cfg.filename).resolve().parent
     runner = (RunnerBesideConfig if is_kept else Runner).from_cfg(cfg)
+    require_channels(cfg.model, getattr(unwrap(runner.model), "backbone", None))
     if checkpoint is not None:
         require_resumable(runner.model, checkpoint)
         require_averaging(runner.hooks, checkpoint)
@@ -267,6 +276,8 @@ def test(args: Namespace) -> dict:
         given = given if isinstance(given, list) else [given]
         cfg.test_evaluator = [*given, dict(type=dump, out_file_path=args.out)]
     runner = RunnerBesideConfig.from_cfg(cfg)
+    if args.show_dir:
+        require_different_names(runner.test_loop.dataloader.dataset)
     load_trained(runner.model, args.checkpoint)
     if args.tta:
         remove_masks(runner.model)

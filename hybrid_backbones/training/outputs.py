@@ -1,6 +1,7 @@
 """Where a run writes, so that it overwrites nothing that a user has: settings, and pictures."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import master_only
@@ -20,6 +21,25 @@ class RunnerBesideConfig(Runner):
         """Save the settings in the folder of the run that has its time for a name."""
         name = Path(self.cfg.filename or f"{self.timestamp}.py").name
         self.cfg.dump(Path(self.log_dir, name))
+
+
+def require_different_names(dataset: Any) -> None:
+    """Check that no two images of a set have one name, after which the hosts name figures.
+
+    Raises:
+        ValueError: if two have.
+    """
+    paths: dict[str, str] = {}
+    for i in range(len(dataset)):
+        path = dataset.get_data_info(i).get("img_path")
+        if path is None:  # images that are no files
+            return
+        other = paths.setdefault(Path(path).name, path)
+        if other != path:
+            raise ValueError(
+                f"--show-dir names figures as their images, but {other} and {path} have one name: "
+                "rename one, or draw each folder by `hb demo`"
+            )
 
 
 def show_in(cfg: Config, folder: Path) -> None:

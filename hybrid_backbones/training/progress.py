@@ -27,7 +27,7 @@ class ProgressHook(Hook):
 
     def before_train(self, runner) -> None:
         """Start the bar at the first iteration of this run."""
-        if not is_main_process() or not sys.stdout.isatty():
+        if not is_main_process() or sys.stdout is None or not sys.stdout.isatty():
             return
         self.progress = Progress(
             TextColumn("{task.description}"),

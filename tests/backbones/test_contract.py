@@ -1,5 +1,7 @@
 """The contract of all backbones: what maps they make of images, and of which parameters."""
 
+import re
+
 import pytest
 import torch
 from backbone_cases import (
@@ -53,6 +55,16 @@ def test_images_of_any_size_are_taken_and_train(network, settings, size):
         assert [tuple(out.shape[2:]) for out in outs] == sides
         assert all(out.isfinite().all() for out in outs)
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@each_kind
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 64), (2, 3, 64, 0)])
+def test_other_inputs_than_images_are_refused(network, settings, shape):
+    model = build(network, settings)
+    with pytest.raises(
+        ValueError, match=re.escape(f"(B, 3, H, W), with at least one pixel, got {shape}")
+    ):
+        model(torch.zeros(shape))
 
 
 @devices

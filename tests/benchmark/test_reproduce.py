@@ -15,6 +15,7 @@ from hybrid_backbones.benchmark.zoo import read_weights
 from hybrid_backbones.checkpoints import PUBLISHED
 
 SHARED = Path(__file__).resolve().parent.parent.parent.parent / "shared" / "realdata"
+PICTURE = CONFIGS.parent / "docs/leaderboard/accuracy_macs.png"
 FIGURE = r"-?[\d.]+|-?nan"
 
 
@@ -92,6 +93,7 @@ def test_a_dry_run_names_the_file_the_command_and_the_result(tmp_path):
         (["fpn_uniformer_s"] * 2, dict(file=Path("x.pth")), "--file is one checkpoint, got 2"),
         (["fpn_uniformer_s"], dict(limit=0), "--limit must be a positive"),
         (["fpn_uniformer_s"], dict(page=CONFIGS / "fpn_r50.py"), r"is no page .* --page"),
+        (["fpn_uniformer_s"], dict(page=PICTURE), r"is no page .* --page"),
         (["fpn_uniformer_s"], {}, "no data at .* Set ADE_ROOT"),
         (
             ["fpn_uniformer_s"],
@@ -99,7 +101,7 @@ def test_a_dry_run_names_the_file_the_command_and_the_result(tmp_path):
             "no data at /elsewhere",
         ),
     ],
-    ids=["name", "file", "limit", "page", "data", "data of the options"],
+    ids=["name", "file", "limit", "page", "picture", "data", "data of the options"],
 )
 def test_mistakes_are_found_before_anything_is_downloaded(
     tmp_path, monkeypatch, names, settings, says

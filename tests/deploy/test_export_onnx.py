@@ -181,6 +181,10 @@ def test_a_mistake_is_said_before_the_work(small, tmp_path, monkeypatch):
         export_onnx(small, tmp_path / "a.pb", 32)
     with pytest.raises(ValueError, match="size must be one or two positive numbers"):
         export_onnx(small, tmp_path / "a.onnx", (32, 0))
+    with pytest.raises(ValueError, match=r"precision must be one of .*float16, .*got 'fp16'"):
+        export_onnx(small, tmp_path / "a.onnx", 32, precision="fp16")
+    with pytest.raises(ValueError, match="int8 needs images for its calibration"):
+        export_onnx(small, tmp_path / "a.onnx", 32, precision="int8")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"cannot write .*file/a\.onnx"):
         export_onnx(small, tmp_path / "file/a.onnx", 32)

@@ -1,7 +1,10 @@
 """The models of the page and its pictures, without a browser."""
 
 import threading
+from importlib import import_module
+from inspect import isgeneratorfunction
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,13 @@ from demo_cases import noise
 from mmengine.config import Config
 from PIL import Image
 
+from hybrid_backbones.playground import detect
 from hybrid_backbones.playground.detect import find, to_html
 from hybrid_backbones.playground.handlers import reporting
 from hybrid_backbones.playground.images import MAX_SIDE, Picture, read_upload
 from hybrid_backbones.playground.inside import enlarge, look, place_of, prepare
 from hybrid_backbones.playground.models import Model, Models
+from hybrid_backbones.playground.sketch import sample_sketch
 
 
 def picture_of(width, height):
@@ -181,6 +186,47 @@ def test_handlers_turn_mistakes_into_sentences_and_log_bugs(logged):
     assert logged == ["the playground has a bug"] * 2
     with pytest.raises(Exception, match="Choose a model first"):
         reporting(lambda: Models([]).named(None))()
+
+
+@pytest.mark.parametrize(
+    ("tab", "handler", "emptied", "sentence"),
+    [
+        ("detect", "run", 3, "Set the lowest score to a number from 0 to 1"),
+        ("inside", "run", 2, "Choose one of the field What to see"),
+        ("sketch", "run", 4, "Set the lowest score to a number from 0 to 1"),
+        ("sketch", "add_sample", 0, "Choose one of the field Sample sketch"),
+        ("compare", "choose_task", 0, "Choose one of the field Task"),
+        ("compare", "draw", 0, "Choose one of the field Task"),
+    ],
+)
+def test_an_emptied_field_is_a_sentence(models, tmp_path, tab, handler, emptied, sentence):
+    module = import_module(f"hybrid_backbones.playground.{tab}")
+    Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
+    with gr.Blocks() as page:
+        module.build(*(() if tab == "compare" else (models,)))
+    fields = {
+        "detect": [tmp_path / "a.png", models[0].name, "no second model", 0.3],
+        "inside": [tmp_path / "a.png", models[0].name, "features", None],
+        "sketch": [tmp_path / "a.png", "locformer_swin_t", "[]", [sample_sketch("ring", 0)], 0.3],
+        "compare": ["ImageNet-1k", [], None, None],
+    }[tab]
+    values = {"add_sample": ["ring", "[]", []], "choose_task": ["?"]}.get(handler, fields)
+    values[emptied] = None
+    (call,) = {one.fn for one in page.fns.values() if one.name == handler}
+    # a generator works only when it is asked
+    steps = call if isgeneratorfunction(call) else lambda *given: iter([call(*given)])
+    with pytest.raises(gr.Error, match=sentence):
+        next(steps(*values))
+
+
+def test_an_emptied_second_model_is_no_second_model(models, tmp_path):
+    Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
+    with gr.Blocks() as page:
+        detect.build(models)
+    (call,) = {one.fn for one in page.fns.values() if one.name == "run"}
+    (shown,) = call(tmp_path / "a.png", models[0].name, None, 0.3)
+    assert models[0].name in shown[1]
+    assert shown[3:] == (None, "")
 
 
 def test_gradients_stay_off_after_a_request(models):

@@ -98,6 +98,9 @@ MISTAKES = {
     "no checkpoint": Mistake(
         lambda tmp: evaluate(tmp, "none.pth"), r"no checkpoint at 'none\.pth'"
     ),
+    "checkpoint without a name": Mistake(
+        lambda tmp: evaluate(tmp, ""), r"no checkpoint at '': check the path"
+    ),
     "cut checkpoint": Mistake(
         lambda tmp: evaluate(tmp, cut_checkpoint(tmp)), r"cannot read.*other\.pth"
     ),
@@ -241,7 +244,7 @@ def test_who_must_can_run_the_code_in_a_checkpoint(tmp_path):
 
 
 def test_a_bug_shows_its_traceback_and_where_the_log_is(tmp_path):
-    options = [*SHORT, "default_hooks.logger.interval_exp_name=None"]
+    options = [*SHORT, "model.head.loss=None"]
     code, _, err = run_warm(*train(tmp_path, options=options))
     assert code == 1
     last = err.strip().splitlines()[-1]

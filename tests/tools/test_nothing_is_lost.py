@@ -9,6 +9,7 @@ from tool_runs import CONFIG, ENVIRONMENT, REPOSITORY, evaluate, run_warm, train
 
 from hybrid_backbones.benchmark.settings import Settings, describe
 from hybrid_backbones.benchmark.tables import report
+from hybrid_backbones.mini.shapes import CLASSES
 
 MINE = f"_base_ = {str(REPOSITORY / CONFIG)!r}\n# mine\n"
 # with which a training fails once its work dir is in use
@@ -49,6 +50,24 @@ def test_pictures_are_not_drawn_over_the_images_of_the_test_set(mini_root, tmp_p
         run_warm(*evaluate(tmp_path, "none.pth", "--show-dir", folder, "--cfg-options", *options))
     )
     assert line == f"error: --show-dir {folder} has images of the test set: choose another"
+
+
+def test_no_picture_is_drawn_over_that_of_another_image(mini_root, tmp_path):
+    for name in CLASSES:
+        (tmp_path / "val" / name).mkdir(parents=True)
+        image = min((mini_root / "imagenet/val" / name).iterdir())
+        (tmp_path / "val" / name / f"{name}.png").write_bytes(image.read_bytes())
+    (tmp_path / f"val/{CLASSES[1]}/same.png").write_bytes(image.read_bytes())
+    options = [f"test_dataloader.dataset.data_root={tmp_path}"]
+    command = evaluate(
+        *(tmp_path / "work", "none.pth", "--show-dir", tmp_path / "shown"),
+        *("--cfg-options", *options),
+    )
+    assert last_line(run_warm(*command)).startswith("error: no checkpoint at 'none.pth'")
+    (tmp_path / f"val/{CLASSES[0]}/same.png").write_bytes(image.read_bytes())
+    line = last_line(run_warm(*command))
+    assert f"{CLASSES[0]}/same.png and " in line
+    assert line.endswith("rename one, or draw each folder by `hb demo`")
 
 
 def test_a_file_for_predictions_is_tried_before_they_are_computed(tmp_path):
