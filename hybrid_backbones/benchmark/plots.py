@@ -1,6 +1,7 @@
 """Plots of speed against size: backbones by parameters, operators by map size."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
@@ -14,9 +15,12 @@ COLORS = color_sequences["tab20"]
 # where the name of a point may stand: directions from the point, and distances in points; what is
 # further than the first gets a line to its point
 DIRECTIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1), (0, 1), (0, -1), (1, 0), (-1, 0))
-DISTANCES = (4, 16, 30, 46, 64, 84, 110)
+DISTANCES = (5, 16, 30, 46, 64, 84, 110)
 ALIGNMENTS = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
+
+# in pixels, between names and whatever is beside them
+GAP = 2
 
 # of growth: what every panel shows for comparison, panels side by side, and size of a panel
 BASELINE, COLUMNS, PANEL = "Conv2d", 4, (3.6, 3.2)
@@ -24,11 +28,18 @@ BASELINE, COLUMNS, PANEL = "Conv2d", 4, (3.6, 3.2)
 LETTERS = 13
 
 
-def draw(rows: list[dict], out: Path) -> Figure:
-    """Plot the measured rows of operators or backbones, and save the figure in `out`."""
+def draw(rows: list[dict], setting: dict[str, Any], out: Path) -> Figure:
+    """Plot the measured rows of operators or backbones, and save the figure in `out`.
+
+    Args:
+        rows: rows of a table.
+        setting: where they were measured, as :func:`.settings.describe` says it.
+        out: file of the picture.
+    """
     measured = [row for row in rows if "error" not in row]
     plot = _plot_backbones if "backbone" in rows[0] else _plot_growth
-    figure = plot(measured)
+    where = "{device_name}, {threads} CPU threads, {dtype}, batch {batch}".format(**setting)
+    figure = plot(measured, where)
     figure.savefig(out, dpi=110)
     return figure
 
@@ -89,13 +100,13 @@ def _put(
         ha=ALIGNMENTS[across][0],
         va=ALIGNMENTS[up][1],
     )
-    box = text.get_window_extent()
+    box = text.get_window_extent().padded(GAP)
     inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
     inside &= frame.y0 <= box.y0 and box.y1 <= frame.y1
     return box.count_overlaps(taken) + (0 if inside else len(taken) + 1)
 
 
-def _plot_backbones(rows: list[dict]) -> Figure:
+def _plot_backbones(rows: list[dict], where: str) -> Figure:
     """Plot one line for each family, from its smallest network to its largest."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     axes = figure.subplots()
@@ -113,7 +124,7 @@ def _plot_backbones(rows: list[dict]) -> Figure:
         for row, point in zip(members, zip(x, y, strict=True), strict=True):
             names.append((row["backbone"].rpartition("-")[2], point))
     _scale(axes, (1, 2, 3, 5), (1, 2, 3, 5))
-    axes.set_title("Speed of backbones against their size", fontsize=LETTERS + 2)
+    axes.set_title(f"Speed of backbones against their size\n{where}", fontsize=LETTERS + 2)
     axes.set_xlabel("parameters (M)", fontsize=LETTERS)
     axes.set_ylabel("images/s of inference", fontsize=LETTERS)
     axes.legend(fontsize=LETTERS - 1, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -123,7 +134,7 @@ def _plot_backbones(rows: list[dict]) -> Figure:
     return figure
 
 
-def _plot_growth(rows: list[dict]) -> Figure:
+def _plot_growth(rows: list[dict], where: str) -> Figure:
     """Plot time over the size of the map, with a panel for each operator and shared axes."""
     lines: dict[str, dict[str, list[dict]]] = {}
     for row in rows:
@@ -144,7 +155,8 @@ def _plot_growth(rows: list[dict]) -> Figure:
             _plot_line(axes, members, **(dict(color="tab:blue", lw=2, marker="o") | style))
         _scale(axes, (2, 5), (1,))
         axes.set_title(operator, fontsize=LETTERS - 1)
-    figure.suptitle("Forward and backward pass over the size of the map", fontsize=LETTERS + 3)
+    title = f"Forward and backward pass over the size of the map\n{where}"
+    figure.suptitle(title, fontsize=LETTERS + 2)
     # the last panel of each column, some of which are not in the last row
     for axes in figure.axes[-columns:]:
         axes.set_xlabel("positions of the map", fontsize=LETTERS - 1)

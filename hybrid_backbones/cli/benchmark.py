@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(**{name: value for name, value in args.items() if value is not None})
         require_writable_file(out)
         rows = measure(settings, **own)
-        report(rows, describe(settings), out, markdown=markdown)
+        setting = describe(settings)
+        report(rows, setting, out, markdown=markdown)
         if table == "backbones" or len(own.get("scales", ())) > 1:
-            draw(rows, out.with_suffix(".png"))
+            draw(rows, setting, out.with_suffix(".png"))
     return int(any("error" in row for row in rows))
 
 

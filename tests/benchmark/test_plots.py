@@ -12,8 +12,9 @@ def drawn(repository, tmp_path):
     """Draw a table of docs/benchmarks; return its rows and the figure."""
 
     def draw_table(name):
-        rows = json.loads((repository / f"docs/benchmarks/{name}.json").read_text())["rows"]
-        figure = draw(rows, tmp_path / f"{name}.png")
+        table = json.loads((repository / f"docs/benchmarks/{name}.json").read_text())
+        rows = table["rows"]
+        figure = draw(rows, table, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size
         return rows, figure
 
@@ -38,15 +39,18 @@ def test_names_of_backbones_cover_nothing(drawn, name):
     rows, figure = drawn(name)
     figure.draw_without_rendering()
     (axes,) = figure.axes
-    assert axes.get_title()
+    assert "AMD EPYC, 2 CPU threads, float32, batch 1" in axes.get_title()
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
     assert len(boxes) == len([row for row in rows if "error" not in row])
     assert not any(
-        one.padded(-1).overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i]
+        one.padded(1).overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i]
     )
 
 
 def test_a_table_of_the_baseline_alone_is_drawn(drawn, repository, tmp_path):
     rows, _ = drawn("cpu_growth")
-    figure = draw([row for row in rows if row["operator"] == BASELINE], tmp_path / "one.png")
+    setting = dict(device_name="a GPU", threads=1, dtype="bfloat16", batch=2)
+    alone = [row for row in rows if row["operator"] == BASELINE]
+    figure = draw(alone, setting, tmp_path / "one.png")
+    assert "a GPU, 1 CPU threads, bfloat16, batch 2" in figure.get_suptitle()
     assert [axes.get_title() for axes in figure.axes] == [BASELINE]
