@@ -16,6 +16,8 @@ from PIL import Image
 
 from hybrid_backbones import backbones, ops
 from hybrid_backbones.benchmark import overview, page_parts
+from hybrid_backbones.cli import main as hb
+from hybrid_backbones.cli import reference
 
 DOCS = REPOSITORY / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
@@ -115,10 +117,28 @@ def test_all_other_commands_are_of_known_programs():
 @pytest.mark.slow
 def test_the_parts_of_pages_are_those_of_the_code():
     for name, text in {"README.md": README, **PAGES}.items():
-        assert text == page_parts.fill_parts(text), f"run `python tools/overview.py` for {name}"
+        assert text == page_parts.fill_parts(text, reference.PARTS), (
+            f"run `python tools/overview.py` for {name}"
+        )
     table = overview.overview_table(".")
     assert table in PAGES["backbones/index.md"]
     assert all(f"| `{network}` |" in README for network in overview.PAPERS)
+
+
+@pytest.mark.parametrize("name", hb.COMMANDS)
+def test_the_page_of_commands_says_what_each_argument_means(name, capsys):
+    table = reference.describe_command(name)
+    part = f"\n## hb {name}\n\n<!-- command: {name} -->\n\n{table}\n\n<!-- end -->\n"
+    assert part in PAGES["commands.md"]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert bool(rows) == (name != "doctor")
+    for row in rows:
+        argument, meaning = re.fullmatch(r"\| `(.+?)` \| (.*) \|", row).groups()
+        assert meaning, argument
+    with pytest.raises(SystemExit):
+        hb.main([name, "--help"])
+    flags = re.findall(r"^  (--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert set(flags) <= set(re.findall(r"`(--[\w-]+)", table))
 
 
 def test_a_part_takes_the_place_of_the_one_before_alone(monkeypatch):
@@ -206,3 +226,20 @@ def test_every_operator_is_described(site):
     # no role of reStructuredText is left
     for text in site.values():
         assert re.findall(r":(?:class|func|mod|meth):", text) == []
+
+
+@pytest.mark.slow
+def test_every_class_that_configs_name_is_described(site):
+    registered = {
+        name
+        for path in (REPOSITORY / "hybrid_backbones").rglob("*.py")
+        for name in re.findall(r"\.register_module\(.*\)\n(?:@.+\n)*class (\w+)", path.read_text())
+    }
+    pages = [text for address, text in site.items() if address.startswith(("api/", "operators/"))]
+    described = {
+        found.rpartition(".")[2]
+        for text in pages
+        for found in re.findall(r'id="?(hybrid_backbones\.[\w.]+)', text)
+    }
+    assert len(registered) > 30
+    assert registered - described == set()

@@ -1,7 +1,7 @@
 """Write the parts of the README and the documentation that come from the code.
 
-These are the tables of the backbones, between comments that name them, and the picture of their
-published accuracy.
+These are the tables of the backbones and of the commands, between comments that name them, and the
+picture of the published accuracy.
 
 Usage: python tools/overview.py
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hybrid_backbones.benchmark.overview import draw_accuracy
 from hybrid_backbones.benchmark.page_parts import fill_parts
+from hybrid_backbones.cli.reference import PARTS
 from hybrid_backbones.training.launch import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ def main() -> int:
     with one_line_errors():
         for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
             text = page.read_text(encoding="utf-8")
-            if (filled := fill_parts(text)) != text:
+            if (filled := fill_parts(text, PARTS)) != text:
                 page.write_text(filled, encoding="utf-8")
                 print(f"wrote {page}")
         picture = ROOT / "docs" / "overview" / "accuracy.png"

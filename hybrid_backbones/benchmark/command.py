@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from .gpu import STEPS
@@ -28,11 +28,10 @@ HELP = {
 DOCS = Path("docs")
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments: `table`, `out`, and those of the measuring function.
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line.
 
-    Args:
-        arguments: those of the command line by default.
+    It parses `table`, `out`, and the arguments of the measuring function.
     """
     parser = argparse.ArgumentParser(description="Measure operators, backbones or whole models.")
     commands = parser.add_subparsers(dest="table", required=True)
@@ -47,20 +46,36 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             default=size,
             help=f"of maps or images, in pixels (default: {size[0]} {size[1]})",
         )
-        command.add_argument("--batch", type=int, default=batch, help=f"default: {batch}")
-        command.add_argument("--dtype", choices=DTYPES, default="float32")
-        command.add_argument("--device", choices=DEVICES, default="cpu")
-        command.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+        command.add_argument(
+            "--batch", type=int, default=batch, metavar="N", help=f"images (default: {batch})"
+        )
+        command.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+        command.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
+        command.add_argument(
+            "--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)"
+        )
         if table != "layers":
-            command.add_argument("--repeats", type=int, default=5, help="timed calls (default: 5)")
-        command.add_argument("--out", type=_json, default=Path(f"work_dirs/benchmark/{table}.json"))
+            command.add_argument(
+                "--repeats", type=int, default=5, metavar="N", help="timed calls (default: 5)"
+            )
+        _add_out(command, f"work_dirs/benchmark/{table}.json")
         command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     for table, names in dict(ops=[*OPERATORS], backbones=[*BACKBONES]).items():
         subparsers[table].add_argument(
-            "--only", nargs="+", type=_one_of(names), metavar="NAME", default=()
+            "--only",
+            nargs="+",
+            type=_one_of(names),
+            metavar="NAME",
+            default=(),
+            help=f"of {', '.join(names)} (default: all)",
         )
     subparsers["ops"].add_argument(
-        "--scales", type=int, nargs="+", default=(1,), help="factors for both sides of --size"
+        "--scales",
+        type=int,
+        nargs="+",
+        default=(1,),
+        metavar="N",
+        help="factors for both sides of --size (default: 1)",
     )
     for option, mode in {"--compile": "compiled", "--graph": "graphed"}.items():
         subparsers["backbones"].add_argument(
@@ -72,21 +87,60 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             help=f"also measure {mode} backbones",
         )
     for table in ("train", "layers"):
-        subparsers[table].add_argument("configs", type=Path, nargs="+", metavar="CONFIG")
+        subparsers[table].add_argument(
+            "configs", type=Path, nargs="+", metavar="CONFIG", help="files or names"
+        )
     gpu = commands.add_parser("gpu", help="prove and measure everything on a GPU")
-    gpu.add_argument("--only", nargs="+", choices=STEPS, default=[*STEPS], metavar="STEP")
+    gpu.add_argument(
+        "--only",
+        nargs="+",
+        choices=STEPS,
+        default=[*STEPS],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)} (default: all)",
+    )
     gpu.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
-    gpu.add_argument("--out", type=Path, default=Path("work_dirs/benchmark/gpu"))
+    gpu.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work_dirs/benchmark/gpu"),
+        metavar="FOLDER",
+        help="folder of the tables (default: %(default)s)",
+    )
     jobs = commands.add_parser("jobs", help="time mini trainings that share the cores of a CPU")
     jobs.add_argument("config", help="trained on the mini set, such as imagenet_swiftformer_xs")
-    jobs.add_argument("--jobs", type=int, default=2, help="jobs at once (default: 2)")
-    jobs.add_argument("--threads", type=int, help="of each job (default: PyTorch's choice)")
-    jobs.add_argument("--repeats", type=int, default=1, help="timed runs (default: 1)")
-    jobs.add_argument("--out", type=_json, default=Path("work_dirs/benchmark/jobs.json"))
+    jobs.add_argument("--jobs", type=int, default=2, metavar="N", help="jobs at once (default: 2)")
+    jobs.add_argument(
+        "--threads", type=int, metavar="N", help="of each job (default: PyTorch's choice)"
+    )
+    jobs.add_argument("--repeats", type=int, default=1, metavar="N", help="timed runs (default: 1)")
+    _add_out(jobs, "work_dirs/benchmark/jobs.json")
     page = commands.add_parser("page", help="write the Markdown page of saved tables")
-    page.add_argument("folder", type=Path, nargs="?", default=DOCS / "benchmarks")
-    page.add_argument("--out", type=Path, default=DOCS / "benchmarks.md")
-    return parser.parse_args(arguments)
+    page.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=DOCS / "benchmarks",
+        help="folder of the tables (default: %(default)s)",
+    )
+    page.add_argument(
+        "--out",
+        type=Path,
+        default=DOCS / "benchmarks.md",
+        metavar="PAGE.md",
+        help="page to write (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_out(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--out",
+        type=_json,
+        default=Path(default),
+        metavar="FILE.json",
+        help="table to write (default: %(default)s)",
+    )
 
 
 def _json(name: str) -> Path:

@@ -5,10 +5,11 @@ read wherever the page is.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from . import overview
 
+# kinds of parts, and what makes each from its argument; the commands add those of their arguments
 PARTS: dict[str, Callable[[str], str]] = {
     "configs": overview.configs_table,
     "overview": overview.overview_table,
@@ -17,12 +18,12 @@ PARTS: dict[str, Callable[[str], str]] = {
 }
 
 
-def fill_parts(page: str) -> str:
+def fill_parts(page: str, parts: Mapping[str, Callable[[str], str]] = PARTS) -> str:
     """Return the page with its parts as they are today; of other text nothing is changed."""
-    pattern = rf"^(<!-- ({'|'.join(PARTS)}): (\S+) -->\n).*?^(<!-- end -->)$"
+    pattern = rf"^(<!-- ({'|'.join(parts)}): (\S+) -->\n).*?^(<!-- end -->)$"
     return re.sub(
         pattern,
-        lambda part: f"{part[1]}\n{PARTS[part[2]](part[3])}\n\n{part[4]}",
+        lambda part: f"{part[1]}\n{parts[part[2]](part[3])}\n\n{part[4]}",
         page,
         flags=re.MULTILINE | re.DOTALL,
     )

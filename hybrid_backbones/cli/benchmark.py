@@ -6,7 +6,7 @@ The command is `hb benchmark`, or `tools/benchmark.py`, which has the usage.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmark.command import TABLES, parse_args
+from ..benchmark.command import TABLES, make_parser
 from ..benchmark.gpu import REHEARSAL, Plan, prove
 from ..benchmark.jobs import benchmark_jobs
 from ..benchmark.page import write_page
@@ -22,7 +22,7 @@ from ..training.requirements import require_device, require_writable_file
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with the arguments of the command line unless others are given."""
-    args = vars(parse_args(arguments))
+    args = vars(make_parser().parse_args(arguments))
     table, out = args.pop("table"), args.pop("out")
     if table == "page":
         with launch.one_line_errors():

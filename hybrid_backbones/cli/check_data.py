@@ -11,17 +11,23 @@ from ..training import launch
 from ..training.data_check import check_data
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Check all data of a config before a training.")
     parser.add_argument("config", help="config file, or name of one of the package")
     parser.add_argument(
         "--out",
+        metavar="FOLDER",
         help="folder of the pictures of classes, boxes and samples after augmentation; default: "
         "work_dirs/check_data/CONFIG",
     )
     launch.add_config_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors():
         report = check_data(args)
     print(*report.lines, sep="\n")

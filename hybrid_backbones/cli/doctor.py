@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from .. import doctor
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    return argparse.ArgumentParser(description="Diagnose the installation.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with the arguments of the command line unless others are given."""
-    argparse.ArgumentParser(description="Diagnose the installation.").parse_args(arguments)
+    make_parser().parse_args(arguments)
     return doctor.main()

@@ -12,14 +12,18 @@ from ..explain.views import VIEWS
 from ..training import launch
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Draw what a trained model looks at.")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument("--out", required=True, help="folder for pictures (PNG, PDF) and numbers")
-    parser.add_argument("--what", default=ALL, choices=[*VIEWS, ALL], help="what to draw")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="of pictures (PNG, PDF) and numbers"
+    )
+    parser.add_argument(
+        "--what", default=ALL, choices=[*VIEWS, ALL], help="what to draw (default: all)"
+    )
     parser.add_argument("--layer", help="path of a module (default: the last of each stage)")
     parser.add_argument(
         "--at",
@@ -35,9 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help="what LocFormer searches for: images, FILE.ndjson or FILE.ndjson:INDEX (from 0)",
     )
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
+    )
     launch.add_config_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         explain(
             launch.read_config(args),

@@ -12,8 +12,8 @@ from ..deploy.whole import export_trained
 from ..training import launch
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Export a trained model, and compare the file.")
     parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-compile", action="store_true", help="do not time torch.compile")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     launch.add_config_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         report = export_trained(
             launch.read_config(args),

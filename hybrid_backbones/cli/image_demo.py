@@ -12,18 +12,36 @@ from ..inference.demo import demo
 from ..training import launch
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument(
         "config", help="config of the model, a file or its name; or an exported file alone"
     )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
-    parser.add_argument("--out", help="output image or folder (prediction.png, predictions)")
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="minimum score of drawn boxes")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="image to write, or folder (default: prediction.png, predictions)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
+    )
+    parser.add_argument(
+        "--score-thr",
+        type=float,
+        default=0.3,
+        metavar="SCORE",
+        help="lowest score of drawn boxes (default: 0.3)",
+    )
     launch.add_config_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    parser = make_parser()
     args = parser.parse_args(arguments)
     drawing = dict(device=args.device, score_thr=args.score_thr)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):

@@ -18,21 +18,52 @@ from ..training.cfg_options import CfgOptions
 from ..training.launch import one_line_errors
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Train and evaluate many configs.")
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="files or names")
-    parser.add_argument("--out", type=Path, required=True, help="folder of page and runs")
-    parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
     parser.add_argument(
-        "--launcher", choices=LAUNCHERS, default="local", help="what starts the runs"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of the page and of all runs",
     )
-    parser.add_argument("--gpus", type=int, help="of each run; processes on a CPU")
-    parser.add_argument("--sbatch", nargs="+", default=[], metavar="OPTION", help="partition=gpu")
-    parser.add_argument("--pretrained", action="store_true", help="where a config names weights")
-    parser.add_argument("--amp", nargs="?", const="auto", choices=["auto", "bf16", "fp16"])
+    parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="runs of each config (default: 1)"
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        default="local",
+        help="what starts the runs (default: local)",
+    )
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="of each run; on a CPU, processes (default: 1)"
+    )
+    parser.add_argument(
+        "--sbatch",
+        nargs="+",
+        default=[],
+        metavar="OPTION",
+        help="options of sbatch without dashes, such as partition=gpu",
+    )
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="start from the published weights, where a config names them",
+    )
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="auto",
+        choices=["auto", "bf16", "fp16"],
+        help="mixed precision, as of hb train",
+    )
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate to the batch"
     )
@@ -50,9 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action=CfgOptions,
         default={},
         metavar="KEY=VALUE",
-        help="settings of all configs that are replaced",
+        help="settings to override in all configs",
     )
-    args = vars(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = vars(make_parser().parse_args(arguments))
     args["flags"] = {name: args.pop(name) for name in ("pretrained", "amp", "auto_scale_lr")}
     args["options"] = args.pop("cfg_options")
     with one_line_errors():

@@ -11,15 +11,24 @@ from ..playground.command import playground
 from ..training import launch
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Serve a page to try trained models.")
     parser.add_argument(
         "models", nargs="*", metavar="CONFIG CHECKPOINT", help="models to serve, in pairs"
     )
-    parser.add_argument("--port", type=int, default=7860, help="port on this machine")
-    parser.add_argument("--device", default="cpu", help="device: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="on this machine (default: 7860)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
+    )
     launch.add_config_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         playground(args)

@@ -11,14 +11,19 @@ from ..deploy.reparameterize import reparameterize
 from ..training import launch
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
     parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
     parser.add_argument("out", help="path of the new .pth file; its config is written beside it")
     launch.add_config_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         config = reparameterize(launch.read_config(args), args.checkpoint, args.out)
         print(f"saved to {args.out}; its config is {config}")

@@ -14,21 +14,39 @@ from ..training.cfg_options import CfgOptions
 from ..training.launch import one_line_errors
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure published results again.")
     parser.add_argument("names", nargs="+", metavar="NAME", help="see tools/weights.py list")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images only")
     parser.add_argument("--file", type=Path, help="file that you have, instead of a download")
     parser.add_argument(
-        "--page", type=Path, default=Path("docs/reproduced.md"), help="page to add the rows to"
+        "--page",
+        type=Path,
+        default=Path("docs/reproduced.md"),
+        metavar="PAGE.md",
+        help="page to add the rows to (default: %(default)s)",
     )
-    parser.add_argument("--work-dir", default="work_dirs/reproduce", help="folder for logs")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=CfgOptions, help="settings to override, as KEY=VALUE"
+        "--work-dir",
+        default="work_dirs/reproduce",
+        metavar="FOLDER",
+        help="of logs (default: %(default)s)",
     )
-    args = parser.parse_args(arguments)
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        metavar="KEY=VALUE",
+        help="config settings to override",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with one_line_errors(), guard_loads():
         for line in reproduce(
             args.names,

@@ -11,14 +11,15 @@ from ..training import launch
 from ..training.batch_size import parse_batch_size
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Train a model.")
     parser.add_argument("config", help="config file, or name of one of the package")
     parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",
+        metavar="CHECKPOINT",
         help="continue from the last checkpoint of the work dir, or from the one given",
     )
     parser.add_argument(
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scaled with it",
     )
     launch.add_run_arguments(parser)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with launch.one_line_errors(), guard_loads(run_code=args.run_code):
         launch.train(args)

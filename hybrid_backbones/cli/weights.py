@@ -26,8 +26,8 @@ def convert_to(args: argparse.Namespace) -> list[str]:
     return [f"wrote {args.out}, a checkpoint of {config}"]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with the arguments of the command line unless others are given."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Handle published weights.")
     actions = parser.add_subparsers(required=True)
     action = actions.add_parser("list", help="list the published checkpoints")
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action.add_argument("out", metavar="OUT.pth", help="file to write, which must not exist")
     action.add_argument("--config", help="config of the model; default: the published one's")
     action.set_defaults(run=convert_to)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line unless others are given."""
+    args = make_parser().parse_args(arguments)
     with one_line_errors(), guard_loads():
         print("\n".join(args.run(args)))

@@ -62,7 +62,8 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         "--cfg-options",
         nargs="+",
         action=CfgOptions,
-        help="config settings to override, as KEY=VALUE",
+        metavar="KEY=VALUE",
+        help="config settings to override",
     )
     parser.add_argument(
         "--dangerously-run-code-in-checkpoints",
@@ -75,17 +76,27 @@ def add_config_arguments(parser: ArgumentParser) -> None:
 def add_run_arguments(parser: ArgumentParser) -> None:
     """Add the flags that training and testing share, with OpenMMLab's names."""
     add_config_arguments(parser)
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
+    parser.add_argument(
+        "--work-dir",
+        metavar="FOLDER",
+        help="of logs and checkpoints (default: work_dirs/CONFIG, with --mini CONFIG_mini)",
+    )
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
-        help="launcher of distributed processes",
+        help="what has started the processes of a distributed run (default: none)",
     )
     parser.add_argument(
         "--compile", action="store_true", help="compile the backbone for each image shape"
     )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    parser.add_argument(
+        *("--local_rank", "--local-rank"),
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of the process on its machine, as some launchers pass it",
+    )
 
 
 def read_config(args: Namespace) -> Config:
