@@ -32,7 +32,8 @@ class Settings:
             measured right.
 
     Raises:
-        ValueError: if a number is below 1, or the dtype or device is unknown or unavailable.
+        ValueError: if a number is below 1, there are fewer cores than threads, or the dtype or
+            device is unknown or unavailable.
     """
 
     size: tuple[int, int]
@@ -51,6 +52,9 @@ class Settings:
                 "height, width, batch, threads and repeats must be at least 1, got "
                 f"{', '.join(map(str, counts))}"
             )
+        # PyTorch cannot start any number, and says so by ending the process
+        if self.threads > (most := max(os.cpu_count() or 1, torch.get_num_threads())):
+            raise ValueError(f"threads must be at most the {most} cores, got {self.threads}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.device not in DEVICES:

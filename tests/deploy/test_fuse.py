@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hybrid_backbones.deploy.eager import Tupled
-from hybrid_backbones.deploy.export import capture
 from hybrid_backbones.deploy.fuse import fuse_program
+from hybrid_backbones.deploy.program import capture
 from hybrid_backbones.ops import ACmix
 
 

@@ -132,6 +132,10 @@ MISTAKES = {
     "maps without height": Mistake(
         lambda tmp: ("tools/benchmark.py", "ops", "--size", "0", "8"), r"at least 1, got 0, 8"
     ),
+    "more threads than cores": Mistake(
+        lambda tmp: ("tools/benchmark.py", "ops", "--threads", "99999"),
+        r"threads must be at most the \d+ cores, got 99999",
+    ),
     "no config to measure": Mistake(
         lambda tmp: ("tools/benchmark.py", "train", tmp / "none.py", "--out", tmp / "t.json"),
         r"no config .*none\.py",
