@@ -88,6 +88,11 @@ DEMO_MISTAKES = {
         ),
         no_checkpoint=(lambda tmp: ("--mini",), r"no checkpoint at 'none\.pth'"),
     ),
+    "checkpoint forgotten": (
+        lambda tmp: ("tools/image_demo.py", an_image(tmp), CLASSIFIER),
+        r"give the checkpoint after the config, or a file of hb export alone",
+        2,
+    ),
     "image missing": (
         lambda tmp: image_demo(tmp, image=tmp / "none.png"),
         r"no image at .*none\.png",

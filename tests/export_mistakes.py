@@ -58,6 +58,12 @@ EXPORT_MISTAKES = {
         lambda tmp: export(tmp, "--resize"),
         r"--resize: the test pipeline of the config does not resize",
     ),
+    "int8 at no size": (
+        lambda tmp: export(
+            tmp, "--int8", a_folder(tmp, *(f"{i}.png" for i in range(8))), "--size", 0, 0
+        ),
+        r"size must be one or two positive numbers, got \[0, 0\]",
+    ),
     "int8 with images of no folder": (
         lambda tmp: export(tmp, "--int8", tmp / "none"),
         r"no folder .*none: expected one of images for calibration",

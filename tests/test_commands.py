@@ -51,7 +51,7 @@ def test_help_lists_all_commands_without_importing_them(monkeypatch, capsys):
 def test_an_unknown_command_gets_one_line(capsys):
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "hb: error: there is no command 'trian': did you mean train?\n"
+        "hb: error: there is no command 'trian'; did you mean train?\n"
     )
 
 

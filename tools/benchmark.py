@@ -6,6 +6,7 @@ Usage: python tools/benchmark.py ops|backbones [--size H W] [--batch N] [--only 
        ops: [--scales N ...] for several map sizes; backbones: [--compile] [--graph]
        python tools/benchmark.py train CONFIG ... [the same options except --only]
        python tools/benchmark.py layers CONFIG ... [the same options except --only and --repeats]
+       python tools/benchmark.py jobs CONFIG [--jobs N] [--threads N] [--repeats N] [--out FILE]
        python tools/benchmark.py gpu [--only STEP ...] [--rehearse] [--out FOLDER]
        python tools/benchmark.py page [FOLDER] [--out FILE.md]
 

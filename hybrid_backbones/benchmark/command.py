@@ -1,10 +1,10 @@
 """Command line of `tools/benchmark.py`."""
 
 import argparse
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from ..suggestions import did_you_mean
 from .gpu import STEPS
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DEVICES, DTYPES
@@ -154,9 +154,8 @@ def _one_of(names: list[str]) -> Callable[[str], str]:
 
     def check(name: str) -> str:
         if name not in names:
-            near = difflib.get_close_matches(name, names)
-            advice = f"did you mean {' or '.join(near)}?" if near else f"expected {names}"
-            raise argparse.ArgumentTypeError(f"there is no {name!r}: {advice}")
+            advice = did_you_mean(name, names) or f"; expected {names}"
+            raise argparse.ArgumentTypeError(f"there is no {name!r}{advice}")
         return name
 
     return check

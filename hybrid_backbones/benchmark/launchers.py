@@ -140,7 +140,7 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
         "requeue": "",
         **dict(option.partition("=")[::2] for option in options),
     }
-    lines = [f"#SBATCH --{name}{f'={value}' if value else ''}" for name, value in given.items()]
+    lines = [f"#SBATCH --{name}{_quoted(value)}" for name, value in given.items()]
     folders = "\n".join(f"  {shlex.quote(str(run.folder.absolute()))}" for run in runs)
     text = "\n".join(
         [
@@ -153,6 +153,13 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
     path = out / SCRIPT
     write_whole(path, text + "\n")
     return path
+
+
+def _quoted(value: str) -> str:
+    """Return a value behind its option, in the quotes that Slurm takes where it has spaces."""
+    if not value:
+        return ""
+    return f'="{value}"' if " " in value else f"={value}"
 
 
 def submit(script: Path) -> str:

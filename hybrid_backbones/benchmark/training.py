@@ -19,6 +19,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ..config_files import find_config
+from ..training.errors import where_in_config
 from ..training.mixed_precision import train_in_mixed_precision
 from .counts import kept_by_layer
 from .measure import follow, measure_alone
@@ -94,7 +95,10 @@ def _jobs(baselines: dict[Path, Path]) -> list[Path]:
 def _validate(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"there is no config {path} (each is compared with <method>_r50.py)")
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program and can raise anything
+        raise ValueError(f"cannot read the config {path}: {where_in_config(error)}") from error
     known = cfg.get("default_scope") in NUM_CLASSES and "model" in cfg
     if not known or "sketch_encoder" in cfg.model:
         raise ValueError(

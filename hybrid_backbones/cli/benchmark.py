@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = measure(settings, **own)
         setting = describe(settings)
         report(rows, setting, out, markdown=markdown)
-        if table == "backbones" or len(own.get("scales", ())) > 1:
+        is_plot = table == "backbones" or len(own.get("scales", ())) > 1
+        if is_plot and any("error" not in row for row in rows):
             draw(rows, setting, out.with_suffix(".png"))
     return int(any("error" in row for row in rows))
 

@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.checkpoint is None:
             if args.mini or args.cfg_options:
                 parser.error("--mini and --cfg-options are for a config and its checkpoint")
+            if not args.config.endswith((".onnx", ".pt2")):
+                parser.error("give the checkpoint after the config, or a file of hb export alone")
             demo_file(args.config, args.image, args.out, **drawing)
         else:
             demo(launch.read_config(args), args.image, args.checkpoint, args.out, **drawing)

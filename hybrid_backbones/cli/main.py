@@ -1,11 +1,11 @@
 """The console command `hb`, whose first argument names the command to run."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
+from ..suggestions import did_you_mean
 
 # name of each command, its module, which is imported when it runs, and what it does
 COMMANDS = {
@@ -44,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         print(f"hybrid-backbones {__version__}")
         return None
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS)
-        advice = f"did you mean {' or '.join(near)}?" if near else "`hb --help` lists all"
-        sys.stderr.write(f"hb: error: there is no command {name!r}: {advice}\n")
+        advice = did_you_mean(name, COMMANDS) or "; `hb --help` lists all"
+        sys.stderr.write(f"hb: error: there is no command {name!r}{advice}\n")
         return 2
     # what messages call the program, and tables their command
     sys.argv = [f"hb {name}", *rest]

@@ -49,9 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size",
         type=parse_batch_size,
-        metavar="N|auto",
-        help="images per process, or the largest number that the GPU holds; the learning rate is "
-        "scaled with it",
+        metavar="NUMBER",
+        help="images per process, or `auto` for the largest number that the GPU holds; the "
+        "learning rate of a new training is scaled with it",
     )
     launch.add_run_arguments(parser)
     return parser

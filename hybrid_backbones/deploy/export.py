@@ -98,7 +98,7 @@ def export_onnx(
         ValueError: if a package is missing, the file exists or cannot be written, the model cannot
             be exported or run at this size, or the outputs differ; nothing is written then.
     """
-    out, height, width = Path(out), *_read_size(size)
+    out, height, width = Path(out), *read_size(size)
     require_new(out, force=force)
     require_options(
         out,
@@ -209,7 +209,12 @@ def require_new(out: Path, *, force: bool) -> None:
         require_writable_file(path)
 
 
-def _read_size(size: int | Sequence[int]) -> tuple[int, int]:
+def read_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a size, one number for both or two.
+
+    Raises:
+        ValueError: if they are not positive.
+    """
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"size must be one or two positive numbers, got {size}")

@@ -4,8 +4,10 @@ This file must run where PyTorch is not installed: it imports nothing that needs
 """
 
 import json
+import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from ..datasets.pictures import decode_picture, to_rgb
 # prefix of the metadata of ONNX files, and where those of programs are
 PREFIX = "hybrid_backbones."
 METADATA = "metadata.json"
+# PyTorch's environment variables: files are refused, or run, that need code to be loaded
+PICKLES = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 # of masks, as in mmdet's configs
 MASK_THRESHOLD = 0.5
 
@@ -109,7 +113,8 @@ def run(file: str | Path, image: Image, *, sketches: Sequence[Image] = ()) -> di
     """Predict on one image with a file of `tools/export.py`.
 
     An ``.onnx`` file needs numpy, Pillow and onnxruntime only, a ``.pt2`` file PyTorch. To predict
-    on many images, open the file once: ``model = ExportedModel(file); model(image)``.
+    on many images, open the file once: ``model = ExportedModel(file); model(image)``. A file that
+    was compiled by AOTInductor is a program, which runs as such: use only those that you trust.
 
     Args:
         file: path of the file.
@@ -183,6 +188,18 @@ def _open_onnx(path: Path, num_threads: int) -> tuple[Runner, dict[str, Any]]:
     return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))), metadata
 
 
+@contextmanager
+def _running_no_pickles() -> Iterator[None]:
+    """Let PyTorch refuse what it can only load by running code from the file."""
+    before = {name: os.environ.pop(name, None) for name in PICKLES}
+    os.environ[PICKLES[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[PICKLES[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 def _open_program(path: Path) -> tuple[Runner, dict[str, Any]]:
     import torch
 
@@ -191,7 +208,8 @@ def _open_program(path: Path) -> tuple[Runner, dict[str, Any]]:
         metadata = json.loads(package.get_metadata().get(METADATA, "{}"))
     else:
         extra = {METADATA: ""}
-        package = torch.export.load(path, extra_files=extra).module()
+        with _running_no_pickles():
+            package = torch.export.load(path, extra_files=extra).module()
         metadata = json.loads(extra[METADATA] or "{}")
 
     def run_program(*inputs: np.ndarray) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from ..inference.pictures import ENDINGS
 from ..training.requirements import require_keys
 from .accuracy import all_have_size, measure_accuracy
 from .detectors import Anchors, Detector
-from .export import export_onnx, require_new
+from .export import export_onnx, read_size, require_new
 from .locformer import SketchSearch, require_search, search_options
 from .runtime import read_image
 
@@ -170,6 +170,7 @@ def export_trained(
     """
     require_keys(cfg, "default_scope", "model", *(["test_dataloader"] if resize else []))
     require_new(Path(out), force=force)
+    size = read_size(size)
     settings = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if cfg.default_scope not in KINDS and not backbone_only:
         raise ValueError(

@@ -157,7 +157,7 @@ def _draw_class(
 ) -> np.ndarray:
     """Draw the name and score of the class on the image."""
     names = visualizer.dataset_meta["classes"]
-    _require_names(prediction.pred_label.numpy(), names)
+    require_names(prediction.pred_label.numpy(), names)
     canvas = resize(pixels, picture_size(*pixels.shape[:2]), fill=255)
     height, width = canvas.shape[:2]
     return visualizer.visualize_cls(
@@ -176,7 +176,7 @@ def _draw_objects(
     """Draw boxes and masks with names and scores."""
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
-    _require_names(objects.labels.numpy(), visualizer.dataset_meta["classes"])
+    require_names(objects.labels.numpy(), visualizer.dataset_meta["classes"])
     size = picture_size(*pixels.shape[:2])
     canvas = resize(pixels, size, fill=255)
     scale = [size[1] / pixels.shape[1], size[0] / pixels.shape[0]]
@@ -194,7 +194,7 @@ def _draw_objects(
 def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
     """Draw a label map over its image, with a legend of its classes in descending order of area."""
     names, palette = meta["classes"], np.array(meta["palette"], dtype=np.uint8)
-    _require_names(labels, names)
+    require_names(labels, names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     present = [i for i in np.argsort(-counts) if counts[i]]
     entries = [
@@ -217,7 +217,12 @@ def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
     return img_from_canvas(FigureCanvasAgg(figure))
 
 
-def _require_names(labels: np.ndarray, names: list[str]) -> None:
+def require_names(labels: np.ndarray, names: list[str]) -> None:
+    """Check that predicted classes have names.
+
+    Raises:
+        ValueError: if one has none.
+    """
     if labels.size and labels.max() >= len(names):
         raise ValueError(
             f"there are names of {len(names)} classes, but class {labels.max()} was predicted, "

@@ -224,6 +224,8 @@ def build() -> None:
     @reporting
     def draw(task: str, families: Sequence[str], x: str, y: str) -> tuple[Any, Any, str]:
         require_chosen(task, tasks, "Task")
+        require_chosen(x, axes_of(zoo, task), "Horizontal axis")
+        require_chosen(y, axes_of(zoo, task), "Vertical axis")
         points, words = chart(zoo, task, families, x, y)
         return gr.ScatterPlot(**settings_of(points, x, y)), table_of(points), legend(points, words)
 

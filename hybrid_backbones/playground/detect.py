@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement
 
-from ..inference.demo import draw
+from ..inference.demo import draw, require_names
 from .handlers import read_score, reporting
 from .images import Picture, picture_field, read_upload, result_field
 from .models import Loaded, Model, Models
@@ -75,12 +75,14 @@ def _table(
 
     if "pred_sem_seg" in prediction:
         labels = prediction.pred_sem_seg.data[0].numpy()
+        require_names(labels, names)
         counts = np.bincount(labels.ravel(), minlength=len(names))
         present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
         rows = [[names[i], f"{100 * counts[i] / labels.size:.1f} %"] for i in present]
         return ("class", "area"), rows, [colour(i) for i in present]
     if "pred_label" in prediction:
         shares = prediction.pred_score.numpy()
+        require_names(np.arange(len(shares)), names)
         best = [int(i) for i in np.argsort(-shares, kind="stable")[:MAX_CLASSES]]
         return (
             ("class", "score"),
@@ -90,6 +92,7 @@ def _table(
     objects = prediction.pred_instances
     objects = objects[objects.scores >= score_thr]
     objects = objects[objects.scores.argsort(descending=True)][:MAX_ROWS]
+    require_names(objects.labels.numpy(), names)
     columns = ["class", "score", "left, top, right, bottom"]
     rows = [
         [names[label], f"{score:.2f}", ", ".join(f"{side:.0f}" for side in box)]

@@ -54,7 +54,7 @@ class OnThisMachine:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0]
+        host = headers.get(b"host", b"").decode("latin-1").partition(":")[0]
         if host not in self.hosts or any(part in scope["path"].lower() for part in CLOSED):
             await send(dict(type="http.response.start", status=403, headers=[]))
             await send(dict(type="http.response.body", body=b"not on this page"))

@@ -72,9 +72,10 @@ def set_batch_size(cfg: Config, asked: int | str, *, resumes: bool = False) -> s
         if asked == AUTO
         else "as asked"
     )
+    rate = f"that of {base} images per step, scaled in proportion"
     return (
         f"--batch-size: {size} images per process {how}, {before} in the config; the learning rate "
-        f"is that of {base} images per step, scaled in proportion"
+        f"is {'that of the checkpoint' if resumes else rate}"
     )
 
 

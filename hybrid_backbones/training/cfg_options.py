@@ -5,10 +5,10 @@ mmengine silently adds a key that the config does not have, so a misspelt key ha
 
 import difflib
 import inspect
+import os
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -52,7 +52,7 @@ class CfgOptions(DictAction):
     @staticmethod
     def _parse_iterable(val: str) -> Any:
         """Parse a value as mmengine does, but keep spaces in names, and commas in paths."""
-        if "," in val and Path(val).expanduser().exists():
+        if "," in val and os.path.exists(os.path.expanduser(val)):
             return val
         spaced = re.sub(r"(?<=[,(\[])\s+|\s+(?=[,)\]])", "", val.strip())
         return _with_spaces(DictAction._parse_iterable(spaced.replace(" ", SPACE)))

@@ -77,16 +77,23 @@ def require_channels(model: Mapping[str, Any], backbone: Any) -> None:
 def _require_channels(name: str, given: Any, index: Any, channels: Sequence[int]) -> None:
     """Check the `in_channels` of one reader, which takes the maps of these indices."""
     several = isinstance(given, Sequence)
+    given = list(given) if several else given
     if index is None:  # hosts take all maps, or the last
         index = range(len(channels)) if several else -1
     try:
         wanted = [channels[i] for i in index] if several else channels[index]
+    except TypeError as error:
+        raise ValueError(
+            f"{name}.in_channels and in_index must be two numbers or two lists, got {given} and "
+            f"{index}"
+        ) from error
     except IndexError as error:
         raise ValueError(
             f"{name}.in_index is {index}, but the backbone returns {len(channels)} maps: set "
             f"{name}.in_index or model.backbone.out_indices"
         ) from error
-    if (list(given) if several else given) != wanted:
+    # some necks, such as YOLOV3Neck, count from the deepest map
+    if given not in (wanted, wanted[::-1] if several else wanted):
         text = str(wanted).replace(" ", "")
         raise ValueError(
             f"{name}.in_channels is {given}, but the backbone's maps have {wanted} channels: set "

@@ -89,7 +89,11 @@ def check_data(args: Namespace) -> DataReport:
 
 def _inspect(cfg: Config, loader: str, name: str) -> Findings:
     """Inspect the data set of a dataloader; that it cannot be read at all is a problem as well."""
-    settings, quiet = cfg[loader].dataset, not sys.stdout.isatty()
+    settings, quiet = cfg[loader].dataset, not (sys.stdout and sys.stdout.isatty())
+    if "dataset" in settings or "datasets" in settings:
+        findings = Findings(())
+        findings.problems.add(NO_SET, f"{settings.type} wraps sets: give each by --cfg-options")
+        return findings
     if cfg.default_scope != "mmdet":
         try:
             return inspect_folders(settings, name, quiet=quiet)

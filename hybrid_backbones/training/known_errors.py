@@ -91,14 +91,20 @@ def _no_such_type(name: str, registry: Registry | None) -> str:
 
 
 def _refused_setting(error: Exception, match: re.Match) -> str | None:
-    """Explain a setting that the constructor of a library's class refuses."""
+    """Explain a setting that the constructor of a library's class refuses, or a method of it."""
     built, _ = _built(error)
-    call = traceback.extract_tb(error.__traceback__)[-1:]
-    refuses = call and call[0].name == "__init__" and re.match("raise |assert ", call[0].line or "")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     # a refusal of ours is explained already, and a failed assertion of ours is a bug
-    if built is None or not refuses or built.__module__.startswith("hybrid_backbones"):
+    if built is None or not frames or built.__module__.startswith("hybrid_backbones"):
         return None
-    return f"{built.__name__} of the config: {str(error) or call[0].line}"
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    new = frames[-1].f_locals.get("self")
+    in_constructor = any(
+        frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is new for frame in frames
+    )
+    if new is None or not in_constructor or not re.match("raise |assert ", line):
+        return None
+    return f"{built.__name__} of the config: {str(error) or line}"
 
 
 def _empty_set(error: Exception, match: re.Match) -> str | None:

@@ -288,7 +288,7 @@ def test(args: Namespace) -> dict:
         cfg.test_evaluator = [*given, dict(type=dump, out_file_path=args.out)]
     runner = RunnerBesideConfig.from_cfg(cfg)
     if args.show_dir:
-        require_different_names(runner.test_loop.dataloader.dataset)
+        require_different_names(cfg.default_scope, runner.test_loop.dataloader.dataset)
     load_trained(runner.model, args.checkpoint)
     if args.tta:
         remove_masks(runner.model)

@@ -23,12 +23,19 @@ class RunnerBesideConfig(Runner):
         self.cfg.dump(Path(self.log_dir, name))
 
 
-def require_different_names(dataset: Any) -> None:
-    """Check that no two images of a set have one name, after which the hosts name figures.
+def require_different_names(scope: str, dataset: Any) -> None:
+    """Check that no two images of a set have one name, after which most hosts name figures.
+
+    Args:
+        scope: `default_scope` of the config.
+        dataset: set of the images.
 
     Raises:
         ValueError: if two have.
     """
+    # mmseg, which has no folder of its own, counts the figures
+    if SHOW_DIR_KEYS[scope][1] is None:
+        return
     paths: dict[str, str] = {}
     for i in range(len(dataset)):
         path = dataset.get_data_info(i).get("img_path")

@@ -30,7 +30,8 @@ def require_writable_file(out: Path) -> None:
         known = out.exists()
         out.open("a").close()
         if not known:
-            out.unlink()
+            # another process may have tried the same
+            out.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {out} ({error}): choose another file") from error
 

@@ -9,6 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ..checkpoints import read_checkpoint
+from .batch_size import AUTO
+from .resume import trained_batch_size
 from .saving import find_earlier, find_last_checkpoint
 from .work_dir import is_first_process, put_aside
 
@@ -27,7 +30,8 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     while it exits.
 
     Args:
-        args: parsed command line, whose `resume` is set, and whose `fresh_head` is then done.
+        args: parsed command line, whose `resume` is set, whose `fresh_head` is then done, and whose
+            `batch_size`, if it was to be found, is that of the checkpoint.
         work_dir: folder of the training.
     """
     found: list[Path | None] = [None]
@@ -42,6 +46,8 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     if found[0] is not None:
         print_log(f"started again: resuming {found[0]}")
         args.resume, args.fresh_head = str(found[0]), None
+        if args.batch_size == AUTO:
+            args.batch_size = trained_batch_size(read_checkpoint(found[0]))
 
 
 class BeginHook(Hook):

@@ -140,6 +140,20 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
     return lines
 
 
+def trained_batch_size(checkpoint: Mapping) -> int | None:
+    """Return the images per process with which a checkpoint was trained, None if it does not say.
+
+    Raises:
+        ValueError: if its settings are damaged.
+    """
+    text = (checkpoint.get("meta") or {}).get("cfg")
+    try:
+        settings = {} if text is None else read_settings(text)
+    except UNREADABLE as error:
+        raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
+    return _find(settings, "train_dataloader.batch_size")
+
+
 def require_averaging(hooks: Iterable[Hook], checkpoint: Mapping) -> None:
     """Check that a training whose checkpoint has averaged weights continues to average them.
 

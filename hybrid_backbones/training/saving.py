@@ -47,19 +47,41 @@ class AtomicLocalBackend(LocalBackend):
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """mmengine's checkpoint hook, except that it refuses weights that are not finite."""
+    """mmengine's checkpoint hook, which refuses weights that are not finite, and loses no file.
+
+    mmengine removes earlier checkpoints before it writes the new one; here they stay until that is
+    whole.
+    """
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         prepare_to_save(runner)
-        super()._save_checkpoint_with_step(runner, step, meta)
+        with self._removing_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
         if is_main_process():
             # the training has passed it
             (Path(runner.work_dir) / STOPPED).unlink(missing_ok=True)
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
-        # mmengine removes the last best checkpoint first
         _require_finite(runner)
-        super()._save_best_checkpoint(runner, metrics)
+        with self._removing_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removing_last(self) -> Iterator[None]:
+        """Remove files that are to be removed within the context at its end, if it has no error."""
+        outdated: list[str] = []
+        remove = self.file_backend.remove
+        self.file_backend.remove = outdated.append
+        try:
+            yield
+        finally:
+            self.file_backend.remove = remove
+        best = [getattr(self, "best_ckpt_path", None)]
+        best += getattr(self, "best_ckpt_path_dict", {}).values()
+        for path in outdated:
+            # a file of the same name has taken the place of one
+            if path not in (self.last_ckpt, *best):
+                self.file_backend.remove(path)
 
 
 def prepare_to_save(runner) -> None:

@@ -58,15 +58,19 @@ class StopRequest:
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Make the signals stop the program as Ctrl-C does, but for what a :class:`StopHook` defers."""
+    """Make the signals stop the program as Ctrl-C does, but for what a :class:`StopHook` defers.
+
+    At the end they do what they did before.
+    """
     request = StopRequest()
-    for number in SIGNALS:
-        signal.signal(number, request)
+    before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield request
     finally:
         request.deferred = False
         _end_workers()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _shield_workers() -> None:

@@ -239,10 +239,18 @@ def install(folder, **programs):
 @pytest.mark.usefixtures("fake")
 def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch):
     runs = [replace(make(name), processes=4) for name in ("a", "b c")]
-    script = write_script(runs, tmp_path, 3, ["partition=gpu", "exclusive", "gres=gpu:h100:4"])
+    options = ["partition=gpu", "exclusive", "gres=gpu:h100:4", "comment=two words"]
+    script = write_script(runs, tmp_path, 3, options)
     text = script.read_text()
     assert subprocess.run(["bash", "-n", script]).returncode == 0
-    for option in ("array=0-1%3", "partition=gpu", "exclusive", "gres=gpu:h100:4", "requeue"):
+    for option in (
+        "array=0-1%3",
+        "partition=gpu",
+        "exclusive",
+        "gres=gpu:h100:4",
+        "requeue",
+        'comment="two words"',
+    ):
         assert f"#SBATCH --{option}\n" in text
     assert text.count("--gres") == 1
     path = os.environ["PATH"]

@@ -1,8 +1,11 @@
 """Exported files are run on pictures without PyTorch, and give what the framework gives."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from torch import nn
 
 import hybrid_backbones
 from hybrid_backbones.deploy import export_onnx, run, runtime
-from hybrid_backbones.deploy.runtime import paste_masks
+from hybrid_backbones.deploy.runtime import PICKLES, paste_masks
 
 pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 PREPROCESSING = dict(input="RGB", resize=None)
@@ -142,6 +145,35 @@ def test_masks_are_pasted_as_by_mmdet():
 def test_an_image_that_does_not_fit_is_one_line(files, image, message):
     with pytest.raises(ValueError, match=message):
         run(files["classify", "onnx"], image)
+
+
+class Command:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_code_that_is_pickled_in_a_program_does_not_run(files, pixels, tmp_path, monkeypatch):
+    content = io.BytesIO()
+    torch.save(Command(f"touch {tmp_path / 'ran'}"), content)
+    with (
+        zipfile.ZipFile(files["classify", "pt2"]) as old,
+        zipfile.ZipFile(tmp_path / "trap.pt2", "w") as new,
+    ):
+        for name in old.namelist():
+            is_inputs = "sample_inputs" in name
+            new.writestr(name, content.getvalue() if is_inputs else old.read(name))
+        assert any("sample_inputs" in name for name in old.namelist())
+    for name in PICKLES:
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(ValueError, match=r"trap\.pt2 cannot be opened"):
+        run(tmp_path / "trap.pt2", pixels)
+    assert not (tmp_path / "ran").exists()
+    assert [os.environ[name] for name in PICKLES] == ["0", "0"]
 
 
 def test_a_file_that_cannot_be_run_is_one_line(files, pixels, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from demo_mistakes import DEMO_MISTAKES, an_image
 from export_mistakes import EXPORT_MISTAKES
 from tool_runs import CONFIG, REPOSITORY, SHORT, evaluate, run_warm, train
-from training_mistakes import TRAINING_MISTAKES, a_file, other_checkpoint
+from training_mistakes import TRAINING_MISTAKES, a_file, config, other_checkpoint
 
 # mmengine's log, as a checkpoint has it
 HUB = dict(log_scalars={}, runtime_info={}, resumed_keys={})
@@ -135,6 +135,13 @@ MISTAKES = {
     "more threads than cores": Mistake(
         lambda tmp: ("tools/benchmark.py", "ops", "--threads", "99999"),
         r"threads must be at most the \d+ cores, got 99999",
+    ),
+    "broken config to measure": Mistake(
+        lambda tmp: (
+            *("tools/benchmark.py", "train", config("model = dict(\n")(tmp)),
+            *("--out", tmp / "t.json"),
+        ),
+        r"cannot read the config .*own\.py.*SyntaxError",
     ),
     "no config to measure": Mistake(
         lambda tmp: ("tools/benchmark.py", "train", tmp / "none.py", "--out", tmp / "t.json"),

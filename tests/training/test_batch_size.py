@@ -1,7 +1,7 @@
 """Laws of `--batch-size`: what is searched for, and that the learning rate follows."""
 
 import json
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from tool_runs import ONE_EPOCH, REPOSITORY, run_warm, train
 from hybrid_backbones.mini.preset import apply_mini
 from hybrid_backbones.training import batch_size
 from hybrid_backbones.training.batch_size import (
+    AUTO,
     Trial,
     find_batch_size,
     heaviest_sample,
@@ -21,6 +22,7 @@ from hybrid_backbones.training.batch_size import (
     set_batch_size,
 )
 from hybrid_backbones.training.mixed_precision import train_in_mixed_precision
+from hybrid_backbones.training.restarts import note_begin, resume_after_restart
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
@@ -173,6 +175,24 @@ def test_without_a_gpu_the_command_says_that_it_needs_one(tmp_path):
     assert code == 1
     assert err.splitlines()[-1].startswith("error: --batch-size auto needs a GPU")
     assert err.splitlines()[-1].endswith("give a number, --batch-size N")
+
+
+def test_a_training_that_slurm_starts_again_has_the_size_that_it_found(tmp_path, monkeypatch):
+    settings = "train_dataloader = dict(batch_size=48)\n"
+    torch.save(dict(state_dict={}, meta=dict(cfg=settings)), tmp_path / "epoch_1.pth")
+    note_begin(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    args = Namespace(launcher="none", resume=None, fresh_head=None, batch_size=AUTO)
+    resume_after_restart(args, tmp_path)
+    assert (args.resume, args.batch_size) == (str(tmp_path / "epoch_1.pth"), 48)
+    args = Namespace(launcher="none", resume=None, fresh_head=None, batch_size=8)
+    resume_after_restart(args, tmp_path)
+    assert args.batch_size == 8
+
+
+def test_the_learning_rate_of_a_resumed_training_is_the_checkpoints():
+    cfg = Config(dict(train_dataloader=dict(batch_size=4)))
+    assert set_batch_size(cfg, 2, resumes=True).endswith("learning rate is that of the checkpoint")
 
 
 def test_a_resumed_training_needs_its_number(tmp_path):

@@ -92,6 +92,12 @@ def test_other_values_are_parsed_as_mmengine_does(text):
     assert CfgOptions._parse_iterable(text) == DictAction._parse_iterable(text)
 
 
+def test_a_list_may_be_longer_than_the_name_of_a_file():
+    names = [f"class number {i}" for i in range(40)]
+    assert CfgOptions._parse_iterable(",".join(names)) == names
+    assert CfgOptions._parse_iterable("~nobody at all/x,y") == ["~nobody at all/x", "y"]
+
+
 def test_a_comma_in_the_name_of_a_file_stays(tmp_path):
     (tmp_path / "a,b").mkdir()
     assert CfgOptions._parse_iterable(f"{tmp_path}/a,b") == f"{tmp_path}/a,b"

@@ -15,6 +15,8 @@ XS = SwiftFormer("xs")
     [
         dict(neck=dict(type="FPN", in_channels=[48, 56, 112, 220])),
         dict(neck=[dict(type="FPN", in_channels=(48, 56, 112, 220)), dict(in_channels=256)]),
+        # that of YOLOv3 counts from the deepest map
+        dict(neck=dict(type="YOLOV3Neck", in_channels=[220, 112, 56, 48])),
         # what the heads read is the neck's
         dict(neck=dict(in_channels=[48, 56, 112, 220]), rpn_head=dict(in_channels=256)),
         dict(
@@ -61,8 +63,10 @@ def test_what_fits_is_taken(model):
             dict(decode_head=dict(in_channels=220, in_index=4)),
             r"in_index is 4, but the backbone returns 4 maps",
         ),
+        (dict(decode_head=dict(in_channels=[220], in_index=3)), "two numbers or two lists"),
+        (dict(decode_head=dict(in_channels=220, in_index=[3])), "two numbers or two lists"),
     ],
-    ids=["neck", "necks", "auxiliary head", "classifier", "index"],
+    ids=["neck", "necks", "auxiliary head", "classifier", "index", "lists", "numbers"],
 )
 def test_what_differs_is_one_line_with_what_to_set(model, line):
     with pytest.raises(ValueError, match=line):

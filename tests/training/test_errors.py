@@ -36,6 +36,14 @@ class Asserting(Hook):
         assert number > 0
 
 
+class Checking(Hook):
+    def __init__(self):
+        self.check()
+
+    def check(self):
+        raise ValueError("expected a positive number")
+
+
 class Failing(Hook):
     def __init__(self):
         int("one")
@@ -109,6 +117,9 @@ def test_what_a_constructor_of_a_library_refuses_is_explained():
     # an assertion without a message, of which pytest makes one
     error = error_of(lambda: HOOKS.build(dict(type=Asserting)))
     assert explain(error).startswith("Asserting of the config: assert ")
+    # in a method that the constructor calls
+    error = error_of(lambda: HOOKS.build(dict(type=Checking)))
+    assert explain(error) == "Checking of the config: expected a positive number"
 
 
 def test_what_fails_in_a_constructor_is_a_bug():

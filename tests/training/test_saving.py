@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.logging import MessageHub, MMLogger
 from torch import nn
 
 from hybrid_backbones.training.saving import (
@@ -100,6 +101,67 @@ def test_broken_weights_are_never_saved(tmp_path, entry, save):
     with pytest.raises(ValueError, match=rf"no longer finite after iteration 7.*{entry}"):
         getattr(hook, save)(runner, *([{"mIoU": 1.0}] if "best" in save else []))
     assert list(tmp_path.iterdir()) == []
+
+
+class SavingRunner(SimpleNamespace):
+    """A runner that writes an empty file, or fails as a full disk does."""
+
+    full = False
+
+    def save_checkpoint(self, out_dir, filename, *_, **__):
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        (Path(out_dir) / filename).write_text(f"iteration {self.iter}")
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return SavingRunner(
+        **dict(model=nn.BatchNorm1d(2), iter=0, epoch=0, work_dir=str(tmp_path), timestamp="now"),
+        optim_wrapper=SimpleNamespace(optimizer=None),
+        message_hub=MessageHub.get_instance(f"hub of {tmp_path}"),
+        logger=MMLogger.get_current_instance(),
+    )
+
+
+def checkpoints(tmp_path):
+    return sorted(path.name for path in tmp_path.glob("*.pth"))
+
+
+def test_the_last_checkpoint_stays_until_the_next_one_is_whole(runner, tmp_path):
+    hook = WholeCheckpointHook(interval=1, max_keep_ckpts=1)
+    hook.before_train(runner)
+    hook.after_train_epoch(runner)
+    runner.epoch, runner.full = 1, True
+    with pytest.raises(OSError, match="No space"):
+        hook.after_train_epoch(runner)
+    assert checkpoints(tmp_path) == ["epoch_1.pth"]
+    runner.epoch, runner.full = 2, False
+    hook.after_train_epoch(runner)
+    assert "epoch_3.pth" in checkpoints(tmp_path)
+    runner.epoch = 3
+    hook.after_train_epoch(runner)
+    assert "epoch_3.pth" not in checkpoints(tmp_path)
+
+
+def test_the_best_checkpoint_stays_until_a_better_one_is_whole(runner, tmp_path):
+    hook = WholeCheckpointHook(interval=1, save_best="mIoU", rule="greater")
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, {"mIoU": 0.5})
+    runner.epoch, runner.full = 1, True
+    with pytest.raises(OSError, match="No space"):
+        hook.after_val_epoch(runner, {"mIoU": 0.6})
+    assert checkpoints(tmp_path) == ["best_mIoU_epoch_0.pth"]
+
+
+def test_a_better_checkpoint_takes_the_place_of_the_last(runner, tmp_path):
+    hook = WholeCheckpointHook(interval=1, save_best="mIoU", rule="greater")
+    hook.before_train(runner)
+    for runner.iter, (runner.epoch, score) in enumerate([(1, 0.5), (1, 0.6), (2, 0.7)]):
+        hook.after_val_epoch(runner, {"mIoU": score})
+        assert checkpoints(tmp_path) == [f"best_mIoU_epoch_{runner.epoch}.pth"]
+        # also where it has the name of the one before
+        assert next(tmp_path.glob("best*")).read_text() == f"iteration {runner.iter}"
 
 
 SAVED = ["best_mIoU_epoch_7.pth", "epoch_6.pth", "epoch_7.pth", "epoch_12.pth"]

@@ -91,6 +91,14 @@ def test_a_signal_acts_at_once_or_when_it_is_deferred_no_longer(number):
             request.raise_kept()
 
 
+@pytest.mark.usefixtures("_handlers")
+def test_signals_do_what_they_did_before_once_a_training_has_ended():
+    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    with stoppable():
+        assert all(signal.getsignal(number) is not before[number] for number in before)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
 def loader(num_images, batch_size):
     dataset = TensorDataset(torch.arange(num_images))
     return DataLoader(dataset, batch_size, sampler=DefaultSampler(dataset, seed=3))
@@ -159,7 +167,7 @@ def test_a_job_whose_store_has_ended_stops_by_its_signal_or_says_so_in_one_line(
 @pytest.mark.parametrize("variable", RESTART_COUNTS)
 def test_only_a_restart_goes_on_and_only_from_its_own_checkpoints(tmp_path, monkeypatch, variable):
     def resumed():
-        args = Namespace(launcher="none", resume=None, fresh_head=[])
+        args = Namespace(launcher="none", resume=None, fresh_head=[], batch_size=None)
         resume_after_restart(args, tmp_path)
         assert (args.fresh_head is None) == (args.resume is not None)
         return args.resume
