@@ -176,7 +176,8 @@ Written by `python tools/model_zoo.py`; a test keeps it up to date. Nothing here
 results are those of the publications.
 
 Weights are the authors' files, by name: `python tools/weights.py get NAME` downloads one (of
-BiFormer's no address works any more), `python tools/test.py configs/CONFIG.py NAME` evaluates it,
+BiFormer's no address works any more), `python tools/test.py configs/CONFIG.py NAME` evaluates it
+(with the `--cfg-options` that `python tools/weights.py list NAME` prints for some),
 with `--tta` with flips and, but for classifiers, at many scales, and
 `python tools/reproduce.py NAME` does all that was published of it and notes what comes out
 ([reproduced.md](reproduced.md)). `python tools/train.py configs/CONFIG.py --pretrained` starts from

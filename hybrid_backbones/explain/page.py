@@ -33,7 +33,9 @@ One picture for each operator, of small models trained on the mini set (`--mini`
 own images: squares, discs, crosses, stars, triangles and rings. `python tools/inside.py` made the
 pictures and this page. Each picture shows panels of the figure that the command below it writes,
 with further panels, as PNG and PDF, and the numbers as `.npz`; `--at Y X` looks from another
-position, `--layer PATH` at another module.
+position, `--layer PATH` at another module. The commands need a trained model, which
+`python tools/train.py configs/CONFIG.py --mini` writes, with the same `--cfg-options` where a
+command has some.
 
 The models were trained for minutes, so they show how an operator works and what it can be asked,
 not what it learns from millions of photographs. Weights are at most as fine as the feature map:
