@@ -33,8 +33,9 @@ class Mlp(nn.Module):
         if norm is None:
             hidden = self.expand(x)
         else:
-            hidden = recompute_before_last(lambda x: self.expand(norm(x)), x, norms=[norm])
-        return recompute_before_last(self.contract, hidden)
+            modules = norm, self.fc1
+            hidden = recompute_before_last(lambda x: self.expand(norm(x)), x, modules=modules)
+        return recompute_before_last(self.contract, hidden, modules=[self.fc2])
 
     def expand(self, x: Tensor) -> Tensor:
         """Compute the hidden layer before its activation."""

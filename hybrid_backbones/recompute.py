@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute_before_last(
-    function: Callable[..., Any], *inputs: Tensor, norms: Iterable[nn.Module] = ()
+    function: Callable[..., Any], *inputs: Tensor, modules: Iterable[nn.Module] = ()
 ) -> Any:
     """Compute ``function(*inputs)``, whose last operation keeps only `inputs` for its gradient.
 
@@ -24,17 +24,19 @@ def recompute_before_last(
     Args:
         function: deterministic function; all maps that it takes are among `inputs`.
         inputs: maps, which are kept.
-        norms: modules with batch normalisation that `function` calls before its last operation.
+        modules: all modules that `function` calls. They run again with the weights and modes of the
+            forward pass, which `torch.func.functional_call` and :meth:`nn.Module.eval` may have
+            changed meanwhile, and running statistics stay as they are.
     """
     if not torch.is_grad_enabled() or is_transformed():
         return function(*inputs)
-    norms = tuple(norms)
+    modules = tuple(modules)
     return checkpoint(
         function,
         *inputs,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _KeepRunningStatistics(norms)),
+        context_fn=lambda: (nullcontext(), _AsInForward(modules)),
     )
 
 
@@ -49,23 +51,27 @@ def is_in_torch_func() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-class _KeepRunningStatistics:
-    """Context that leaves running statistics unchanged, because it sees a batch again.
+class _AsInForward:
+    """Context in which modules have the weights and modes that they have where it is made.
 
-    A graph that is retained enters it more than once.
+    It leaves running statistics unchanged, because it sees a batch again. A graph that is retained
+    enters it more than once.
     """
 
     def __init__(self, modules: Iterable[nn.Module]):
-        self.norms = [
-            norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)
-        ]
+        self.forward = [_state_of(inner) for module in modules for inner in module.modules()]
+        self.before: list[tuple] = []
         self.kept: list[tuple] = []
 
     def __enter__(self) -> None:
+        self.before = [_state_of(module) for module, *_ in self.forward]
+        _set_states(self.forward)
         self.kept = [
             (norm, norm.momentum, count, count.clone())
-            for norm in self.norms
-            if norm.training and (count := norm.num_batches_tracked) is not None
+            for norm, *_ in self.forward
+            if isinstance(norm, _BatchNorm)
+            and norm.training
+            and (count := norm.num_batches_tracked) is not None
         ]
         for norm, *_ in self.kept:
             norm.momentum = 0.0
@@ -74,6 +80,19 @@ class _KeepRunningStatistics:
         for norm, momentum, count, number in self.kept:
             norm.momentum = momentum
             count.copy_(number)
+        _set_states(self.before)
+
+
+def _state_of(module: nn.Module) -> tuple[nn.Module, bool, dict, dict]:
+    """Return a module with its mode, parameters and buffers, of which no values are copied."""
+    return module, module.training, {**module._parameters}, {**module._buffers}
+
+
+def _set_states(states: Iterable[tuple[nn.Module, bool, dict, dict]]) -> None:
+    for module, training, parameters, buffers in states:
+        module.training = training
+        module._parameters.update(parameters)
+        module._buffers.update(buffers)
 
 
 def recompute(function: nn.Module, x: Any) -> Any:
@@ -82,5 +101,5 @@ def recompute(function: nn.Module, x: Any) -> Any:
         function,
         x,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _KeepRunningStatistics([function])),
+        context_fn=lambda: (nullcontext(), _AsInForward([function])),
     )

@@ -30,9 +30,11 @@ class LeanBottleneck(Bottleneck):
         """Map ``(B, C, H, W)`` to ``(B, C', H', W')``."""
         out = self.conv2(self.relu(self.bn1(self.conv1(x))))
         if self.recomputes_projection:
-            norms = [self.bn2, self.bn3, *([] if self.downsample is None else [self.downsample])]
-            return recompute_before_last(self._add_projected, out, x, norms=norms)
-        return self._add(recompute_before_last(self._project, out, norms=[self.bn2]), x)
+            modules = [self.bn2, self.conv3, self.bn3]
+            modules += [] if self.downsample is None else [self.downsample]
+            return recompute_before_last(self._add_projected, out, x, modules=modules)
+        projected = recompute_before_last(self._project, out, modules=[self.bn2, self.conv3])
+        return self._add(projected, x)
 
     def _add_projected(self, out: Tensor, x: Tensor) -> Tensor:
         return self._add(self._project(out), x)
@@ -136,7 +138,7 @@ class HybridResNet(HierarchicalBackbone):
         In training, the largest maps of the network are normalised, activated and pooled again.
         """
         x = self.conv1(x)
-        return recompute_before_last(self._pool, x, norms=[self.bn1])
+        return recompute_before_last(self._pool, x, modules=[self.bn1])
 
     def _pool(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(x)))

@@ -46,7 +46,9 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""
         hidden = self.pwconv1(self.norm(self.dwconv(x)))
-        branch = recompute_before_last(lambda hidden: self.pwconv2(self.act(hidden)), hidden)
+        branch = recompute_before_last(
+            lambda hidden: self.pwconv2(self.act(hidden)), hidden, modules=[self.pwconv2]
+        )
         return torch.addcmul(x, self.layer_scale, branch)
 
 

@@ -135,7 +135,7 @@ class _RoutingAttention(nn.Module):
         # these keep more than their inputs, for which all of them would run again
         if self.attn_backend in ("reference", "flex"):
             return function(x)
-        return recompute_before_last(function, x)
+        return recompute_before_last(function, x, modules=[self])
 
 
 class BiLevelRoutingAttention(_RoutingAttention):

@@ -146,13 +146,19 @@ class MixingAttention(RelativePositionBias):
         height, width = x.shape[2:]
         # tokens: (B, H, W, C), completed to whole windows
         tokens = pad_to_multiple(x, self.window_size).permute(0, 2, 3, 1)
-        local = recompute_before_last(self._convolve, self.proj_cnn(tokens))
-        projected, mean = recompute_before_last(self._project, local, norms=[self.dwconv3x3])
+        convolve, norm, _ = self.dwconv3x3
+        local = recompute_before_last(
+            self._convolve, self.proj_cnn(tokens), modules=[self.proj_cnn_norm, convolve]
+        )
+        projected, mean = recompute_before_last(
+            self._project, local, modules=[norm, self.projection]
+        )
         attended = self._attend(self.proj_attn(tokens), self.channel_interaction(mean))
         position_gate = self.spatial_interaction(attended)
         fuse = partial(self._fuse, size=(height, width))
         maps = attended, projected, position_gate
-        return recompute_before_last(fuse, *maps, norms=[self.conv_norm])
+        modules = self.conv_norm, self.attn_norm, self.proj
+        return recompute_before_last(fuse, *maps, modules=modules)
 
     def _convolve(self, tokens: Tensor) -> Tensor:
         """Convolve normalised tokens ``(B, H, W, C)`` as a map ``(B, C, H, W)``."""
@@ -167,7 +173,11 @@ class MixingAttention(RelativePositionBias):
 
     def _attend(self, tokens: Tensor, gate: Tensor) -> Tensor:
         """Compute gated attention of tokens ``(B, H, W, C / 2)`` as a map ``(B, C / 2, H, W)``."""
-        qkv = recompute_before_last(lambda tokens: self.qkv(self.proj_attn_norm(tokens)), tokens)
+        qkv = recompute_before_last(
+            lambda tokens: self.qkv(self.proj_attn_norm(tokens)),
+            tokens,
+            modules=[self.proj_attn_norm, self.qkv],
+        )
         query, key, value = qkv.permute(0, 3, 1, 2).chunk(3, 1)
         bias = self.relative_position_bias()
         return channel_gated_attention(query, key, value, gate, bias, self.window_size)

@@ -154,7 +154,12 @@ class XVolution(_XVolutionBase):
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H', W')``."""
         # softmax and the definition would run again in the backward pass, not only the projections
         is_lean = self.attention == "shift" and self.attn_backend != "reference"
-        attention = recompute_before_last(self._attend_to, x) if is_lean else self._attend_to(x)
+        projections = self.query, self.key, self.value
+        attention = (
+            recompute_before_last(self._attend_to, x, modules=projections)
+            if is_lean
+            else self._attend_to(x)
+        )
         convolution = self.conv_bn(self.conv(x))
         return convolution + self.attention_bn(attention).to(convolution.dtype)
 

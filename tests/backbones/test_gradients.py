@@ -1,5 +1,6 @@
 """Gradients of all operators and backbones are those of what they compute, one image or two."""
 
+from copy import deepcopy
 from itertools import product
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from backbone_cases import build, each_kind, make_images
 from layouts import FORMATS, fill
 from operator_cases import CHANNELS, each_operator, make_uneven
+from torch.func import functional_call
 
 each_batch = pytest.mark.parametrize("batch", [1, 2])
 each_mode = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
@@ -54,3 +56,21 @@ def test_gradients_of_a_backbone_are_slopes(network, settings, training, batch):
         grads = torch.autograd.grad(outs, tensors, weights)
         actual = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
         torch.testing.assert_close(actual, slope(weigh, tensors, directions), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+@each_kind
+def test_the_backward_pass_has_the_weights_and_the_mode_of_the_forward_pass(
+    network, settings, with_cp
+):
+    model = make_uneven(build(network, settings, with_cp=with_cp)).double().eval()
+    images = make_images(1, 64, 36, dtype=torch.float64)
+    weights = {name: (1.1 * w.detach()).requires_grad_() for name, w in model.named_parameters()}
+    other = deepcopy(model)
+    other.load_state_dict(weights, strict=False)
+    directions = [torch.randn_like(out) for out in other(images)]
+    expected = torch.autograd.grad(other(images), list(other.parameters()), directions)
+    outs = functional_call(model, weights, (images,))
+    model.train()
+    actual = torch.autograd.grad(outs, list(weights.values()), directions)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)

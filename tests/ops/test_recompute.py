@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybrid_backbones.benchmark.counts import kept_bytes
@@ -24,7 +25,11 @@ class Block(nn.Module):
         def run(x):
             return self.conv(F.gelu(self.norm(x)))
 
-        return recompute_before_last(run, x, norms=[self.norm]) if self.recomputes else run(x)
+        return (
+            recompute_before_last(run, x, modules=[self.norm, self.conv])
+            if self.recomputes
+            else run(x)
+        )
 
 
 class Calls(TorchDispatchMode):
@@ -54,6 +59,32 @@ def test_values_gradients_and_statistics_are_the_same():
         torch.testing.assert_close(differentiate(lean, x), differentiate(plain, x), **EXACT)
     torch.testing.assert_close(lean.state_dict(), plain.state_dict(), **EXACT)
     torch.testing.assert_close(lean.eval()(x), plain.eval()(x), **EXACT)
+
+
+def test_gradients_of_a_functional_call_are_those_of_its_weights():
+    x, grads = make_map(), []
+    for block in map(Block, (True, False)):
+        weights = {
+            name: (3 * w.detach() + 1).requires_grad_() for name, w in block.named_parameters()
+        }
+        out = functional_call(block, weights, (x,))
+        grads.append(torch.autograd.grad(out.square().sum(), [x, *weights.values()]))
+        # they are the block's own again
+        assert all(a is not b for a, b in zip(block.parameters(), weights.values(), strict=True))
+    torch.testing.assert_close(*grads, **EXACT)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_change_of_the_mode_before_the_backward_pass_changes_nothing(mode):
+    x, grads, states = make_map(), [], []
+    for block in map(Block, (True, False)):
+        out = block.train(mode)(x)
+        block.train(not mode)
+        grads.append(torch.autograd.grad(out.square().sum(), [x, *block.parameters()]))
+        states.append(block.state_dict())
+        assert block.norm.training != mode
+    torch.testing.assert_close(*grads, **EXACT)
+    torch.testing.assert_close(*states, **EXACT)
 
 
 def test_only_the_input_is_kept():
