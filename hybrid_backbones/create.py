@@ -1,6 +1,5 @@
 """Backbones by name, for code of any framework: plain modules, without registries and configs."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from .backbones import (
     uniformer_light,
 )
 from .checkpoints import load_published
+from .suggestions import did_you_mean
 
 # what the names begin with, the network, and its argument and values that they end with
 FAMILIES: tuple[tuple[str, Callable[..., HierarchicalBackbone], str, Iterable[Any]], ...] = (
@@ -72,10 +72,9 @@ def create_backbone(
         ValueError: if there is no such backbone, `settings` sets its size or weights again, or the
             checkpoint does not fit completely.
     """
-    if name not in BACKBONES:
-        near = difflib.get_close_matches(str(name), BACKBONES, n=3)
-        advice = f"did you mean {' or '.join(near)}?" if near else "list_backbones() has them all"
-        raise ValueError(f"there is no backbone {name!r}: {advice}")
+    if not isinstance(name, str) or name not in BACKBONES:
+        advice = did_you_mean(str(name), BACKBONES) or "; list_backbones() has them all"
+        raise ValueError(f"there is no backbone {name!r}{advice}")
     build = BACKBONES[name]
     if again := settings.keys() & build.keywords:
         raise ValueError(f"{name!r} says {', '.join(again)} already: choose another name instead")

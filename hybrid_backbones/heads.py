@@ -89,9 +89,11 @@ class TokenLabelHead(LinearClsHead):
     def loss(
         self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs
     ) -> dict[str, Tensor]:
-        """Return the sum of the losses of the image and of its tokens."""
+        """Return the sum of the losses of the image and of its tokens, and the accuracy."""
         tokens = to_tokens(feats[-1])  # (B, N, C)
-        losses = self._get_loss(self.fc(tokens.mean(1)), data_samples, **kwargs)
+        # with the accuracy of what is predicted
+        losses = self._get_loss(self(feats), data_samples, **kwargs)
+        image = self._get_loss(self.fc(tokens.mean(1)), data_samples, **kwargs)
         of_tokens = [sample for sample in data_samples for _ in range(tokens.shape[1])]
         aux = self._get_loss(self.aux_fc(tokens).flatten(0, 1), of_tokens, **kwargs)
-        return dict(losses, loss=losses["loss"] + self.aux_weight * aux["loss"])
+        return dict(losses, loss=image["loss"] + self.aux_weight * aux["loss"])

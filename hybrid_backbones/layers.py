@@ -220,6 +220,14 @@ class RelativePositionBias(nn.Module):
         index = relative_position_index(window_size)
         self.register_buffer("relative_position_index", index, persistent=False)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> "RelativePositionBias":
+        was_meta = self.relative_position_index.is_meta
+        super()._apply(*args, **kwargs)
+        if was_meta and not self.relative_position_index.is_meta:
+            # `to_empty` leaves to the state dict what it does not hold
+            self.relative_position_index.copy_(relative_position_index(self.window_size))
+        return self
+
     def relative_position_bias(self) -> Tensor:
         """Return the bias of the logits ``(h, T, T)`` for ``T = window_size²`` positions."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)

@@ -74,9 +74,9 @@ def test_a_checkpoint_is_loaded_completely_or_not_at_all(tmp_path):
 
 
 def test_a_wrong_name_gets_one_line():
-    with pytest.raises(ValueError, match=r"no backbone 'uniformer_smal': did you mean uniformer_"):
+    with pytest.raises(ValueError, match=r"no backbone 'uniformer_smal'; did you mean uniformer_"):
         create_backbone("uniformer_smal")
-    with pytest.raises(ValueError, match=r"no backbone 'vgg': list_backbones\(\) has them all"):
+    with pytest.raises(ValueError, match=r"no backbone 'vgg'; list_backbones\(\) has them all"):
         create_backbone("vgg")
 
 

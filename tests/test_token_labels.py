@@ -103,3 +103,18 @@ def test_all_tokens_learn_in_training():
         of_tokens.transpose(1, 2), target[:, None].expand(2, 12)
     )
     torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_the_accuracy_in_training_is_that_of_the_predictions():
+    torch.manual_seed(0)
+    head = TokenLabelHead(
+        num_classes=5, in_channels=8, loss=dict(type="CrossEntropyLoss"), cal_acc=True, topk=(1,)
+    )
+    maps = torch.randn(64, 8, 3, 4) * 9
+    labels = head((maps,)).argmax(1)
+    # the other classifier would be right less often
+    assert (head.fc(maps.mean((2, 3))).argmax(1) != labels).any()
+    samples = [DataSample().set_gt_label(int(i)) for i in labels]
+    losses = head.loss((maps,), samples)
+    (accuracies,) = (value for name, value in losses.items() if "accuracy" in name)
+    assert [float(x) for x in accuracies] == [100]

@@ -259,8 +259,12 @@ class HierarchicalBackbone(StagedNetwork):
         """Map images ``(B, 3, H, W)`` to the maps of `out_indices`, ``(B, C_i, H_i, W_i)``.
 
         Raises:
-            ValueError: if the images have another shape, or no pixels.
+            ValueError: if the images have another shape, no pixels, or integers.
         """
+        if not x.is_floating_point():
+            raise ValueError(
+                f"expected images of a floating-point dtype, got {x.dtype}: normalise them first"
+            )
         if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape[2:]:
             raise ValueError(
                 "expected images of the shape (B, 3, H, W), with at least one pixel, got "

@@ -116,6 +116,11 @@ class HybridResNet(HierarchicalBackbone):
                     last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
                     nn.init.zeros_(last.weight)
 
+        if fixed := kwargs.keys() & {"drop_path_rate", "out_norm"}:
+            raise ValueError(
+                f"{type(self).__name__} has no {', '.join(sorted(fixed))}, as published: leave it "
+                "out"
+            )
         parts = Parts(
             [block_type.expansion * width for width in (64, 128, 256, 512)],
             num_blocks,

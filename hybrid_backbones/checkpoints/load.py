@@ -53,6 +53,8 @@ def load_published(model: nn.Module, checkpoint: str | Path | Mapping) -> LoadRe
 
 def _load(model: nn.Module, checkpoint: str | Path | Mapping) -> tuple[nn.Module, LoadReport]:
     """Load published weights, and return the part of the model that has them and the report."""
+    model = unwrap(model)
+    _require_memory(model)
     entries = read_state_dict(checkpoint)
     target, backbone = find_target(model)
     if has_own_backbone(model) and not is_classifier(model) and is_whole(entries, backbone):
@@ -63,6 +65,19 @@ def _load(model: nn.Module, checkpoint: str | Path | Mapping) -> tuple[nn.Module
     target.load_state_dict(target.state_dict() | given)
     _log(target, backbone, report)
     return target, report
+
+
+def _require_memory(model: nn.Module) -> None:
+    """Check that a model can hold weights.
+
+    Raises:
+        ValueError: if a part of it is on the meta device.
+    """
+    if any(entry.is_meta for entry in model.state_dict().values()):
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device, which holds no weights: build it "
+            "without torch.device('meta'), or call its to_empty(device='cpu') first"
+        )
 
 
 def _log(target: nn.Module, backbone: BaseModule, report: LoadReport) -> None:
@@ -77,6 +92,7 @@ def load_trained(model: nn.Module, checkpoint: str | Path | Mapping) -> None:
     Raises:
         ValueError: if the checkpoint does not fit, as for :func:`load_published`.
     """
+    _require_memory(unwrap(model))
     unwrap(model).load_state_dict(trained_weights(model, checkpoint))
 
 
@@ -191,9 +207,10 @@ def load_pretrained(
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside wrappers: of several processes, of test-time augmentation."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
+    """Return the model inside wrappers, of several processes, of views in tests, of a compiler."""
+    for name in ("module", "_orig_mod") * 2:
+        while isinstance(inner := getattr(model, name, None), nn.Module):
+            model = inner
     return model
 
 

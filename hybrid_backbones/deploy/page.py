@@ -83,7 +83,8 @@ TAIL = """
 
 ## Not tried
 
-None of these ran here; all but CoreML read the ONNX file (a fixed size is the safest for the last two):
+None of these ran here; all but CoreML read the ONNX file (a fixed size is the safest for the last
+two):
 
 | runtime | command to try |
 | --- | --- |

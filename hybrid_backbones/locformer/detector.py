@@ -65,7 +65,8 @@ def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> 
     """Repeat a single image for several queries, or a single query for several images.
 
     Raises:
-        ValueError: if there are several images and a different number of several queries.
+        ValueError: if there are several images and a different number of several queries, or data
+            samples that belong to neither.
     """
     numbers = {len(images), len(sketch)}
     if len(numbers) > 1 and 1 not in numbers:
@@ -74,7 +75,12 @@ def match_batches(images: Tensor, sketch: Tensor, data_samples: list | None) -> 
             f"got {len(images)} images and {len(sketch)} queries"
         )
     number = max(numbers)
-    if data_samples is not None and len(data_samples) < number:
+    if data_samples is not None and len(data_samples) != number:
+        if len(data_samples) != 1:
+            raise ValueError(
+                f"expected a data sample for each of {number} images and queries, or one for all, "
+                f"got {len(data_samples)}"
+            )
         data_samples = [data_samples[0].new() for _ in range(number)]
     return images.expand(number, -1, -1, -1), sketch.expand(number, -1, -1, -1, -1), data_samples
 

@@ -10,8 +10,9 @@ head, ``K`` kernel side, ``R`` regions or windows of a map, ``T`` tokens of one 
 Operators with a hand-written gradient can be differentiated twice, and `torch.func` transforms
 them: ``grad``, ``vjp``, ``jacrev``, and ``vmap``, which computes one sample after another; Triton's
 kernels then give way to PyTorch's operations. They have no forward-mode derivatives: ``jvp`` and
-``jacfwd`` raise PyTorch's NotImplementedError. Of windows on a GPU, PyTorch's own attention kernels
-have no second derivatives.
+``jacfwd`` raise PyTorch's NotImplementedError. Of windows on a GPU, and of attention to all
+positions, PyTorch's own attention kernels have no second derivatives, but for that which
+``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses.
 """
 
 from .acmix import ACmix

@@ -51,7 +51,9 @@ def class_token_score(query: Tensor, key: Tensor) -> Tensor:
     Returns:
         Scores ``(B, N)``.
     """
-    logits = query[:, :, :1] @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, h, 1, 1 + N)
+    # scaled before the product, which could overflow in half precision
+    scaled = query[:, :, :1] * query.shape[3] ** -0.5
+    logits = scaled @ key.transpose(2, 3)  # (B, h, 1, 1 + N)
     dtype = torch.promote_types(query.dtype, torch.float32)
     return logits.softmax(3, dtype=dtype).mean(1)[:, 0, 1:]
 

@@ -270,16 +270,18 @@ def merge_xvolutions(model: nn.Module) -> int:
     """
     if isinstance(model, XVolution):
         raise ValueError("an XVolution cannot replace itself: use the result of its merge()")
-    merged = {
-        name: module.merge()
-        for name, module in model.named_modules()
+    # one that is shared has several names
+    found = {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, XVolution)
     }
-    if not merged:
+    if not found:
         raise ValueError(f"{type(model).__name__} has no X-volution to merge")
-    for name, module in merged.items():
+    merged = {module: module.merge() for module in dict.fromkeys(found.values())}
+    for name, module in found.items():
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, module)
+        setattr(model.get_submodule(parent), child, merged[module])
     return len(merged)
 
 

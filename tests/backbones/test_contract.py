@@ -18,7 +18,7 @@ from backbone_cases import (
 from helpers import devices
 from operator_cases import make_uneven
 
-from hybrid_backbones.backbones import BiFormer, SwiftFormer, UniFormerLight
+from hybrid_backbones.backbones import ACmixResNet, BiFormer, SwiftFormer, UniFormerLight
 
 
 @devices
@@ -65,6 +65,17 @@ def test_other_inputs_than_images_are_refused(network, settings, shape):
         ValueError, match=re.escape(f"(B, 3, H, W), with at least one pixel, got {shape}")
     ):
         model(torch.zeros(shape))
+
+
+def test_pictures_of_integers_are_refused():
+    with pytest.raises(ValueError, match=r"floating-point dtype, got torch\.uint8: normalise"):
+        SwiftFormer("xs")(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("setting", [dict(drop_path_rate=0.1), dict(out_norm="each")])
+def test_what_a_published_resnet_lacks_is_named(setting):
+    with pytest.raises(ValueError, match=f"ACmixResNet has no {next(iter(setting))}, as published"):
+        ACmixResNet(26, **setting)
 
 
 @devices

@@ -5,8 +5,8 @@ import torch
 import torchvision
 from checkpoint_cases import Detector, assert_equal, build_backbone, build_classifier, snapshot
 
-from hybrid_backbones.backbones import ACmixResNet
-from hybrid_backbones.checkpoints import load_published
+from hybrid_backbones.backbones import ACmixResNet, SwiftFormer
+from hybrid_backbones.checkpoints import load_published, load_trained
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,18 @@ def test_a_foreign_network_is_refused(weights):
 def test_a_dict_without_weights_is_refused(content):
     with pytest.raises(ValueError, match="no weights in the checkpoint"):
         load_published(build_backbone(), content)
+
+
+@pytest.mark.parametrize("load", [load_published, load_trained])
+def test_a_model_without_memory_is_refused(load):
+    weights = SwiftFormer("xs").state_dict()
+    with torch.device("meta"):
+        model = SwiftFormer("xs")
+    with pytest.raises(ValueError, match=r"SwiftFormer is on the meta device.*to_empty"):
+        load(model, weights)
+
+
+def test_weights_are_loaded_into_a_compiled_model():
+    weights, model = SwiftFormer("xs").state_dict(), SwiftFormer("xs")
+    load_published(torch.compile(model), weights)
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)

@@ -16,6 +16,7 @@ from locformer_cases import (
 from mmengine.optim import OptimWrapper
 
 from hybrid_backbones.layers import to_tokens
+from hybrid_backbones.locformer.detector import match_batches
 from hybrid_backbones.locformer.fusion import grid_positions
 
 pytestmark = pytest.mark.upstream
@@ -196,3 +197,9 @@ def test_other_bad_input_is_refused():
     cfg.bbox_head.num_levels = 4
     with pytest.raises(ValueError, match="3 levels for 2 decoder layers, got 4"):
         build(cfg)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_data_samples_that_belong_to_no_image_are_refused(number):
+    with pytest.raises(ValueError, match=f"each of 3 images and queries.* got {number}"):
+        match_batches(torch.zeros(3, 3, 8, 8), torch.zeros(3, 1, 3, 4, 4), [None] * number)

@@ -42,3 +42,11 @@ def test_only_the_table_is_an_entry():
 def test_a_window_without_positions_is_named():
     with pytest.raises(ValueError, match="window_size=0"):
         RelativePositionBias(0, 4)
+
+
+def test_the_index_is_there_after_a_model_without_memory_has_got_some():
+    with torch.device("meta"):
+        module = RelativePositionBias(3, 2)
+    module = module.to_empty(device="cpu")
+    module.load_state_dict(RelativePositionBias(3, 2).state_dict())
+    assert torch.equal(module.relative_position_index, relative_position_index(3))

@@ -125,3 +125,11 @@ def test_merged_it_computes_large_inputs_in_half_precision(dtype):
         actual = merged(x)
     error = (actual.double() - expected).norm() / expected.norm()
     assert error < 3 * torch.finfo(dtype).eps  # false for NaN
+
+
+def test_a_shared_x_volution_is_merged_once_under_all_of_its_names():
+    shared = XVolution(4, 4).eval()
+    model = nn.ModuleDict(dict(a=shared, b=nn.Sequential(shared)))
+    assert merge_xvolutions(model) == 1
+    assert model["a"] is model["b"][0]
+    assert isinstance(model["a"], MergedXVolution)
