@@ -31,7 +31,7 @@ COSTS = {
 }
 PLOTTED = ("params", "macs", "latency_ms")
 HEADER = ["config", "ours", "published", *(title for title, _ in COSTS.values())]
-HEADER += ["config's hash", "weights' hash", "seeds"]
+HEADER += ["CPU threads", "config's hash", "weights' hash", "seeds"]
 # digits of hashes on the page; all of them are in the CSV
 NUM_DIGITS = 8
 MINI = """\
@@ -127,6 +127,7 @@ def _entry_cells(entry: Entry) -> list[str]:
         entry.in_words(),
         ", ".join(f"{label} {figure:g}" for label, figure in published.items()) or "-",
         *(significant(entry.mean(name), unit) for name, (_, unit) in COSTS.items()),
+        " or ".join(sorted({str(one["threads"]) for one in entry.results})) or "-",
         f"`{entry.first.digest[:NUM_DIGITS]}`",
         ", ".join(f"`{digest}`" for digest in hashes) or "-",
         ", ".join(str(run.seed) for run in entry.runs),
@@ -148,7 +149,8 @@ def _caption(runs: Sequence[Run]) -> str:
         "of the whole process. The minutes of a training include its validations, and are - of "
         "runs that did not record them. Inference is the "
         "time from one image to its final predictions. "
-        "Runs at the same time slow each other down. A config's hash is that of all its settings "
+        "Runs at the same time slow each other down: compare speeds of rows with equally many CPU "
+        "threads only. A config's hash is that of all its settings "
         "and, if there are several, of the number of training processes, without the seed; that of "
         "weights is of names and values, not of the file."
     )
