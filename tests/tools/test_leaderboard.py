@@ -110,7 +110,7 @@ def test_killed_and_given_again_it_finishes_the_same(whole, killed):
     assert " ± " in page
     digest = [
         next(
-            line.split(" | ")[9]
+            line.split(" | ")[-3]
             for line in text.splitlines()
             if "`imagenet_acmix_r26` | top" in line
         )
