@@ -42,8 +42,8 @@ def without_images(tmp):
     return f"val_dataloader.dataset.ann_file={tmp / 'none.json'}"
 
 
-def with_options(*options):
-    return lambda tmp: train(tmp, options=options)
+def with_options(*options, config=CONFIG):
+    return lambda tmp: train(tmp, config=config, options=options)
 
 
 def with_config(text):
@@ -186,34 +186,20 @@ TRAINING_MISTAKES = {
     ),
     "unknown depth": (with_options("model.backbone.depth=51"), r"depth must be one of.*51"),
     "another size with the neck of the old": (
-        lambda tmp: train(
-            *(tmp,),
-            config="configs/retinanet_swiftformer_l1.py",
-            options=["model.backbone.arch=l3"],
-        ),
+        with_options("model.backbone.arch=l3", config="configs/retinanet_swiftformer_l1.py"),
         r"model\.neck\.in_channels is \[.*set model\.neck\.in_channels=\[128,320,512\]",
     ),
     "another size with the heads of the old": (
-        lambda tmp: train(
-            *(tmp,),
-            config="configs/upernet_swiftformer_l1.py",
-            options=["model.backbone.arch=l3"],
-        ),
+        with_options("model.backbone.arch=l3", config="configs/upernet_swiftformer_l1.py"),
         r"set model\.decode_head\.in_channels=\[64,128,320,512\]",
     ),
     "another size with the classifier of the old": (
-        lambda tmp: train(
-            *(tmp,),
-            config="configs/imagenet_swiftformer_xs.py",
-            options=["model.backbone.arch=l3"],
-        ),
+        with_options("model.backbone.arch=l3", config="configs/imagenet_swiftformer_xs.py"),
         r"model\.head\.in_channels is \d+, .* 512 channels: set model\.head\.in_channels=512",
     ),
     "fewer maps than the heads read": (
-        lambda tmp: train(
-            *(tmp,),
-            config="configs/upernet_swiftformer_l1.py",
-            options=["model.backbone.out_indices=(2,3)"],
+        with_options(
+            "model.backbone.out_indices=(2,3)", config="configs/upernet_swiftformer_l1.py"
         ),
         r"decode_head\.in_index is \[0, 1, 2, 3\], but the backbone returns 2 maps",
     ),
@@ -222,10 +208,8 @@ TRAINING_MISTAKES = {
         r"randomness\.seed .*Seed must be between 0 and",
     ),
     "text as rate of stochastic depth": (
-        lambda tmp: train(
-            *(tmp,),
-            config="configs/imagenet_swiftformer_xs.py",
-            options=["model.backbone.drop_path_rate=high"],
+        with_options(
+            "model.backbone.drop_path_rate=high", config="configs/imagenet_swiftformer_xs.py"
         ),
         r"drop_path_rate.*number.*'high'",
     ),

@@ -208,9 +208,9 @@ def load_pretrained(
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside wrappers, of several processes, of views in tests, of a compiler."""
-    for name in ("module", "_orig_mod") * 2:
-        while isinstance(inner := getattr(model, name, None), nn.Module):
-            model = inner
+    for name in ("module", "_orig_mod"):
+        if isinstance(inner := getattr(model, name, None), nn.Module):
+            return unwrap(inner)
     return model
 
 

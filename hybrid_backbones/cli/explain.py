@@ -10,6 +10,7 @@ from ..checkpoints import guard_loads
 from ..explain.command import ALL, explain
 from ..explain.views import VIEWS
 from ..training import launch
+from .arguments import add_device
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,9 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what LocFormer searches for: images, FILE.ndjson or FILE.ndjson:INDEX (from 0)",
     )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
-    )
+    add_device(parser)
     launch.add_config_arguments(parser)
     return parser
 

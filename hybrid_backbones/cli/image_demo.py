@@ -10,6 +10,7 @@ from ..checkpoints import guard_loads
 from ..deploy.predictions import demo_file
 from ..inference.demo import demo
 from ..training import launch
+from .arguments import add_drawing_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,21 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
         "config", help="config of the model, a file or its name; or an exported file alone"
     )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
-    parser.add_argument(
-        "--out",
-        metavar="PATH",
-        help="image to write, or folder (default: prediction.png, predictions)",
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
-    )
-    parser.add_argument(
-        "--score-thr",
-        type=float,
-        default=0.3,
-        metavar="SCORE",
-        help="lowest score of drawn boxes (default: 0.3)",
-    )
+    add_drawing_arguments(parser)
     launch.add_config_arguments(parser)
     return parser
 

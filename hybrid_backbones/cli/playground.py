@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..checkpoints import guard_loads
 from ..playground.command import playground
 from ..training import launch
+from .arguments import add_device
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,9 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, default=7860, metavar="N", help="on this machine (default: 7860)"
     )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
-    )
+    add_device(parser)
     launch.add_config_arguments(parser)
     return parser
 

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from ..benchmark.command import make_parser as make_benchmark_parser
 from ..benchmark.page_parts import PARTS as TABLES
 from ..benchmark.tables import markdown_table
 from .main import COMMANDS
@@ -17,10 +16,7 @@ def describe_command(name: str) -> str:
         name: a key of `COMMANDS`.
     """
     module, text = COMMANDS[name]
-    if name == "benchmark":
-        parser = make_benchmark_parser()
-    else:
-        parser = import_module(f".{module}", __package__).make_parser()
+    parser = import_module(f".{module}", __package__).make_parser()
     parser.prog = f"hb {name}"
     says = f"{text[0].upper()}{text[1:]}; in a checkout also `python tools/{module}.py`."
     return "\n\n".join([says, *_tables(parser)])
@@ -56,7 +52,7 @@ def _values(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    return parser._get_formatter()._expand_help(action) if action.help else ""
+    return parser._get_formatter()._expand_help(action)
 
 
 # the parts of the documentation that come from the code, those of the commands among them

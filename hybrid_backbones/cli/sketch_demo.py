@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..checkpoints import guard_loads
 from ..inference.sketch import sketch_demo
 from ..training import launch
+from .arguments import add_drawing_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,21 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("sketch", help="image, FILE.ndjson or FILE.ndjson:INDEX (from 0)")
     parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
-    parser.add_argument(
-        "--out",
-        metavar="PATH",
-        help="image to write, or folder (default: prediction.png, predictions)",
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cpu)"
-    )
-    parser.add_argument(
-        "--score-thr",
-        type=float,
-        default=0.3,
-        metavar="SCORE",
-        help="lowest score of drawn boxes (default: 0.3)",
-    )
+    add_drawing_arguments(parser)
     launch.add_config_arguments(parser)
     return parser
 

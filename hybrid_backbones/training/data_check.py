@@ -92,7 +92,9 @@ def _inspect(cfg: Config, loader: str, name: str) -> Findings:
     settings, quiet = cfg[loader].dataset, not (sys.stdout and sys.stdout.isatty())
     if "dataset" in settings or "datasets" in settings:
         findings = Findings(())
-        findings.problems.add(NO_SET, f"{settings.type} wraps sets: give each by --cfg-options")
+        findings.problems.add(
+            NO_SET, f"{settings.type} wraps other sets: check each as a dataset of its own"
+        )
         return findings
     if cfg.default_scope != "mmdet":
         try:

@@ -104,11 +104,7 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
     meta = checkpoint.get("meta") or {}
     if "cfg" not in meta:
         return ["the checkpoint does not say with which settings it was trained"]
-    new = read_settings(cfg.pretty_text)
-    try:
-        old = read_settings(meta["cfg"])
-    except UNREADABLE as error:
-        raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
+    new, old = read_settings(cfg.pretty_text), _saved_settings(meta["cfg"])
     if not all(map(str.isidentifier, old)):
         raise _damaged(f"meta.cfg is not the text of a config (it sets {', '.join(old)})")
     # a seed drawn at random is not in the config
@@ -147,11 +143,15 @@ def trained_batch_size(checkpoint: Mapping) -> int | None:
         ValueError: if its settings are damaged.
     """
     text = (checkpoint.get("meta") or {}).get("cfg")
+    return None if text is None else _find(_saved_settings(text), "train_dataloader.batch_size")
+
+
+def _saved_settings(text: str) -> dict[str, Any]:
+    """Read the settings of a checkpoint; ValueError if they are damaged."""
     try:
-        settings = {} if text is None else read_settings(text)
+        return read_settings(text)
     except UNREADABLE as error:
         raise _damaged(f"meta.cfg is not the text of a config ({error})") from error
-    return _find(settings, "train_dataloader.batch_size")
 
 
 def require_averaging(hooks: Iterable[Hook], checkpoint: Mapping) -> None:
