@@ -259,3 +259,18 @@ def test_a_set_without_a_folder_for_each_class_is_a_problem(mini_root, tmp_path)
     assert code == 1
     assert "Traceback" not in err
     assert "number of subfolders (0) doesn't match the number of specified classes" in text
+
+
+def test_a_set_that_wraps_others_is_a_problem_in_one_line(tmp_path, mini_root):
+    (tmp_path / "wrapped.py").write_text(
+        f"_base_ = {str(REPOSITORY / 'configs/retinanet_swiftformer_l1.py')!r}\n"
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2,\n"
+        "    dataset={{_base_.train_dataloader.dataset}}))\n"
+    )
+    code, out, err = run_warm(
+        *("tools/check_data.py", tmp_path / "wrapped.py", "--out", tmp_path / "out"),
+        COCO_ROOT=str(mini_root / "coco"),
+    )
+    assert code == 1
+    assert "RepeatDataset wraps other sets: check each as a dataset of its own" in out + err
+    assert "Traceback" not in err
