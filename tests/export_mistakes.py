@@ -93,10 +93,6 @@ EXPORT_MISTAKES = {
         lambda tmp: draw(tmp, tmp / "none.onnx"),
         r"no file at .*none\.onnx: expected a file of tools/export\.py",
     ),
-    "draw from a config alone": (
-        lambda tmp: draw(tmp, CLASSIFIER),
-        r"an exported file ends with \.onnx or \.pt2, got .*swiftformer_xs\.py",
-    ),
     "draw from a file of another program": (
         lambda tmp: draw(tmp, an_image(tmp).rename(tmp / "a.onnx"), image=an_image(tmp)),
         r"a\.onnx cannot be opened: .",

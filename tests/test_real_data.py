@@ -117,10 +117,24 @@ def cut_ade(root, part, out):
         Image.fromarray(classes[labels]).save(out / "labels" / part / f"{path.stem}.png")
 
 
-def run_own(tmp_path, base, text, options):
+def cut_objects(root, part, out):
+    """Write boxes of objects of three classes, those of a class into a folder."""
+    content = json.loads((root / f"annotations/instances_{part}2017.json").read_text())
+    files = {x["id"]: x["file_name"] for x in content["images"]}
+    for category in content["categories"]:
+        if category["name"] in CHOSEN:
+            (out / part / category["name"]).mkdir(parents=True)
+            boxes = [x for x in content["annotations"] if x["category_id"] == category["id"]]
+            for x in sorted(boxes, key=lambda x: -x["area"])[:4]:
+                left, top, width, height = x["bbox"]
+                picture = Image.open(root / f"{part}2017" / files[x["image_id"]]).convert("RGB")
+                picture = picture.crop((left, top, left + width, top + height))
+                picture.save(out / part / category["name"] / f"{x['id']}.jpg")
+
+
+def run_own(tmp_path, kind, base, text, options):
     """Check and train a config of one's own, from a stand-in for the published model."""
     torch.save(publish(randomise(build_model(base))), tmp_path / "published.pth")
-    kind = "maskrcnn" if base.startswith("maskrcnn") else "fpn"
     config = tmp_path / "mine.py"
     config.write_text(f"_base_ = {str(REPOSITORY / f'configs/own_data_{kind}.py')!r}\n{text}")
     pictures = ("--out", tmp_path / "checked")
@@ -151,7 +165,7 @@ def test_a_published_detector_is_fine_tuned_on_three_classes_of_real_pictures(tm
     )
     options = shorten("maskrcnn_uniformer_s", "segm_mAP_50")
     options.remove("auto_scale_lr.enable=False")
-    work_dir, out = run_own(tmp_path, "maskrcnn_uniformer_s", text, options)
+    work_dir, out = run_own(tmp_path, "maskrcnn", "maskrcnn_uniformer_s", text, options)
     assert "segm_mAP_50" in out
     assert "6 left fresh (roi_head.bbox_head.fc_cls.bias" in out
     weights = torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"]
@@ -176,8 +190,34 @@ def test_a_published_segmentor_is_fine_tuned_on_three_classes_of_real_pictures(t
         cut_ade(root, part, tmp_path)
     text = f"own_data = dict(root={str(tmp_path)!r}, classes=['wall', 'building', 'sky'])\n"
     options = [x for x in shorten("fpn_uniformer_s", "mIoU") if "auto_scale" not in x]
-    work_dir, out = run_own(tmp_path, "fpn_uniformer_s", text, options)
+    work_dir, out = run_own(tmp_path, "fpn", "fpn_uniformer_s", text, options)
     assert "mIoU" in out
     assert "2 left fresh (decode_head.conv_seg.bias" in out
     weights = torch.load(work_dir / "iter_4.pth", weights_only=False)["state_dict"]
     assert weights["decode_head.conv_seg.weight"].shape[0] == 3
+
+
+@pytest.mark.slow
+def test_a_published_classifier_is_fine_tuned_on_folders_of_real_objects(tmp_path):
+    root = real("COCO_ROOT", "coco")
+    for part in ("train", "val"):
+        cut_objects(root, part, tmp_path)
+    options = ["train_cfg.max_epochs=1", "train_dataloader.batch_size=4"]
+    for loader in ("train_dataloader", "val_dataloader"):
+        options += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+    text = f"own_data = dict(root={str(tmp_path)!r})\n"
+    work_dir, out = run_own(tmp_path, "classifier", "imagenet_uniformer_s", text, options)
+    assert "accuracy/top1" in out
+    assert "accuracy/top5" not in out
+    assert "2 left fresh (head.fc.bias" in out
+    weights = torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"]
+    assert weights["head.fc.weight"].shape[0] == 3
+    # to predict, the config of the work dir is enough
+    picture = next((tmp_path / "val").rglob("*.jpg")).rename(tmp_path / "picture.jpg")
+    shutil.rmtree(tmp_path / "train")
+    code, _, err = run_warm(
+        *("tools/image_demo.py", picture, work_dir / "mine.py", work_dir / "epoch_1.pth"),
+        *("--out", tmp_path / "drawn.png"),
+    )
+    assert code == 0, err
+    assert (tmp_path / "drawn.png").is_file()

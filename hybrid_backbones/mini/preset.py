@@ -182,9 +182,8 @@ def _segmentation(cfg: Config, root: Path) -> dict:
 
 
 def _classification(cfg: Config, root: Path) -> dict:
-    for settings in (*dicts(cfg.model), cfg.data_preprocessor):
-        if "num_classes" in settings:
-            settings.num_classes = len(CLASSES)
+    set_num_classes(cfg.model, len(CLASSES))
+    set_num_classes(cfg.data_preprocessor, len(CLASSES))
     cfg.model.head.topk = (1,)
     # no mixup or CutMix
     cfg.model.train_cfg = None

@@ -16,10 +16,10 @@ def dicts(settings) -> Iterator[ConfigDict]:
 
 
 def set_num_classes(model: ConfigDict, num_classes: int) -> None:
-    """Set the number of classes of all heads and losses of a detector or segmentor, in place.
+    """Set the number of classes of all heads and losses of a model, in place.
 
     Args:
-        model: settings of the model.
+        model: settings of the model, or of a part of it.
         num_classes: number of classes; with panoptic heads, all of them are things.
     """
     for part in dicts(model):

@@ -115,8 +115,8 @@ def test_everything_of_a_segmentor_follows_from_the_list_of_classes(root, base):
         assert dataset.reduce_zero_label is False
 
 
-# classifiers have other data, and LocFormer has sketches instead of classes
-OTHERS = ("imagenet_", "locformer_")
+# classifiers have another page of laws, and LocFormer has sketches instead of classes
+OTHERS = ("imagenet_", "own_data_classifier", "locformer_")
 BASES = sorted(x.stem for x in CONFIGS.glob("*.py") if not x.stem.startswith(OTHERS))
 
 
@@ -243,7 +243,7 @@ REFUSED = {
         dict(reduce_zero_label=True),
         r"reduce_zero_label is for label maps.*leave it out",
     ),
-    "classifier": ("imagenet_r50", COCO, r"detectors and segmentors, but .* ImageNet"),
+    "sketches": ("locformer_swin_t", COCO, r"and classifiers, but .* SketchCocoDataset"),
 }
 
 
@@ -305,13 +305,16 @@ def test_the_examples_of_the_page_are_short_and_complete(root, name, text):
     folder = re.search(r'root="([^"]+)"', text)[1]
     for part in ("train", "valid"):
         write_coco(root / part / "_annotations.coco.json")
+    for part in ("train", "val"):
+        for label in LABELS if name == "flowers" else ():
+            write_image(root / part / label / "a.jpg")
     (root / f"{name}.py").write_text(text.replace(folder, str(root)))
     args = Namespace(config=str(root / f"{name}.py"), mini=False, cfg_options=None)
     assert head_sizes(read_config(args)) == {3}
 
 
 def test_the_page_has_an_example_of_each_kind():
-    assert len(examples()) == 3
+    assert len(examples()) == 4
 
 
 def test_a_mistake_ends_the_command_in_one_line(tmp_path):
