@@ -28,6 +28,12 @@ torch.set_num_threads(1)
 torch.backends.cudnn.allow_tf32 = False
 
 
+def pytest_itemcollected(item):
+    """Leave exhaustive tests out wherever slow ones are, too."""
+    if item.get_closest_marker("exhaustive"):
+        item.add_marker("slow")
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the files that have most slow tests, so that all processes end at about once."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

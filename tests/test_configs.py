@@ -19,7 +19,7 @@ from hybrid_backbones.mini.preset import apply_mini, dicts
 from hybrid_backbones.training.checks import require_channels
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
-# each backbone, head and kind of data set once; the others train among the slow tests
+# each backbone, head and kind of data set once
 QUICK = {
     *("imagenet_acmix_r26", "imagenet_acmix_swin_t", "imagenet_biformer_stl"),
     *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
@@ -29,8 +29,21 @@ QUICK = {
     *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
     *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),
 }
+# windows, heads and stages that are in few of the others
+FURTHER = {
+    *("cascade_maskrcnn_uniformer_s_3x", "fasterrcnn_xvolution_r50_sa", "fpn_uniformer_s_h14"),
+    *("fpn_uniformer_s_w32", "fpn_uniformer_xxs", "imagenet_biformer_t", "imagenet_swiftformer_xs"),
+    *("imagenet_uniformer_s_tl", "maskrcnn_acmix_r26", "upernet_biformer_s"),
+}
 EACH = [
-    pytest.param(path, marks=pytest.mark.upstream if path.stem in QUICK else pytest.mark.slow)
+    pytest.param(
+        path,
+        marks=pytest.mark.upstream
+        if path.stem in QUICK
+        else pytest.mark.slow
+        if path.stem in FURTHER
+        else pytest.mark.exhaustive,
+    )
     # those for own data have the models of others
     for path in find_configs(CONFIGS[0].parent)
 ]

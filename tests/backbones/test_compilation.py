@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbone_cases import build, each_kind_slowly, make_images
+from backbone_cases import ALL_KINDS, build, make_images
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental import symbolic_shapes
 
@@ -11,11 +11,23 @@ from torch.fx.experimental import symbolic_shapes
 SIZES = [(288, 320), (320, 448), (448, 288), (352, 416)]
 
 
-@pytest.mark.slow
+# every operator's graph takes any size in deploy/test_export_operators.py, too
+EACH = [
+    pytest.param(
+        *case.values,
+        id=case.id,
+        marks=pytest.mark.slow
+        if case.id in ("swiftformer", "uniformer", "xvolution-resnet18-sa")
+        else pytest.mark.exhaustive,
+    )
+    for case in ALL_KINDS
+]
+
+
 @pytest.mark.skipif(
     not hasattr(symbolic_shapes, "has_static_value"), reason="this PyTorch compiles each size"
 )
-@each_kind_slowly
+@pytest.mark.parametrize(("network", "settings"), EACH)
 def test_one_graph_takes_all_sizes_with_the_values_and_gradients_of_eager_mode(network, settings):
     torch.compiler.reset()
     # the graph that `torch.compile` makes by itself at the second size

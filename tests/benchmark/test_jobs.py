@@ -11,7 +11,7 @@ from hybrid_backbones.benchmark.jobs import PATIENCE, benchmark_jobs
 from hybrid_backbones.benchmark.settings import Settings
 from hybrid_backbones.cli.benchmark import main
 
-SETTINGS = Settings((64, 64), threads=3, repeats=2)
+SETTINGS = Settings((64, 64), threads=1, repeats=2)
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkey
     )
     # which the benchmark sets
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     benchmark_jobs(SETTINGS, tmp_path / "some.py", 2)
     said = sorted(note.read_text().splitlines() for note in notes.iterdir())
     # two repeats, of one job and of two
@@ -43,7 +44,7 @@ def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkey
     assert ways == 6 * [("ACTIVE", "unset")] + 6 * [("PASSIVE", "1000")]
     for line, *listed in said:
         _, _, threads, *arguments, work_dir = line.split()
-        assert threads == "3"
+        assert threads == "1"
         assert arguments == [
             *("-m", "hybrid_backbones.cli", "train", f"{tmp_path}/some.py", "--mini", "--work-dir")
         ]

@@ -24,7 +24,15 @@ SHORT = {
 # without forms that have the same operators
 OTHERS = ("swiftformer-first", "xvolution-resnet18-sa", "biformer-pointwise")
 KINDS = [
-    pytest.param(case.values[0], {**case.values[1], **SHORT.get(case.id, {})}, id=case.id)
+    pytest.param(
+        case.values[0],
+        {**case.values[1], **SHORT.get(case.id, {})},
+        id=case.id,
+        # each operator by itself in test_export_operators.py, too
+        marks=pytest.mark.slow
+        if case.id in ("swiftformer", "uniformer-light", "xvolution-resnet18")
+        else pytest.mark.exhaustive,
+    )
     for case in ALL_KINDS
     if case.id not in OTHERS
 ]
@@ -64,7 +72,6 @@ def assert_same(outputs, model, images):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4 * theirs.abs().max())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("network", "settings"), KINDS)
 def test_a_dynamic_file_takes_any_batch_and_size(network, settings, tmp_path):
     model, out = randomise(build(network, settings)), tmp_path / "backbone.onnx"
@@ -85,7 +92,7 @@ def test_a_dynamic_file_takes_any_batch_and_size(network, settings, tmp_path):
         assert all(node.input[1] in known for node in selections)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_dynamic_program_takes_sizes_that_coincide(tmp_path):
     (case,) = (case for case in KINDS if case.id == "acmix-resnet26")
     model = randomise(build(*case.values))

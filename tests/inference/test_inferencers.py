@@ -29,19 +29,19 @@ INFERENCERS = dict(
 DETECTORS = [
     *("maskrcnn_uniformer_xxs", "retinanet_swiftformer_l1"),
     *(
-        pytest.param(name, marks=pytest.mark.slow)
+        pytest.param(name, marks=pytest.mark.exhaustive)
         for name in ("cascade_maskrcnn_r50", "fasterrcnn_xvolution_r50", "maskrcnn_acmix_swin_t")
     ),
 ]
 SEGMENTORS = [
     "fpn_uniformer_xxs",
-    pytest.param("upernet_mixformer_b1", marks=pytest.mark.slow),
-    pytest.param("upernet_acmix_r26", marks=pytest.mark.slow),
+    pytest.param("upernet_mixformer_b1", marks=pytest.mark.exhaustive),
+    pytest.param("upernet_acmix_r26", marks=pytest.mark.exhaustive),
 ]
 CLASSIFIERS = [
     *("imagenet_swiftformer_xs", "imagenet_mixformer_b0", "imagenet_uniformer_xxs"),
     *(
-        pytest.param(name, marks=pytest.mark.slow)
+        pytest.param(name, marks=pytest.mark.exhaustive)
         for name in ("imagenet_biformer_stl", "imagenet_acmix_swin_t", "imagenet_xvolution_r34_sa")
     ),
 ]
