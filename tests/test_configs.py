@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,21 +36,25 @@ FURTHER = {
     *("fpn_uniformer_s_w32", "fpn_uniformer_xxs", "imagenet_biformer_t", "imagenet_swiftformer_xs"),
     *("imagenet_uniformer_s_tl", "maskrcnn_acmix_r26", "upernet_biformer_s"),
 }
-EACH = [
-    pytest.param(
-        path,
-        marks=pytest.mark.upstream
-        if path.stem in QUICK
-        else pytest.mark.slow
-        if path.stem in FURTHER
-        else pytest.mark.exhaustive,
-    )
-    # those for own data have the models of others
-    for path in find_configs(CONFIGS[0].parent)
-]
+
+
+def mark_of(name):
+    if name in QUICK:
+        return pytest.mark.upstream
+    return pytest.mark.slow if name in FURTHER else pytest.mark.exhaustive
+
+
+# those for own data have the models of others
+EACH = [pytest.param(path, marks=mark_of(path.stem)) for path in find_configs(CONFIGS[0].parent)]
 # heads whose training resizes by chance, in one of several ways
 MANY_SIZES = ("locformer_", "dino_", "deformable_detr_", "mask2former_coco_", "rtmdet")
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+@cache
+def parsed(path):
+    """Return a config that no test changes."""
+    return Config.fromfile(path)
 
 
 @every_config
@@ -63,7 +68,7 @@ def test_says_what_it_is_and_how_to_run_it(path):
 
 @every_config
 def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
-    cfg = Config.fromfile(path)
+    cfg = parsed(path)
     length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.get("max_iters")
     assert cfg.param_scheduler[-1].get("end", length) == length
     pipeline = cfg.train_dataloader.dataset.pipeline
@@ -82,7 +87,7 @@ def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
 @every_config
 def test_takes_its_data_root_from_the_environment(path, monkeypatch):
     variables = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
-    default = Config.fromfile(path)
+    default = parsed(path)
     assert default.train_dataloader.dataset.data_root.startswith("data/")
     monkeypatch.setenv(variables[default.default_scope], "somewhere")
     cfg = Config.fromfile(path)
@@ -94,7 +99,7 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
 
 @every_config
 def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path):
-    cfg = Config.fromfile(path)
+    cfg = parsed(path)
     # weights need no values, but mmpretrain's ResNet reads its stochastic depths from a tensor
     device = "cpu" if path.stem == "imagenet_r50" else "meta"
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from published_models import build_model, publish, randomise
+from tiers import few_of
 from tool_runs import REPOSITORY, run_warm
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "realdata"
@@ -25,13 +26,8 @@ RUNS = {
     "upernet_acmix_r26": "mIoU",
     "fpn_biformer_s": "mIoU",
 }
-# the quickest one of each kind of pictures; masks are in the runs on own data below
-QUICK = ("retinanet_swiftformer_l1", "fpn_biformer_s")
-EACH = [
-    pytest.param(name, marks=mark)
-    for name in RUNS
-    for mark in [pytest.mark.slow if name in QUICK else pytest.mark.exhaustive]
-]
+# one of each kind of pictures; masks are in the runs on own data below
+EACH = few_of(RUNS, "retinanet_swiftformer_l1", "fpn_biformer_s")
 
 
 def shorten(name, metric):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from backbone_cases import ALL_KINDS, build, make_images
+from tiers import few_of
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental import symbolic_shapes
 
@@ -12,16 +13,7 @@ SIZES = [(288, 320), (320, 448), (448, 288), (352, 416)]
 
 
 # every operator's graph takes any size in deploy/test_export_operators.py, too
-EACH = [
-    pytest.param(
-        *case.values,
-        id=case.id,
-        marks=pytest.mark.slow
-        if case.id in ("swiftformer", "uniformer", "xvolution-resnet18-sa")
-        else pytest.mark.exhaustive,
-    )
-    for case in ALL_KINDS
-]
+EACH = few_of(ALL_KINDS, "swiftformer", "uniformer", "xvolution-resnet18-sa")
 
 
 @pytest.mark.skipif(

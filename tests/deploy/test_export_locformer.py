@@ -83,8 +83,13 @@ def whole_config(repository, model):
     return cfg
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize(
+    "dynamic",
+    [
+        pytest.param(False, id="fixed", marks=pytest.mark.exhaustive),
+        pytest.param(True, id="dynamic", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_finds_what_the_model_predicts(repository, tmp_path, dynamic):
     settings, model = small()
     cfg = whole_config(repository, settings)

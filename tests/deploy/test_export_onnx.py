@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from backbone_cases import ALL_KINDS, build
+from tiers import few_of
 from torch import Tensor, nn
 
 from hybrid_backbones.backbones import ACmixSwin, BiFormer, UniFormerLight
@@ -28,10 +29,6 @@ KINDS = [
         case.values[0],
         {**case.values[1], **SHORT.get(case.id, {})},
         id=case.id,
-        # each operator by itself in test_export_operators.py, too
-        marks=pytest.mark.slow
-        if case.id in ("swiftformer", "uniformer-light", "xvolution-resnet18")
-        else pytest.mark.exhaustive,
     )
     for case in ALL_KINDS
     if case.id not in OTHERS
@@ -72,7 +69,10 @@ def assert_same(outputs, model, images):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4 * theirs.abs().max())
 
 
-@pytest.mark.parametrize(("network", "settings"), KINDS)
+# each operator by itself in test_export_operators.py, too
+@pytest.mark.parametrize(
+    ("network", "settings"), few_of(KINDS, "swiftformer", "uniformer-light", "xvolution-resnet18")
+)
 def test_a_dynamic_file_takes_any_batch_and_size(network, settings, tmp_path):
     model, out = randomise(build(network, settings)), tmp_path / "backbone.onnx"
     report = export_onnx(model, out, (129, 161), dynamic=True)

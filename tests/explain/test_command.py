@@ -10,6 +10,7 @@ import pytest
 from demo_cases import KINDS, noise, read, save_network
 from mmengine.config import Config
 from PIL import Image
+from tiers import few_of
 
 from hybrid_backbones.explain import attention
 from hybrid_backbones.explain.command import explain
@@ -78,8 +79,7 @@ def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints, kind):
         assert subject.position == (9, 8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS, "maskrcnn_uniformer_xxs"))
 def test_the_command_draws_all_there_is(repository, tmp_path, monkeypatch, checkpoints, kind):
     monkeypatch.chdir(repository)
     checkpoint = checkpoints(kind, read(repository, kind))

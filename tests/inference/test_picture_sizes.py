@@ -12,7 +12,8 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
-from tool_runs import run
+from tiers import few_of
+from tool_runs import run_warm
 
 from hybrid_backbones.inference.enlarged_detections import EnlargedDetVisualizer
 from hybrid_backbones.inference.enlarged_maps import EnlargedSegVisualizer
@@ -93,8 +94,7 @@ def test_names_are_where_mmseg_puts_them():
         assert visualizer._get_center_loc(mask).tolist() == place.tolist()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few_of(KINDS, "maskrcnn_uniformer_xxs"))
 def test_pictures_of_validation_and_testing_are_wide(repository, mini_root, tmp_path, kind):
     cfg = Config.fromfile(repository / f"configs/{kind}.py")
     apply_mini(cfg, mini_root)
@@ -102,7 +102,9 @@ def test_pictures_of_validation_and_testing_are_wide(repository, mini_root, tmp_
         checkpoint = save_network(tmp_path, kind, cfg)
     folders = ("--work-dir", tmp_path / "work", "--show-dir", tmp_path / "shown")
     few = ("--cfg-options", "test_dataloader.dataset.indices=3")
-    code, _, err = run("tools/test.py", f"configs/{kind}.py", checkpoint, "--mini", *folders, *few)
+    code, _, err = run_warm(
+        "tools/test.py", f"configs/{kind}.py", checkpoint, "--mini", *folders, *few
+    )
     assert code == 0, err
     pictures = [path for path in tmp_path.rglob("*.png") if path.name != "curves.png"]
     assert pictures
