@@ -86,8 +86,8 @@ def whole_config(repository, model):
 @pytest.mark.parametrize(
     "dynamic",
     [
-        pytest.param(False, id="fixed", marks=pytest.mark.exhaustive),
-        pytest.param(True, id="dynamic", marks=pytest.mark.slow),
+        pytest.param(False, id="fixed", marks=pytest.mark.slow),
+        pytest.param(True, id="dynamic", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_file_finds_what_the_model_predicts(repository, tmp_path, dynamic):
