@@ -44,7 +44,8 @@ INTRODUCTION = """\
 
 What the authors' weights score here, beside what was published of them. Each row is written by
 `python tools/reproduce.py NAME`, which downloads the file, verifies it and evaluates it as
-published. Scores of the first N images only (`--limit N`) are no results: they show that all runs.
+published. Scores of the first N images only (`--limit N`), or with other settings
+(`--cfg-options`), are no results: they show that all runs.
 
 """
 
@@ -147,13 +148,19 @@ def reproduce(
         start = time.perf_counter()
         with _limited(one, changes, limit) as limited:
             metrics = test(_arguments(one, str(path), limited, work_dir))
-        row = to_row(one, metrics, time.perf_counter() - start, hash_file(path), limit)
+        seconds = time.perf_counter() - start
+        row = to_row(one, metrics, seconds, hash_file(path), limit, options or {})
         add_row(page, row)
         yield row
 
 
 def to_row(
-    one: Evaluation, metrics: Mapping[str, float], seconds: float, digest: str, limit: int | None
+    one: Evaluation,
+    metrics: Mapping[str, float],
+    seconds: float,
+    digest: str,
+    limit: int | None,
+    options: Mapping[str, Any],
 ) -> str:
     """Return the row of a result in Markdown.
 
@@ -163,14 +170,17 @@ def to_row(
         seconds: duration of the evaluation.
         digest: SHA-256 of the file.
         limit: number of images if not all were evaluated.
+        options: overrides of the config, with which it is another evaluation than the published.
     """
     ours = {label: metrics[key] * by for key, (label, by) in METRICS.items() if key in metrics}
     common = [label for label in ours if label in one.published]
-    how = "many scales, flips" if one.tta else "one scale"
+    how = ["many scales, flips" if one.tta else "one scale"]
+    how += [] if limit is None else [f"first {limit} images"]
+    how += [f"`{key}={value}`" for key, value in options.items()]
     cells = [
         f"`{one.name}`",
         f"`{one.config.stem}`",
-        how if limit is None else f"{how}, first {limit} images",
+        ", ".join(how),
         _join(f"{label} {figure:g}" for label, figure in one.published.items()),
         _join(f"{label} {figure:.2f}" for label, figure in ours.items()),
         _join(f"{ours[label] - one.published[label]:+.2f}" for label in common),

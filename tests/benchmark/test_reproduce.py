@@ -64,13 +64,15 @@ def test_the_page_is_empty_and_says_so(repository):
 def test_a_row_has_the_result_its_difference_and_the_hash():
     (one,) = evaluations("maskrcnn_uniformer_s", CONFIGS)
     metrics = {"coco/bbox_mAP": 0.4581, "coco/segm_mAP": 0.4155, "coco/bbox_mAP_50": 0.7}
-    cells = to_row(one, metrics, 90, "ab12", None).split(" | ")
+    cells = to_row(one, metrics, 90, "ab12", None, {}).split(" | ")
     assert cells[:2] == ["| `maskrcnn_uniformer_s`", "`maskrcnn_uniformer_s`"]
     assert cells[3:5] == ["box AP 45.6, mask AP 41.6", "box AP 45.81, mask AP 41.55"]
     assert cells[5:7] == ["+0.21, -0.05", "1.5 min"]
     assert cells[-1] == "`ab12` |"
     assert len(cells) == module.HEADER.splitlines()[0].count("|") - 1
-    assert "first 3 images" in to_row(one, metrics, 90, "ab12", 3)
+    assert cells[2] == "one scale"
+    limited = to_row(one, metrics, 90, "ab12", 3, {"model.test_cfg.rcnn.max_per_img": 5})
+    assert "| one scale, first 3 images, `model.test_cfg.rcnn.max_per_img=5` |" in limited
 
 
 def test_a_dry_run_names_the_file_the_command_and_the_result(tmp_path):
@@ -160,4 +162,4 @@ def test_stand_ins_are_evaluated_on_real_images(name, variable, folder, result, 
         assert module.NOTHING not in page.read_text()
         assert len([line for line in lines if line.startswith(f"| `{name}` | `{name}`")]) == rows
         assert lines[-1] in out
-        assert re.search(rf"one scale, first 2 images \| .* \| {result} \|", lines[-1])
+        assert re.search(rf"one scale, first 2 images, `.* \| {result} \|", lines[-1])
