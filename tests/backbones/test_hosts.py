@@ -18,6 +18,13 @@ from backbone_cases import (
 from operator_cases import make_uneven
 from torch import nn
 
+from hybrid_backbones.backbones import (
+    BiFormer,
+    MixFormer,
+    SwiftFormer,
+    UniFormer,
+    UniFormerLight,
+)
 from hybrid_backbones.checkpoints import load_published
 from hybrid_backbones.ops.window_attention import api as window_attention
 
@@ -139,3 +146,30 @@ def test_a_bad_setting_is_named(network, settings, changes, message):
 def test_a_bad_setting_of_those_with_an_arch_is_named(network, settings, changes, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         network(**{**settings, **changes})
+
+
+FOUR = "must be four positive integers, got"
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "message"),
+    [
+        (BiFormer, dict(embed_dims=64), f"embed_dims of arch {FOUR} 64"),
+        (BiFormer, dict(depths=(2, 2, 8)), rf"depths of arch {FOUR} \(2, 2, 8\)"),
+        (SwiftFormer, dict(depths=[3, 3, 0, 4]), rf"depths of arch {FOUR} \[3, 3, 0, 4\]"),
+        (SwiftFormer, dict(depths=(3, 3, 6.0, 4)), f"depths of arch {FOUR} .*6.0"),
+        (MixFormer, dict(embed_dims=(24,) * 4), "embed_dims of arch must be a positive number"),
+        (UniFormerLight, dict(head_dims=0), "head_dims of arch must be a positive number, got 0"),
+        (
+            UniFormer,
+            dict(layer_scale="all"),
+            r"layer_scale of arch must be one of \[False, True, 'all stages'\], got 'all'",
+        ),
+    ],
+    ids=str,
+)
+def test_sizes_of_another_kind_than_the_published_are_named(network, changes, message):
+    published = import_module(network.__module__).VARIANTS
+    arch = {**next(iter(published.values())), **changes}
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        network(arch=arch)
