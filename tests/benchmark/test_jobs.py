@@ -15,14 +15,20 @@ SETTINGS = Settings((64, 64), threads=1, repeats=2)
 
 
 @pytest.fixture
-def replace(monkeypatch, tmp_path):
+def replace(monkeypatch, tmp_path, mini_root):
     """A function that replaces the trainings by a script, which may write to `notes`."""
+
+    def draw(folder):
+        folder.parent.mkdir()
+        folder.symlink_to(mini_root)
 
     def replace_by(script):
         program = tmp_path / "program"
         program.write_text(f"#!/bin/bash\nnotes={tmp_path}/notes\n{script}\n")
         program.chmod(0o755)
         monkeypatch.setattr(jobs, "sys", SimpleNamespace(executable=str(program)))
+        # drawing it takes longer than all else
+        monkeypatch.setattr(jobs, "draw_mini", draw)
         (tmp_path / "notes").mkdir()
         return tmp_path / "notes"
 
