@@ -136,13 +136,21 @@ each_backbone = pytest.mark.parametrize(("network", "settings"), BACKBONES)
 each_kind = pytest.mark.parametrize(("network", "settings"), ALL_KINDS)
 each_with_arch = pytest.mark.parametrize(("network", "settings"), WITH_ARCH)
 each_variant = pytest.mark.parametrize(("network", "settings"), VARIANTS)
-# of laws that take seconds to check: the quickest network, and the others among the slow tests
+# fewer blocks, of laws that take seconds for each one
+FEWER = {
+    "acmix-resnet26": dict(hybrid_stages=(False, False, (0,), False)),
+    "mixformer": dict(arch=dict(embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))),
+}
+# of these laws the quickest network, and the others among the slow tests
 each_kind_slowly = pytest.mark.parametrize(
     ("network", "settings"),
     [
-        case
-        if case.id == "swiftformer"
-        else pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
+        pytest.param(
+            case.values[0],
+            {**case.values[1], **FEWER.get(case.id, {})},
+            id=case.id,
+            marks=() if case.id == "swiftformer" else pytest.mark.slow,
+        )
         for case in ALL_KINDS
     ],
 )

@@ -98,9 +98,17 @@ SLOW = {
         UNIFORMER, decode_head=EACH
     ),
 }
+# those that take longest, whose heads train in our own configs, too
+LONGEST = ("mmdet::cascade_rcnn/", "mmdet::dino/", "mmseg::mask2former/")
 CASES = [
     *(pytest.param(*case, marks=pytest.mark.upstream) for case in QUICK.items()),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW.items()),
+    *(
+        pytest.param(
+            *case,
+            marks=pytest.mark.exhaustive if case[0].startswith(LONGEST) else pytest.mark.slow,
+        )
+        for case in SLOW.items()
+    ),
 ]
 
 

@@ -17,7 +17,13 @@ def build_trained(network, settings):
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 # where windows, tiles and patches fit, where none does, and where maps have few positions
-@pytest.mark.parametrize("traced", [(2, 128, 128), (1, 65, 49)], ids=["whole", "odd"])
+@pytest.mark.parametrize(
+    "traced",
+    [
+        pytest.param((2, 128, 128), id="whole", marks=pytest.mark.exhaustive),
+        pytest.param((1, 65, 49), id="odd"),
+    ],
+)
 @each_kind_slowly
 def test_a_saved_trace_computes_the_same_at_any_size_and_batch(network, settings, traced, tmp_path):
     model = build_trained(network, settings)

@@ -63,7 +63,7 @@ def test_the_graph_computes_the_models_prediction(backbone, released, num_sketch
         assert_same(search(*case), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_program_takes_any_number_of_sketches():
     cfg, model = small()
     search = SketchSearch(model, Normalisation(cfg.data_preprocessor)).eval()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from backbone_cases import ALL_KINDS, build
+from backbone_cases import ALL_KINDS, FEWER, build
 from tiers import few_of
 from torch import Tensor, nn
 
@@ -17,17 +17,12 @@ from hybrid_backbones.ops import XVolution
 onnx = pytest.importorskip("onnx", reason="needs the extra deploy")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 
-# fewer blocks than the tests of the backbones have, as each one takes seconds to record
-SHORT = {
-    "acmix-resnet26": dict(hybrid_stages=(False, False, (0,), False)),
-    "mixformer": dict(arch=dict(embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))),
-}
 # without forms that have the same operators
 OTHERS = ("swiftformer-first", "xvolution-resnet18-sa", "biformer-pointwise")
 KINDS = [
     pytest.param(
         case.values[0],
-        {**case.values[1], **SHORT.get(case.id, {})},
+        {**case.values[1], **FEWER.get(case.id, {})},
         id=case.id,
     )
     for case in ALL_KINDS
@@ -70,9 +65,7 @@ def assert_same(outputs, model, images):
 
 
 # each operator by itself in test_export_operators.py, too
-@pytest.mark.parametrize(
-    ("network", "settings"), few_of(KINDS, "swiftformer", "uniformer-light", "xvolution-resnet18")
-)
+@pytest.mark.parametrize(("network", "settings"), few_of(KINDS, "swiftformer"))
 def test_a_dynamic_file_takes_any_batch_and_size(network, settings, tmp_path):
     model, out = randomise(build(network, settings)), tmp_path / "backbone.onnx"
     report = export_onnx(model, out, (129, 161), dynamic=True)

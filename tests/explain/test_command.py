@@ -204,7 +204,7 @@ def test_sketches_are_looked_at(asked, mini_root, tmp_path, monkeypatch):
         assert not np.allclose(numbers["mean_attention"], other, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_there_is_of_a_detector_by_sketch(asked, mini_root, tmp_path, monkeypatch):
     sketch = mini_root / "sketches/ndjson/star.ndjson:2"
     asked(tmp_path, monkeypatch, "locformer_swin_t", "--sketch", sketch)

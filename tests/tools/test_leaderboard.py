@@ -128,6 +128,7 @@ def test_what_is_finished_is_not_run_again(killed):
     assert (results(out), {p: p.stat().st_mtime for p in out.glob("*/train/*.pth")}) == before
 
 
+@pytest.mark.exhaustive
 def test_torchrun_trains_with_two_processes(tmp_path):
     options = ["train_cfg.max_epochs=1", *SHORT[1:]]
     flags = ("--launcher", "torchrun", "--gpus", "2")

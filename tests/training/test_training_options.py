@@ -11,6 +11,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 from mmengine.config import Config
+from tiers import few_of
 from tool_runs import CONFIG, ENVIRONMENT, REPOSITORY, run, run_warm, train
 
 from hybrid_backbones.training.cfg_options import apply_cfg_options
@@ -83,7 +84,7 @@ def test_every_line_is_for_every_kind_of_config():
             apply_cfg_options(Config.fromfile(REPOSITORY / f"configs/{name}.py"), pairs)
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", few_of(SERVICES, "Weights & Biases"))
 def test_a_service_that_is_not_installed_is_one_clear_line(service, tmp_path):
     package = SERVICES[service]
     (tmp_path / f"{package}.py").write_text("raise ImportError")
@@ -116,10 +117,16 @@ def read_clearml(folder):
     return {event["metric"] for batch in batches for event in json.loads(batch)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("service", "read"),
-    [("MLflow", read_mlflow), ("Weights & Biases", read_wandb), ("ClearML", read_clearml)],
+    few_of(
+        [
+            pytest.param("MLflow", read_mlflow, id="MLflow"),
+            pytest.param("Weights & Biases", read_wandb, id="Weights & Biases"),
+            pytest.param("ClearML", read_clearml, id="ClearML"),
+        ],
+        *("MLflow", "Weights & Biases"),
+    ),
 )
 def test_a_service_keeps_the_metrics_without_an_account(service, read, tmp_path):
     pytest.importorskip(SERVICES[service])
