@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,8 @@ if not torch.cuda.is_available():
 import hybrid_backbones  # noqa: F401
 from hybrid_backbones.mini.shapes import draw_mini
 
+FAILED = pytest.StashKey[bool]()
+
 # maps are small here: a second thread costs more than it gives, and very much on a busy machine
 torch.set_num_threads(1)
 
@@ -32,6 +35,32 @@ def pytest_itemcollected(item):
     """Leave exhaustive tests out wherever slow ones are, too."""
     if item.get_closest_marker("exhaustive"):
         item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """Empty the folder of a test that has passed: those of all would fill a disk.
+
+    The folder itself stays, as otherwise the next test would get its name, by which the hosts share
+    what they hold.
+    """
+    folder = item.funcargs.get("tmp_path")
+    result = yield
+    if folder and folder.is_dir() and not item.stash.get(FAILED, False):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    return result
 
 
 def pytest_collection_modifyitems(items):

@@ -119,7 +119,8 @@ def test_what_needs_a_missing_package_points_to_it(run_doctor, tmp_path):
 )
 def test_empty_package_does_not_stop_it(run_doctor, tmp_path, package):
     _, lines = run_doctor(put_package(tmp_path / "broken", package, ""))
-    assert states(lines)["work_dirs"] == "ok"
+    # the last of all checks
+    assert "work_dirs" in states(lines)
     assert lines[-1].startswith("Training can")
 
 
@@ -179,13 +180,12 @@ def test_images_without_folders_of_classes_do_not_make_imagenet(monkeypatch, tmp
 
 def test_work_dirs_must_be_a_folder_with_space(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (finding,) = doctor.check_work_dirs()
-    assert finding.state == "ok"
-    assert list(tmp_path.iterdir()) == []
-    usage = collections.namedtuple("usage", "free")(2**30)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
-    (finding,) = doctor.check_work_dirs()
-    assert (finding.state, finding.found) == ("note", "1.0 GiB free")
+    for gib, state in ((10, "ok"), (1, "note")):
+        usage = collections.namedtuple("usage", "free")(gib * 2**30)
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        (finding,) = doctor.check_work_dirs()
+        assert (finding.state, finding.found) == (state, f"{gib}.0 GiB free")
+        assert list(tmp_path.iterdir()) == []
     (tmp_path / "work_dirs").touch()
     (finding,) = doctor.check_work_dirs()
     assert (finding.state, finding.found) == ("problem", "not writable")

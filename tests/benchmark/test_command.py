@@ -48,7 +48,7 @@ def run_tool(repository, folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ops_writes_every_row_and_its_ratio(repository, tmp_path):
     # each row is a process; what the other operators compute is tested above
     only = ["local_attention", "Conv2d"]

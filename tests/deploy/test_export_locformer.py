@@ -63,7 +63,7 @@ def test_the_graph_computes_the_models_prediction(backbone, released, num_sketch
         assert_same(search(*case), expected)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_program_takes_any_number_of_sketches():
     cfg, model = small()
     search = SketchSearch(model, Normalisation(cfg.data_preprocessor)).eval()
@@ -83,13 +83,8 @@ def whole_config(repository, model):
     return cfg
 
 
-@pytest.mark.parametrize(
-    "dynamic",
-    [
-        pytest.param(False, id="fixed", marks=pytest.mark.slow),
-        pytest.param(True, id="dynamic", marks=pytest.mark.exhaustive),
-    ],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
 def test_a_file_finds_what_the_model_predicts(repository, tmp_path, dynamic):
     settings, model = small()
     cfg = whole_config(repository, settings)

@@ -152,7 +152,7 @@ def test_what_a_format_lacks_is_said_before_the_work(tmp_path, out, options, mes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_package_of_aotinductor_is_run_and_compared(tmp_path):
     report = export(tmp_path / "a.pt2", aot=True, time_compiled=True)
     assert report["format"] == "AOTInductor"

@@ -100,7 +100,9 @@ def test_steps_that_cannot_be_exported_are_one_line(steps, message):
         resize.Resizing(config("mmpretrain", steps))
 
 
-@pytest.mark.parametrize("make", [small_classifier, small_segmentor])
+@pytest.mark.parametrize(
+    "make", [small_classifier, pytest.param(small_segmentor, marks=pytest.mark.exhaustive)]
+)
 def test_a_file_that_resizes_predicts_as_the_framework_on_any_size(repository, tmp_path, make):
     _, cfg = make(repository, tmp_path)
     steps = cfg.test_dataloader.dataset.pipeline
@@ -129,7 +131,7 @@ def test_a_file_that_resizes_predicts_as_the_framework_on_any_size(repository, t
             assert (found["labels"] != expected).mean() < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_detector_that_resizes_finds_what_the_framework_finds(
     repository, mini_root, tmp_path, monkeypatch
 ):

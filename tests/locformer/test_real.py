@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import few_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 ROOTS = dict(COCO_ROOT="coco", SKETCH_ROOT="sketches")
@@ -30,8 +31,9 @@ def shorten():
     return options
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["locformer_swin_t", "locformer_swin_t_open_world"])
+@pytest.mark.parametrize(
+    "name", few_of(["locformer_swin_t", "locformer_swin_t_open_world"], "locformer_swin_t")
+)
 def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     roots = {}
     for variable, folder in ROOTS.items():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiers import few_of
 from tool_runs import REPOSITORY, run_warm
 
 from hybrid_backbones.playground.page import training_table
@@ -169,8 +170,7 @@ def is_alive(process):
         return False
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("name", few_of(["SIGINT", "SIGKILL"], "SIGINT"))
 def test_a_training_ends_with_the_page_however_that_ends(tmp_path, mini_root, name):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mini").symlink_to(mini_root)

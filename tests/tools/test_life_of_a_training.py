@@ -88,7 +88,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(trained, tmp_
     assert metrics(tmp_path)[-1] == metrics(trained)[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_segmentation_resumes_to_the_same_weights_bit_for_bit(tmp_path):
     options = ["train_cfg.max_iters=6", "train_cfg.val_interval=6", "train_dataloader.batch_size=2"]
     options += ["default_hooks.checkpoint.interval=2", "train_dataloader.num_workers=1"]

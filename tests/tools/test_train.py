@@ -77,7 +77,7 @@ def test_a_new_training_puts_the_checkpoints_of_an_earlier_one_aside(tmp_path):
     assert kept.read_bytes() == b"precious"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_on_the_cpu(tmp_path):
     process = subprocess.run(
         [

@@ -199,7 +199,7 @@ class OneConvolution(nn.Module):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_training_is_resumed_without_and_tested_with_compilation(tmp_path):
     # the smallest network there is: PyTorch makes C++ code of each for a minute or more
     (tmp_path / "one_convolution.py").write_text(TINY_BACKBONE)

@@ -194,7 +194,7 @@ def require_finite_weights(checkpoint):
 
 @pytest.mark.slow
 def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
-    options = [*ONE_EPOCH, "train_dataloader.batch_size=8"]
+    options = [*ONE_EPOCH, "train_dataloader.dataset.indices=16", "train_dataloader.batch_size=8"]
     code, out, err = run_warm(*train(tmp_path, "--amp", "--auto-scale-lr", options=options))
     assert code == 0, err
     assert "BFloat16OptimWrapper" in out or torch.cuda.is_available()
