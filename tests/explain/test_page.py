@@ -149,7 +149,7 @@ def test_a_picture_has_the_image_and_the_panels_that_are_named(
     assert image not in all_there_is
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_script_draws_every_picture(repository, mini_root, tmp_path, monkeypatch):
     monkeypatch.chdir(repository)
     for entry in {entry.config: entry for entry in [FRONT, *ENTRIES]}.values():
