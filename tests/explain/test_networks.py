@@ -74,7 +74,7 @@ def test_hooks_and_modes_are_undone_after_an_error():
     model = build(*ALL_KINDS[0].values).train()
     with pytest.raises(ValueError, match="position"):
         attention(model, make_images(), "layer1.0.conv2", (999, 0))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="expected images"):
         record(model, torch.randn(1, 5, 64, 64))
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
