@@ -141,7 +141,9 @@ FEWER = {
     "acmix-resnet26": dict(hybrid_stages=(False, False, (0,), False)),
     "mixformer": dict(arch=dict(embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))),
 }
-# of these laws the quickest network, and the others among the slow tests
+# of these laws the quickest network, the others among the slow tests, and further forms of networks
+# among the exhaustive ones
+FORMS = ("uniformer-conv-stem", "biformer-pointwise", "swiftformer-first", "xvolution-resnet18-sa")
 each_kind_slowly = pytest.mark.parametrize(
     ("network", "settings"),
     [
@@ -149,7 +151,11 @@ each_kind_slowly = pytest.mark.parametrize(
             case.values[0],
             {**case.values[1], **FEWER.get(case.id, {})},
             id=case.id,
-            marks=() if case.id == "swiftformer" else pytest.mark.slow,
+            marks=()
+            if case.id == "swiftformer"
+            else pytest.mark.exhaustive
+            if case.id in FORMS
+            else pytest.mark.slow,
         )
         for case in ALL_KINDS
     ],

@@ -136,7 +136,11 @@ def test_a_file_of_another_hash_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "variable", "folder", "result"),
     [
-        ("maskrcnn_uniformer_xxs", "COCO_ROOT", "coco", rf"box AP ({FIGURE}), mask AP ({FIGURE})"),
+        pytest.param(
+            *("maskrcnn_uniformer_xxs", "COCO_ROOT", "coco"),
+            rf"box AP ({FIGURE}), mask AP ({FIGURE})",
+            marks=pytest.mark.exhaustive,
+        ),
         ("fpn_uniformer_xxs", "ADE_ROOT", "ade", rf"mIoU ({FIGURE})"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_model_without_a_backbone_is_named():
         compile_backbone(nn.Linear(2, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_missing_compiler_is_said_in_one_line_before_anything_is_moved(tmp_path):
     (tmp_path / "epoch_9.pth").write_bytes(b"precious")
     code, _, err = run(*train(tmp_path, "--compile"), CXX="no-compiler")
