@@ -163,9 +163,10 @@ def test_a_package_of_aotinductor_is_run_and_compared(tmp_path):
     assert run(tmp_path / "a.pt2", pixels)["probabilities"].sum() == pytest.approx(1)
 
 
+# `monkeypatch` would delete the setting instead of restoring it
+@torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
 def test_without_a_compiler_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(ValueError, match=r"AOTInductor cannot compile .*C\+\+ compiler such as"):
         export(tmp_path / "a.pt2", aot=True)
     assert not list(tmp_path.iterdir())
