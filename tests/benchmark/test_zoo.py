@@ -14,19 +14,52 @@ from hybrid_backbones.benchmark.zoo import (
     find_configs,
     measure_config,
     read_published,
+    read_weights,
     write_zoo,
 )
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 
+# each group and backbone once, small ones, and two that differ in one number
+FEW = [
+    *(
+        "imagenet_acmix_r26",
+        "imagenet_acmix_swin_t",
+        "imagenet_biformer_t",
+        "imagenet_mixformer_b0",
+    ),
+    *("imagenet_mixformer_b0", "imagenet_swiftformer_xs", "imagenet_uniformer_xxs"),
+    *("imagenet_xvolution_r34", "maskrcnn_uniformer_xxs", "fpn_uniformer_xxs", "fpn_r50"),
+    *("retinanet_swiftformer_l1", "upernet_mixformer_b1", "dino_swiftformer_xs"),
+    *("locformer_swin_t", "locformer_swin_t_5sketch"),
+]
+
 
 @pytest.fixture(scope="module")
-def rows(repository):
-    return [measure_config(path) for path in find_configs(repository / "configs")]
+def rows():
+    """The saved rows, which the tests below compare with the configs and with the page."""
+    return read_zoo().rows
 
 
-def test_the_page_is_up_to_date(rows, repository):
+@pytest.mark.exhaustive
+def test_the_page_is_up_to_date(repository):
+    measured = [measure_config(path) for path in find_configs(repository / "configs")]
     page = (repository / "docs" / "model_zoo.md").read_text()
-    assert page == write_zoo(rows), "run `python tools/model_zoo.py` and commit the page"
+    assert page == write_zoo(measured), "run `python tools/model_zoo.py` and commit the page"
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_what_is_counted_today_is_on_the_page(name, rows, repository):
+    (row,) = (row for row in rows if row.config == name)
+    measured = measure_config(repository / f"configs/{name}.py")
+    assert write_zoo([measured]) == write_zoo([row]), "run `python tools/model_zoo.py`"
+
+
+def test_every_config_has_its_published_result_and_weights_on_the_page(rows, repository):
+    paths = find_configs(repository / "configs")
+    assert [row.config for row in rows] == [path.stem for path in paths]
+    for row, path in zip(rows, paths, strict=True):
+        assert row.published == read_published(path)
+        assert list(row.weights) == read_weights(path)
 
 
 def test_the_saved_rows_are_those_of_the_page(repository):
