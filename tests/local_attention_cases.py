@@ -115,13 +115,18 @@ def assert_each_within_budget(function, reference, inputs):
 
 
 def make_overflowing_logits(dtype, size, **kwargs):
-    """Make inputs in half precision, some of whose logits it does not hold."""
+    """Make inputs in half precision, some of whose logits it does not hold.
+
+    They lie on grids, on which no logit is rounded in float32: else two orders of its sum would
+    differ by more than a rounding of half precision where it is large.
+    """
     query, key, value = make_inputs(size, head_dim=16, dtype=torch.float32, **kwargs)
     with torch.no_grad():
         # of every other query all keys have a share
         strength = torch.tensor([300, 1e-2], device=query.device).repeat(size[1])[: size[1]]
-        query.mul_(strength)
-        key.mul_(300)
+        grid = torch.tensor([8, 2**-12], device=query.device).repeat(size[1])[: size[1]]
+        query.mul_(strength / grid).round_().mul_(grid)
+        key.mul_(300 / 8).round_().mul_(8)
         assert 16**-0.5 * (query * key).sum(2).abs().max() > torch.finfo(torch.float16).max
     return [x.detach().to(dtype).requires_grad_() for x in (query, key, value)]
 
