@@ -145,7 +145,7 @@ def classes_of_folders(
         )
     elif len(train) < 2:
         refuse(
-            f"own_data: expected a folder of images for each of two classes or more in "
+            "own_data: expected a folder of images for each of two classes or more in "
             f"{folders['train']}, found {_listed(train) or 'none'}",
             faults,
         )
