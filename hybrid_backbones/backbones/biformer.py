@@ -30,7 +30,8 @@ from ..ops.biformer import (
     BiLevelRoutingAttention,
     BiLevelRoutingAttention2d,
 )
-from .base import HierarchicalBackbone, Parts, read_arch
+from .arch import read_arch
+from .base import HierarchicalBackbone, Parts
 from .blocks import TransformerBlock
 from .names import PublishedNames
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..layers import LayerNorm2d, MapMlp, PatchEmbed, init_linear_layers, pad_to_multiple
 from ..ops.mixformer import AnyBatchNorm2d, MixingAttention
-from .base import HierarchicalBackbone, Parts, read_arch
+from .arch import read_arch
+from .base import HierarchicalBackbone, Parts
 from .blocks import TransformerBlock
 from .names import SWIN_RULES, PublishedNames
 

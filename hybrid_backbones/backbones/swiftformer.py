@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..layers import DropPath, Mlp, PointwiseConv2d, conv_bn, conv_stem
 from ..ops.swiftformer import EfficientAdditiveAttention
 from ..recompute import recompute_before_last
-from .base import HierarchicalBackbone, Parts, read_arch
+from .arch import read_arch
+from .base import HierarchicalBackbone, Parts
 from .names import PublishedNames
 
 MLP_RATIO = 4

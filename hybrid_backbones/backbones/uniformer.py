@@ -25,7 +25,8 @@ from ..layers import (
     init_linear_layers,
 )
 from ..ops.uniformer import GlobalRelationAggregator, LocalRelationAggregator
-from .base import HierarchicalBackbone, Parts, read_arch
+from .arch import read_arch
+from .base import HierarchicalBackbone, Parts
 from .blocks import TransformerBlock
 from .names import PublishedNames
 

@@ -39,7 +39,8 @@ from ..ops.uniformer import (
     representative_token,
     update_score,
 )
-from .base import HierarchicalBackbone, Parts, read_arch
+from .arch import read_arch
+from .base import HierarchicalBackbone, Parts
 from .names import PublishedNames
 from .uniformer import STAGE_RULES, BlockNorm, LocalBlock, patch_embed
 

@@ -18,7 +18,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones.acmix_swin import VARIANTS, PaddedPatchEmbed, gather_patches
-from ..backbones.base import Parts, StagedNetwork, read_arch
+from ..backbones.arch import read_arch
+from ..backbones.base import Parts, StagedNetwork
 from ..backbones.names import SWIN_COMPUTED, SWIN_RULES, PublishedNames
 from ..layers import (
     DropPath,
