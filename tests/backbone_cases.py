@@ -105,7 +105,7 @@ VARIANTS = [
     pytest.param(XVolutionResNet, dict(depth=50), id="xvolution-resnet50"),
 ]
 # every published size, for what needs no arithmetic: the smallest of each network, and the others
-# among the slow tests
+# among the exhaustive tests
 SIZES = {
     ACmixResNet: (26, 38, 50, 101),
     ACmixSwin: ("tiny", "small"),
@@ -125,7 +125,7 @@ each_size = pytest.mark.parametrize(
         pytest.param(
             *(network, size),
             id=f"{network.__name__}-{size}",
-            marks=() if size == sizes[0] else pytest.mark.slow,
+            marks=() if size == sizes[0] else pytest.mark.exhaustive,
         )
         for network, sizes in SIZES.items()
         for size in sizes
@@ -141,9 +141,8 @@ FEWER = {
     "acmix-resnet26": dict(hybrid_stages=(False, False, (0,), False)),
     "mixformer": dict(arch=dict(embed_dims=16, num_heads=(1, 2, 4, 8), depths=(1, 1, 1, 1))),
 }
-# of these laws the quickest network, the others among the slow tests, and further forms of networks
-# among the exhaustive ones
-FORMS = ("uniformer-conv-stem", "biformer-pointwise", "swiftformer-first", "xvolution-resnet18-sa")
+# of these laws the quickest network, two with operators of our own among the slow tests, and the
+# others among the exhaustive ones
 each_kind_slowly = pytest.mark.parametrize(
     ("network", "settings"),
     [
@@ -153,9 +152,9 @@ each_kind_slowly = pytest.mark.parametrize(
             id=case.id,
             marks=()
             if case.id == "swiftformer"
-            else pytest.mark.exhaustive
-            if case.id in FORMS
-            else pytest.mark.slow,
+            else pytest.mark.slow
+            if case.id in ("acmix-resnet26", "biformer")
+            else pytest.mark.exhaustive,
         )
         for case in ALL_KINDS
     ],

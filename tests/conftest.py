@@ -63,6 +63,7 @@ def pytest_runtest_teardown(item):
     return result
 
 
+@pytest.hookimpl(trylast=True)  # after those that are left out
 def pytest_collection_modifyitems(items):
     """Begin with the files that have most slow tests, so that all processes end at about once."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

@@ -35,7 +35,8 @@ each_setting = pytest.mark.parametrize(("size", "settings"), SETTINGS)
 
 # of a dozen independent roundings, each of half a step
 STEPS = 3
-half_dtypes = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+HALF_DTYPES = [torch.float16, torch.bfloat16]
+half_dtypes = pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
 
 
 @dataclass

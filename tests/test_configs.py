@@ -30,22 +30,20 @@ QUICK = {
     *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
     *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),
 }
-# windows, heads and stages that are in few of the others
-FURTHER = {
-    *("cascade_maskrcnn_uniformer_s_3x", "fasterrcnn_xvolution_r50_sa", "fpn_uniformer_s_h14"),
-    *("fpn_uniformer_s_w32", "fpn_uniformer_xxs", "imagenet_biformer_t", "imagenet_swiftformer_xs"),
-    *("imagenet_uniformer_s_tl", "maskrcnn_acmix_r26", "upernet_biformer_s"),
-}
 
 
-def mark_of(name):
-    if name in QUICK:
-        return pytest.mark.upstream
-    return pytest.mark.slow if name in FURTHER else pytest.mark.exhaustive
+def each_of(paths):
+    """Return configs as parameters; .ci/run takes the quick ones, on both sets of packages."""
+    return [
+        pytest.param(
+            path, marks=pytest.mark.upstream if path.stem in QUICK else pytest.mark.exhaustive
+        )
+        for path in paths
+    ]
 
 
 # those for own data have the models of others
-EACH = [pytest.param(path, marks=mark_of(path.stem)) for path in find_configs(CONFIGS[0].parent)]
+EACH = each_of(find_configs(CONFIGS[0].parent))
 # heads whose training resizes by chance, in one of several ways
 MANY_SIZES = ("locformer_", "dino_", "deformable_detr_", "mask2former_coco_", "rtmdet")
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -84,7 +82,7 @@ def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
         assert cfg.model.head.num_classes == 1000
 
 
-@every_config
+@pytest.mark.parametrize("path", each_of(CONFIGS), ids=lambda path: path.stem)
 def test_takes_its_data_root_from_the_environment(path, monkeypatch):
     variables = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
     default = parsed(path)
@@ -97,7 +95,7 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
         assert cfg.val_evaluator.ann_file == "somewhere/annotations/instances_val2017.json"
 
 
-@every_config
+@pytest.mark.parametrize("path", each_of(CONFIGS), ids=lambda path: path.stem)
 def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path):
     cfg = parsed(path)
     # weights need no values, but mmpretrain's ResNet reads its stochastic depths from a tensor

@@ -115,7 +115,7 @@ def test_what_needs_a_missing_package_points_to_it(run_doctor, tmp_path):
 
 @pytest.mark.parametrize(
     "package",
-    ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("triton", "rich"))],
+    ["torch", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("triton", "rich"))],
 )
 def test_empty_package_does_not_stop_it(run_doctor, tmp_path, package):
     _, lines = run_doctor(put_package(tmp_path / "broken", package, ""))
@@ -124,7 +124,7 @@ def test_empty_package_does_not_stop_it(run_doctor, tmp_path, package):
     assert lines[-1].startswith("Training can")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_both_sets_at_once_are_noted(run_doctor, tmp_path):
     for name in ("mmcv", "mmcv_lite", "onedl_mmcv"):
         folder = tmp_path / f"more/{name}-2.1.0.dist-info"

@@ -1,8 +1,9 @@
 """The shell blocks of the pages run in the folder of a user, and write the files that they name.
 
-They run one after the other, a command that several have once, as they stand but for two things:
-trainings and evaluations take a few images, and what an earlier block would have trained for
-minutes is a network with random weights, or one of two epochs where accuracy is asked for.
+They run one after the other, a command that several have once, as they stand but for three things:
+trainings and evaluations take a few images, exports compile nothing to compare with, and what an
+earlier block would have trained for minutes is a network with random weights, or one of two epochs
+where accuracy is asked for.
 """
 
 import re
@@ -127,6 +128,9 @@ def test_a_block_runs_and_writes_what_it_names(name, home, done, stand_in):
             if trained and not (home / word).exists():
                 (home / word).parent.mkdir(parents=True, exist_ok=True)
                 (home / word).symlink_to(stand_in(*trained.groups(), options_of(words)))
+        if tool == "export":
+            # the report alone has what compilers make of it, after minutes
+            arguments.append("--no-compile")
         if tool in FEW:
             arguments += [*([] if options_of(words) else ["--cfg-options"]), *FEW[tool]]
         code, out, err = run_warm(f"tools/{tool}.py", *arguments, PWD=str(home))

@@ -99,7 +99,8 @@ SLOW = {
     ),
 }
 # those that take longest, whose heads train in our own configs, too
-LONGEST = ("mmdet::cascade_rcnn/", "mmdet::dino/", "mmseg::mask2former/")
+LONGEST = ("mmdet::cascade_rcnn/", "mmdet::dino/", "mmdet::mask_rcnn/", "mmdet::retinanet/")
+LONGEST += ("mmdet::deformable_detr/", "mmdet::rtmdet/rtmdet-ins", "mmseg::mask2former/")
 CASES = [
     *(pytest.param(*case, marks=pytest.mark.upstream) for case in QUICK.items()),
     *(

@@ -1,6 +1,15 @@
-"""Which cases of a slow law are part of .ci/run, and which are left to `pytest -m exhaustive`."""
+"""Which cases of a law are part of .ci/run, and which are left to `pytest -m exhaustive`."""
 
 import pytest
+
+
+def in_turn(cases, others):
+    """Return all pairs; .ci/run takes one of each case, with each of the others in turn."""
+    return [
+        pytest.param(case, other, marks=() if i % len(others) == j else pytest.mark.exhaustive)
+        for i, case in enumerate(cases)
+        for j, other in enumerate(others)
+    ]
 
 
 def few_of(cases, *taken):

@@ -50,7 +50,7 @@ def export(cfg, model, path, size, **options):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_fixed_file_finds_what_the_host_finds(repository, mini_root, tmp_path):
     cfg = small_config(repository, mini_root, "mask")
     model, size = build(cfg), SIZES[1]

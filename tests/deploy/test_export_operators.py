@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiers import few_of
 
 from hybrid_backbones.deploy import export_onnx
 from hybrid_backbones.ops import (
@@ -30,10 +31,10 @@ OPERATORS = [
     pytest.param(lambda: MixingAttention(16, 2), id="mixing"),
     pytest.param(lambda: torch.nn.Sequential(XVolution(3, 8)), id="xvolution"),
 ]
+QUICK = ("additive", "full-attention", "global", "mixing", "routing", "windows", "xvolution")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", OPERATORS)
+@pytest.mark.parametrize("make", few_of(OPERATORS, *QUICK))
 def test_an_operator_takes_any_batch_and_size(make, tmp_path):
     torch.manual_seed(0)
     operator = make().eval()

@@ -79,7 +79,7 @@ def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints, kind):
         assert subject.position == (9, 8)
 
 
-@pytest.mark.parametrize("kind", few_of(KINDS, CLASSIFIER))
+@pytest.mark.parametrize("kind", few_of(KINDS))
 def test_the_command_draws_all_there_is(repository, tmp_path, monkeypatch, checkpoints, kind):
     monkeypatch.chdir(repository)
     checkpoint = checkpoints(kind, read(repository, kind))

@@ -65,7 +65,7 @@ def compare(size, kernel_size, stride, dilation, **kwargs):
         ((7, 9), 7, 1, 1, 20, torch.bfloat16),
         ((9, 4), 3, 3, 2, 8, torch.float16),
         ((17, 3), 9, 1, 1, 32, torch.bfloat16),
-        ((3, 17), 9, 1, 1, 32, torch.float32),
+        pytest.param((3, 17), 9, 1, 1, 32, torch.float32, marks=pytest.mark.exhaustive),
         ((10, 13), 5, 2, 1, 64, torch.float16),
         ((5, 20), 3, 1, 2, 16, torch.bfloat16),
         ((7, 10), 1, 2, 1, 8, torch.float32),
@@ -73,7 +73,7 @@ def compare(size, kernel_size, stride, dilation, **kwargs):
         # common divisors of stride and dilation, and residues of the dilation that are far apart
         ((5, 13), 5, 2, 2, 8, torch.float32),
         ((5, 13), 3, 2, 4, 8, torch.float32),
-        ((3, 21), 3, 4, 6, 8, torch.float32),
+        pytest.param((3, 21), 3, 4, 6, 8, torch.float32, marks=pytest.mark.exhaustive),
         ((3, 21), 3, 3, 5, 128, torch.float16),
     ],
     ids=str,

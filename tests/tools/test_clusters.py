@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from tiers import few_of
 from tool_runs import (
     ENVIRONMENT,
     REPOSITORY,
@@ -147,6 +148,7 @@ def test_torchrun_passes_a_signal_on_with_the_flag_of_the_documentation(tmp_path
     assert 8 < read_checkpoint(tmp_path / "stopped.pth")["meta"]["iter"] < 16
 
 
+@pytest.mark.exhaustive
 def test_two_nodes_train_as_one(reference, tmp_path):
     port = free_port()
     nodes = [
@@ -167,7 +169,10 @@ def test_two_nodes_train_as_one(reference, tmp_path):
 @pytest.mark.upstream
 @pytest.mark.parametrize(
     ("number", "asked", "optimizer"),
-    [(signal.SIGUSR1, [1], ["type=AdamW"]), (signal.SIGTERM, [0, 1], DIVIDED)],
+    [
+        (signal.SIGUSR1, [1], ["type=AdamW"]),
+        pytest.param(signal.SIGTERM, [0, 1], DIVIDED, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_requeued_job_goes_on_where_a_signal_stopped_it(
     reference, tmp_path, number, asked, optimizer
@@ -211,7 +216,10 @@ def test_a_divided_state_goes_on_from_a_whole_one_and_is_saved_as_one(reference,
 
 
 # the lock is the first sign of a training whose processes have joined
-@pytest.mark.parametrize(("sign", "place"), [(".lock", "the start"), ("epoch_1.pth", "")])
+@pytest.mark.parametrize(
+    ("sign", "place"),
+    [pytest.param(".lock", "the start", marks=pytest.mark.exhaustive), ("epoch_1.pth", "")],
+)
 def test_a_process_that_hangs_is_named_and_all_end(tmp_path, sign, place):
     pids, wait = start_warm(*ranks(training(tmp_path, "env_cfg.dist_cfg.timeout=8")))
     wait_for(tmp_path / sign)
@@ -229,7 +237,9 @@ def test_a_process_that_hangs_is_named_and_all_end(tmp_path, sign, place):
 
 
 @pytest.mark.upstream
-@pytest.mark.parametrize("config", ["maskrcnn_swiftformer_l1", "fpn_swiftformer_l1"])
+@pytest.mark.parametrize(
+    "config", few_of(["maskrcnn_swiftformer_l1", "fpn_swiftformer_l1"], "fpn_swiftformer_l1")
+)
 def test_evaluation_by_two_processes_is_that_of_one(tmp_path, config):
     cfg = Config.fromfile(f"configs/{config}.py")
     apply_mini(cfg)

@@ -94,6 +94,7 @@ def test_a_row_has_all_figures(whole):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.exhaustive
 def test_killed_and_given_again_it_finishes_the_same(whole, killed):
     out, (code, said, err) = killed
     assert code == 0, err
@@ -119,6 +120,7 @@ def test_killed_and_given_again_it_finishes_the_same(whole, killed):
     assert digest[0] == digest[1]
 
 
+@pytest.mark.exhaustive
 def test_what_is_finished_is_not_run_again(killed):
     out, _ = killed
     before = results(out), {p: p.stat().st_mtime for p in out.glob("*/train/*.pth")}
