@@ -55,12 +55,25 @@ def pytest_runtest_teardown(item):
     folder = item.funcargs.get("tmp_path")
     result = yield
     if folder and folder.is_dir() and not item.stash.get(FAILED, False):
+        forget_logs(folder)
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
     return result
+
+
+def forget_logs(folder):
+    """Let no logger write into a folder.
+
+    A library that configures logging closes all files, and theirs would be opened again.
+    """
+    for logger in MMLogger._instance_dict.values():
+        for handler in [*logger.handlers]:
+            if folder in Path(getattr(handler, "baseFilename", "")).parents:
+                logger.removeHandler(handler)
+                handler.close()
 
 
 @pytest.hookimpl(trylast=True)  # after those that are left out

@@ -3,16 +3,9 @@
 from numbers import Real
 from pathlib import Path
 
-from matplotlib import color_sequences
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-
-# maximum number of points of a loss curve; more are not visible
-MAX_POINTS = 500
-COLORS = color_sequences["tab20"] + color_sequences["tab20b"]
 
 
 @HOOKS.register_module()
@@ -37,38 +30,13 @@ class CurvesHook(Hook):
 
     @master_only
     def _draw(self, runner, history: dict) -> None:
+        # who uses a backbone alone need not wait a second for Matplotlib
+        from .curve_figure import draw_curves
+
         losses = {
             name.removeprefix("train/"): buffer.data[0]
             for name, buffer in runner.message_hub.log_scalars.items()
             if name.startswith("train/") and "loss" in name
         }
-        figure = Figure(figsize=(14, 4.5), layout="constrained")
-        left, right = figure.subplots(1, 2, sharex=True)
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axes in (left, right):
-            axes.set_prop_cycle(color=COLORS)
-        for name, values in sorted(losses.items()):
-            _plot_smooth(left, values, runner.iter, name)
-        left.set(xlabel="iteration", ylabel="loss (mean of neighbours)", yscale="log")
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_formatter(NullFormatter())
-        for name, points in sorted(history.items()):
-            right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        right.set(xlabel="iteration", ylabel="validation metric")
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.savefig(Path(runner.work_dir) / "curves.png", dpi=110)
-
-
-def _plot_smooth(axes, values, last_iter: int, name: str) -> None:
-    """Plot at most MAX_POINTS points, each the mean of equally many neighbouring values."""
-    width = -(-len(values) // MAX_POINTS)
-    usable = len(values) - len(values) % width
-    if not usable:
-        return
-    means = values[:usable].reshape(-1, width).mean(1)
-    first = last_iter - len(values)
-    axes.plot([first + width * (i + 1) for i in range(len(means))], means, label=name, lw=1)
+        path = Path(runner.work_dir) / "curves.png"
+        draw_curves(losses, history, runner.iter, path)

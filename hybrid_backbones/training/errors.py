@@ -5,6 +5,7 @@ An error is a mistake of the user if this package raises it, or if a library rai
 traceback is written to the log file in both cases.
 """
 
+import logging
 import os
 import re
 import select
@@ -122,11 +123,13 @@ def _log_traceback() -> str | None:
     """Write the traceback to the log file, and return the path of that file if there is one."""
     path = None
     for handler in MMLogger.get_current_instance().handlers:
-        if hasattr(handler, "baseFilename"):
+        if isinstance(handler, logging.FileHandler):
             # the disk may be full, which may be the error itself
             with suppress(OSError), handler.lock:
-                handler.stream.write(traceback.format_exc())
                 handler.flush()
+                # not to its stream: libraries that configure logging close those of all
+                with open(handler.baseFilename, "a") as log:
+                    log.write(traceback.format_exc())
                 path = handler.baseFilename
     return path
 

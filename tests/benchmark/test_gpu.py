@@ -59,7 +59,7 @@ def test_errors_are_relative_to_the_definition(monkeypatch):
     assert errors["gradient_error"] == pytest.approx(0.25, rel=1e-4)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @interpreted
 def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
     steps = ["errors", "kernels", "ops", "backbones", "compiled"]

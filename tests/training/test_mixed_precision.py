@@ -8,7 +8,7 @@ import torch
 from backbone_cases import build, each_kind_slowly
 from mmengine.optim import build_optim_wrapper
 from PIL import Image
-from tool_runs import ONE_EPOCH, run_warm, train
+from tool_runs import run_warm, train
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -194,7 +194,8 @@ def require_finite_weights(checkpoint):
 
 @pytest.mark.slow
 def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
-    options = [*ONE_EPOCH, "train_dataloader.dataset.indices=16", "train_dataloader.batch_size=8"]
+    options = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=16"]
+    options += ["train_dataloader.batch_size=8"]
     code, out, err = run_warm(*train(tmp_path, "--amp", "--auto-scale-lr", options=options))
     assert code == 0, err
     assert "BFloat16OptimWrapper" in out or torch.cuda.is_available()
@@ -210,7 +211,8 @@ def test_mixed_precision_and_a_scaled_learning_rate_train(tmp_path):
 def test_the_dtype_of_mixed_precision_can_be_named(dtype, wrapper, tmp_path):
     # quick in float16 on a CPU, too
     config = "configs/imagenet_swiftformer_xs.py"
-    options = [*ONE_EPOCH, "train_dataloader.dataset.indices=12", "train_dataloader.batch_size=4"]
+    options = ["train_cfg.max_epochs=1", "train_dataloader.dataset.indices=12"]
+    options += ["train_dataloader.batch_size=4"]
     code, out, err = run_warm(*train(tmp_path, "--amp", dtype, config=config, options=options))
     assert code == 0, err
     assert f"type='{wrapper}'" in out or torch.cuda.is_available()
