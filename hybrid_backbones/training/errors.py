@@ -125,7 +125,7 @@ def _log_traceback() -> str | None:
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):
             # the disk may be full, which may be the error itself
-            with suppress(OSError), handler.lock:
+            with suppress(OSError):
                 handler.flush()
                 # not to its stream: libraries that configure logging close those of all
                 with open(handler.baseFilename, "a") as log:
