@@ -125,10 +125,8 @@ def test_torchrun_restarts_a_killed_process_and_ends_bit_for_bit_the_same(refere
     require_equal(tmp_path, reference)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGUSR1, marks=pytest.mark.exhaustive), signal.SIGTERM],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_torchrun_passes_a_signal_on_with_the_flag_of_the_documentation(tmp_path, number):
     (flag,) = set(re.findall(r"--signals-to-handle (\S+)", (REPOSITORY / PAGE).read_text()))
     launcher = torchrun(

@@ -84,7 +84,8 @@ def test_every_line_is_for_every_kind_of_config():
             apply_cfg_options(Config.fromfile(REPOSITORY / f"configs/{name}.py"), pairs)
 
 
-@pytest.mark.parametrize("service", few_of(SERVICES, "Weights & Biases"))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_that_is_not_installed_is_one_clear_line(service, tmp_path):
     package = SERVICES[service]
     (tmp_path / f"{package}.py").write_text("raise ImportError")
