@@ -134,6 +134,7 @@ def run_python(installed, line):
     return run(*command, cwd=installed.folder, PYTHONPATH=str(installed.site))
 
 
+@pytest.mark.exhaustive
 def test_the_doctor_and_the_table_of_weights_are_there(installed):
     assert installed("doctor").splitlines()[-1] == "Training can start."
     lines = installed("weights", "list").splitlines()
