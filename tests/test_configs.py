@@ -13,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
+from tiers import one_of_each
 
 from hybrid_backbones.benchmark.zoo import find_configs
 from hybrid_backbones.inference.demo import demo
@@ -20,33 +21,12 @@ from hybrid_backbones.mini.preset import apply_mini, dicts
 from hybrid_backbones.training.checks import require_channels
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
-# each backbone, head and kind of data set once
-QUICK = {
-    *("imagenet_acmix_r26", "imagenet_acmix_swin_t", "imagenet_biformer_stl"),
-    *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
-    *("maskrcnn_uniformer_s_3x", "retinanet_swiftformer_l1", "fpn_swiftformer_l1"),
-    *("upernet_acmix_r26", "locformer_swin_t"),
-    *("cascade_rcnn_swiftformer_xs", "rtmdet_uniformer_xxs", "rtmdetins_mixformer_b1"),
-    *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
-    *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),
-}
-
-
-def each_of(paths):
-    """Return configs as parameters; .ci/run takes the quick ones, on both sets of packages."""
-    return [
-        pytest.param(
-            path, marks=pytest.mark.upstream if path.stem in QUICK else pytest.mark.exhaustive
-        )
-        for path in paths
-    ]
-
-
 # those for own data have the models of others
-EACH = each_of(find_configs(CONFIGS[0].parent))
+EACH = one_of_each(find_configs(CONFIGS[0].parent), pytest.mark.upstream)
 # heads whose training resizes by chance, in one of several ways
 MANY_SIZES = ("locformer_", "dino_", "deformable_detr_", "mask2former_coco_", "rtmdet")
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+each_kind_of_config = pytest.mark.parametrize("path", one_of_each(CONFIGS))
 
 
 @cache
@@ -64,7 +44,7 @@ def test_says_what_it_is_and_how_to_run_it(path):
     assert len(text.splitlines()) <= 30
 
 
-@every_config
+@each_kind_of_config
 def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
     cfg = parsed(path)
     length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.get("max_iters")
@@ -82,7 +62,7 @@ def test_trains_to_the_end_of_its_schedule_on_the_set_that_its_name_says(path):
         assert cfg.model.head.num_classes == 1000
 
 
-@pytest.mark.parametrize("path", each_of(CONFIGS), ids=lambda path: path.stem)
+@each_kind_of_config
 def test_takes_its_data_root_from_the_environment(path, monkeypatch):
     variables = dict(mmdet="COCO_ROOT", mmseg="ADE_ROOT", mmpretrain="IMAGENET_ROOT")
     default = parsed(path)
@@ -95,7 +75,7 @@ def test_takes_its_data_root_from_the_environment(path, monkeypatch):
         assert cfg.val_evaluator.ann_file == "somewhere/annotations/instances_val2017.json"
 
 
-@pytest.mark.parametrize("path", each_of(CONFIGS), ids=lambda path: path.stem)
+@each_kind_of_config
 def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path):
     cfg = parsed(path)
     # weights need no values, but mmpretrain's ResNet reads its stochastic depths from a tensor
@@ -110,7 +90,7 @@ def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path)
     assert [taken[id(p)] for p in model.parameters()] == [1] * len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EACH)
 def test_trains_a_step_and_predicts_on_two_mini_pictures(path, mini_root):
     cfg = Config.fromfile(path)
     apply_mini(cfg, mini_root)

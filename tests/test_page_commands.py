@@ -38,8 +38,8 @@ ELSEWHERE = {
     "uniformer_small_in1k": "tests/tools/test_weights.py",
     "maskrcnn_uniformer_s": "tests/tools/test_weights.py",
 }
-# exports in 8 bits, of a network that has to be trained, and what many networks look at
-LONG = re.compile(r"export\.md-0|README\.md-7|inside\.md-([3-9]|\d\d)")
+# exports in 8 bits, of a network that has to be trained; what many networks look at; and LocFormer
+LONG = re.compile(r"export\.md-0|README\.md-7|inside\.md-([1-9]|\d\d)|locformer\.md")
 CHECKPOINT = re.compile(r"work_dirs/(\w+)_mini/(?:epoch|iter)_(\d+)\.pth")
 FEW = {
     "train": ["train_dataloader.dataset.indices=4", "val_dataloader.dataset.indices=4"],

@@ -1,6 +1,31 @@
 """Which cases of a law are part of .ci/run, and which are left to `pytest -m exhaustive`."""
 
+from pathlib import Path
+
 import pytest
+
+# configs that have each backbone, head and kind of data set once
+QUICK = {
+    *("imagenet_acmix_r26", "imagenet_acmix_swin_t", "imagenet_biformer_stl"),
+    *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
+    *("maskrcnn_uniformer_s_3x", "retinanet_swiftformer_l1", "fpn_swiftformer_l1"),
+    *("upernet_acmix_r26", "locformer_swin_t"),
+    *("cascade_rcnn_swiftformer_xs", "rtmdet_uniformer_xxs", "rtmdetins_mixformer_b1"),
+    *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
+    *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),
+}
+
+
+def one_of_each(configs, *marks):
+    """Return configs, by their paths or names; .ci/run takes the quick ones, with these marks."""
+    return [
+        pytest.param(
+            config,
+            id=Path(config).stem,
+            marks=marks if Path(config).stem in QUICK else pytest.mark.exhaustive,
+        )
+        for config in configs
+    ]
 
 
 def in_turn(cases, others):

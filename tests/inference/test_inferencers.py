@@ -14,6 +14,7 @@ from mmpretrain import FeatureExtractor, ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.datasets import ADE20KDataset
 from PIL import Image
+from tiers import one_of_each
 from tool_runs import run_warm, train
 
 from hybrid_backbones.inference.demo import predict
@@ -193,7 +194,7 @@ def test_a_detector_by_sketch_takes_its_sketch_with_the_image(pictures, tmp_path
         inferencer(str(path))
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", one_of_each(CONFIGS))
 def test_the_inferencer_of_the_host_finds_its_way_through_every_pipeline(config, pictures):
     cfg = Config.fromfile(config)
     image = str(min(pictures.iterdir()))

@@ -37,7 +37,7 @@ def run_in_terminal(command, until=None):
     return process.wait(), shown
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_terminal_shows_a_live_progress_bar(tmp_path):
     code, shown = run_in_terminal(train(tmp_path, options=ONE_EPOCH))
     assert code == 0, shown.decode()[-2000:]

@@ -8,6 +8,7 @@ from helpers import golden_files, published_weights
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from published_models import CONFIGS
+from tiers import one_of_each
 from tool_runs import run_warm
 
 from hybrid_backbones.benchmark.zoo import find_configs
@@ -28,7 +29,7 @@ def published(cfg):
     return [s.checkpoint for s in settings if s.get("type") == "Published"]
 
 
-@pytest.mark.parametrize("path", DENSE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_of_each(DENSE))
 def test_configs_published_from_imagenet_weights_name_those_of_their_backbone(path):
     cfg = Config.fromfile(path)
     backbone = cfg.model.backbone.get("backbone", cfg.model.backbone)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 from PIL import Image
+from tiers import one_of_each
 from tool_runs import REPOSITORY
 
 from hybrid_backbones.mini.preset import dicts
@@ -39,7 +40,7 @@ def read(root, base="own_data_classifier", mini=False, **own):
 BASES = sorted(path.stem for path in (REPOSITORY / "configs").glob("imagenet_*.py"))
 
 
-@pytest.mark.parametrize("base", ["own_data_classifier", *BASES])
+@pytest.mark.parametrize("base", ["own_data_classifier", *one_of_each(BASES)])
 def test_everything_of_a_classifier_follows_from_the_folders(root, base):
     # which only the config for own data has
     named = {} if base not in BASES else {x: dict(images=x) for x in ("train", "val")}
