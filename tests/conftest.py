@@ -3,8 +3,8 @@
 import logging
 import os
 import random
-import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,33 +47,19 @@ def pytest_runtest_makereport(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item):
-    """Empty the folder of a test that has passed: those of all would fill a disk.
+    """Delete the files of a test that has passed: those of all would fill a disk.
 
-    The folder itself stays, as otherwise the next test would get its name, by which the hosts share
-    what they hold.
+    Its folders stay: loggers and visualizers of the hosts may write into them again, and the next
+    test would get the name of the first, by which the hosts share what they hold.
     """
     folder = item.funcargs.get("tmp_path")
     result = yield
-    if folder and folder.is_dir() and not item.stash.get(FAILED, False):
-        forget_logs(folder)
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    if folder and not item.stash.get(FAILED, False):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):
+                    os.unlink(os.path.join(parent, name))
     return result
-
-
-def forget_logs(folder):
-    """Let no logger write into a folder.
-
-    A library that configures logging closes all files, and theirs would be opened again.
-    """
-    for logger in MMLogger._instance_dict.values():
-        for handler in [*logger.handlers]:
-            if folder in Path(getattr(handler, "baseFilename", "")).parents:
-                logger.removeHandler(handler)
-                handler.close()
 
 
 @pytest.hookimpl(trylast=True)  # after those that are left out
