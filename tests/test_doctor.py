@@ -57,7 +57,11 @@ def put_tree(root, names):
     return root
 
 
-@pytest.mark.parametrize("closing", ["| true", ">&-"], ids=["pipe", "closed"])
+@pytest.mark.parametrize(
+    "closing",
+    ["| true", pytest.param(">&-", marks=pytest.mark.exhaustive)],
+    ids=["pipe", "closed"],
+)
 def test_a_reader_that_leaves_ends_the_report_quietly(repository, tmp_path, closing):
     tool = (
         f"{sys.executable} {repository / 'tools/doctor.py'} {closing}; echo ${{PIPESTATUS[0]}} >&2"
@@ -92,7 +96,11 @@ def test_working_installation_passes(run_doctor, tmp_path):
     [
         ("mmdet", "ModuleNotFoundError(\"No module named 'mmdet'\", name='mmdet')", "install -r"),
         ("torch", "ModuleNotFoundError(\"No module named 'torch'\", name='torch')", "install -r"),
-        ("torchvision", "RuntimeError('operator torchvision::nms does not exist')", "torch torch"),
+        pytest.param(
+            *("torchvision", "RuntimeError('operator torchvision::nms does not exist')"),
+            "torch torch",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["no mmdet", "no torch", "torchvision for another torch"],
 )
@@ -221,6 +229,7 @@ def test_a_gpu_whose_kernels_cannot_run_is_a_note(capability, state, monkeypatch
     assert state == "ok" or "(8, 0), got (7, 5)" in findings[0].problem
 
 
+@pytest.mark.exhaustive
 def test_a_missing_compiler_is_a_note(run_doctor, tmp_path):
     code, lines = run_doctor()
     assert code == 0

@@ -110,6 +110,7 @@ def test_the_fastest_takes_the_least_time_for_all_sizes():
     assert find_fastest(rows) == {"attention": {"float32": {"forward": "triton"}}}
 
 
+@pytest.mark.exhaustive
 def test_files_that_cannot_be_collected_count_as_failed(tmp_path, monkeypatch):
     tests = tmp_path / "tests"
     tests.mkdir()

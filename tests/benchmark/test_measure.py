@@ -48,7 +48,7 @@ class NeighbourAttention(nn.Module):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a process")
-@pytest.mark.parametrize("before", [0, 300])
+@pytest.mark.parametrize("before", [pytest.param(0, marks=pytest.mark.exhaustive), 300])
 def test_memory_probe_measures_an_allocation(before):
     assert run_alone(probe, 120, before=before) == pytest.approx(120, abs=3)
 

@@ -126,7 +126,6 @@ def read_clearml(folder):
             pytest.param("Weights & Biases", read_wandb, id="Weights & Biases"),
             pytest.param("ClearML", read_clearml, id="ClearML"),
         ],
-        "Weights & Biases",
     ),
 )
 def test_a_service_keeps_the_metrics_without_an_account(service, read, tmp_path):
