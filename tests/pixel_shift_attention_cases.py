@@ -35,8 +35,7 @@ each_setting = pytest.mark.parametrize(("size", "settings"), SETTINGS)
 
 # of a dozen independent roundings, each of half a step
 STEPS = 3
-HALF_DTYPES = [torch.float16, torch.bfloat16]
-half_dtypes = pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+half_dtypes = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
 
 @dataclass

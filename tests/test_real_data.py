@@ -142,7 +142,7 @@ def run_own(tmp_path, kind, base, text, options):
     return work_dir, out
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_a_published_detector_is_fine_tuned_on_three_classes_of_real_pictures(tmp_path):
     root = real("COCO_ROOT", "coco")
     for part in ("train", "val"):

@@ -28,15 +28,6 @@ def one_of_each(configs, *marks):
     ]
 
 
-def in_turn(cases, others):
-    """Return all pairs; .ci/run takes one of each case, with each of the others in turn."""
-    return [
-        pytest.param(case, other, marks=() if i % len(others) == j else pytest.mark.exhaustive)
-        for i, case in enumerate(cases)
-        for j, other in enumerate(others)
-    ]
-
-
 def few_of(cases, *taken):
     """Return the cases of a slow law, those that are not taken as exhaustive ones.
 

@@ -31,7 +31,9 @@ def shorten():
     return options
 
 
-@pytest.mark.parametrize("name", few_of(["locformer_swin_t", "locformer_swin_t_open_world"]))
+@pytest.mark.parametrize(
+    "name", few_of(["locformer_swin_t", "locformer_swin_t_open_world"], "locformer_swin_t")
+)
 def test_trains_and_evaluates_on_real_pictures(name, tmp_path, repository):
     roots = {}
     for variable, folder in ROOTS.items():

@@ -135,21 +135,16 @@ def test_the_result_may_be_changed_in_place(backend):
     torch.testing.assert_close(actual, expected)
 
 
+LAYOUTS = [
+    pytest.param(lambda x: x.mT.contiguous().mT, id="transposed"),
+    pytest.param(lambda x: x.movedim(2, -1).contiguous().movedim(-1, 2), id="channels last"),
+    pytest.param(lambda x: x.repeat_interleave(2, -1)[..., ::2], id="sliced"),
+    pytest.param(lambda x: x[:1].expand_as(x), id="expanded"),
+]
+
+
 @implementations
-@pytest.mark.parametrize(
-    "layout",
-    few_of(
-        [
-            pytest.param(lambda x: x.mT.contiguous().mT, id="transposed"),
-            pytest.param(
-                lambda x: x.movedim(2, -1).contiguous().movedim(-1, 2), id="channels last"
-            ),
-            pytest.param(lambda x: x.repeat_interleave(2, -1)[..., ::2], id="sliced"),
-            pytest.param(lambda x: x[:1].expand_as(x), id="expanded"),
-        ],
-        *("channels last", "expanded"),
-    ),
-)
+@pytest.mark.parametrize("layout", few_of(LAYOUTS, "channels last", "expanded"))
 def test_the_layout_in_memory_does_not_matter(layout, attention):
     inputs = attention.make_inputs((7, 10), num_heads=1)
     assert not any(layout(x).is_contiguous() for x in inputs)

@@ -158,22 +158,17 @@ def test_gradients_of_some_maps_are_as_those_of_all_and_each_is_computed_once(wa
     torch.testing.assert_close(actual, tuple(expected[i] for i in wanted), rtol=0, atol=0)
 
 
+LAYOUTS = [
+    pytest.param(lambda x: x.mT.contiguous().mT, id="transposed"),
+    pytest.param(lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1), id="channels last"),
+    pytest.param(lambda x: x.repeat_interleave(2, -1)[..., ::2], id="sliced"),
+    pytest.param(lambda x: torch.cat([x, x], 1).chunk(2, 1)[1], id="chunk"),
+    pytest.param(lambda x: x[:1].expand_as(x), id="expanded"),
+]
+
+
 @places
-@pytest.mark.parametrize(
-    "layout",
-    few_of(
-        [
-            pytest.param(lambda x: x.mT.contiguous().mT, id="transposed"),
-            pytest.param(
-                lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1), id="channels last"
-            ),
-            pytest.param(lambda x: x.repeat_interleave(2, -1)[..., ::2], id="sliced"),
-            pytest.param(lambda x: torch.cat([x, x], 1).chunk(2, 1)[1], id="chunk"),
-            pytest.param(lambda x: x[:1].expand_as(x), id="expanded"),
-        ],
-        *("channels last", "chunk"),
-    ),
-)
+@pytest.mark.parametrize("layout", few_of(LAYOUTS, "channels last", "chunk"))
 def test_maps_and_their_gradient_may_lie_in_memory_in_any_order(layout, device):
     maps = make_small_maps((3, 4), 2, batch=2, channels=6, device=device)
     assert not any(layout(x).is_contiguous() for x in maps)

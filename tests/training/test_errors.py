@@ -202,9 +202,11 @@ def full_log():
     handler = logging.FileHandler("/dev/full")
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
+    handler.stream.write("not written yet")
     yield handler
     logger.removeHandler(handler)
-    handler.close()
+    with pytest.raises(OSError, match="No space left"):
+        handler.close()
 
 
 @pytest.mark.parametrize(
