@@ -122,8 +122,9 @@ def _fold_batch_norms(program: ExportedProgram, weights: _Weights) -> Iterator[i
 def _arguments(node: Node) -> dict[str, Any]:
     """Return all arguments of an operation by their names, with those by default."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    given = dict(zip((x.name for x in node.target._schema.arguments), node.args, strict=False))
-    defaults = {x.name: x.default_value for x in node.target._schema.arguments}
+    arguments = node.target._schema.arguments
+    given = {x.name: value for x, value in zip(arguments[: len(node.args)], node.args, strict=True)}
+    defaults = {x.name: x.default_value for x in arguments}
     return {**defaults, **given, **node.kwargs}
 
 

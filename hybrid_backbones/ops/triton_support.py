@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def register_gradient(
             grads = backward(grad, *saved, *ctx.settings)
             return *grads, *[None] * (len(needed) - len(grads))
         tensors = saved[: len(needed) - len(ctx.settings)]
-        sources = [x for x, is_needed in zip(tensors, needed, strict=False) if is_needed]
+        sources = [*compress(tensors, needed)]
         out = portable(*tensors, *ctx.settings)
         found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
         return tuple(next(found) if is_needed else None for is_needed in needed)

@@ -195,7 +195,11 @@ class Visit:
 
     def text(self, name):
         """Return the text that an element shows, or an empty string."""
-        element = self.find(f"#{name}")
+        return self.text_of(f"#{name}")
+
+    def text_of(self, selector):
+        """Return the text of the first visible element of a CSS selector, or an empty string."""
+        element = self.find(selector)
         return element.text if element else ""
 
     def wait_for_text(self, name, part):
@@ -204,9 +208,9 @@ class Visit:
 
     def sentence(self):
         """Wait for the message of a mistake, close it, and return its text."""
-        toast = self.until(lambda: self.find("[data-testid=toast-body]"), "a message")
-        text = toast.find_element(By.CSS_SELECTOR, "[data-testid=toast-text]").text
-        toast.find_element(By.CSS_SELECTOR, "[data-testid=toast-close]").click()
+        # a message that is fading in has no text yet
+        text = self.until(lambda: self.text_of("[data-testid=toast-text]"), "a message")
+        self.find("[data-testid=toast-close]").click()
         self.until(lambda: self.find("[data-testid=toast-body]") is None)
         return text
 

@@ -35,8 +35,8 @@ def draw_overview(sets: Mapping[str, Findings], out: Path) -> None:
     if has_boxes:
         _draw_boxes(panels[1], sets)
     handles = [
-        Rectangle((0, 0), 1, 1, color=color, label=f"{name}: {_summary(one)}")
-        for color, (name, one) in zip(COLORS, sets.items(), strict=False)
+        Rectangle((0, 0), 1, 1, color=COLORS[i % len(COLORS)], label=f"{name}: {_summary(one)}")
+        for i, (name, one) in enumerate(sets.items())
     ]
     figure.legend(handles=handles, fontsize=9, loc="outside lower center", ncols=len(handles))
     figure.savefig(out, dpi=110)

@@ -30,7 +30,7 @@ def draw_sheet(samples: Sequence[dict], classes: Sequence[str], out: Path) -> No
     panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in panels:
         axes.axis("off")
-    for axes, sample in zip(panels, samples, strict=False):
+    for axes, sample in zip(panels[: len(samples)], samples, strict=True):
         image = sample["inputs"].numpy()[::-1].transpose(1, 2, 0)
         axes.imshow(image.clip(0, 255).astype(np.uint8))
         _draw_annotations(axes, sample["data_samples"], classes)
