@@ -25,6 +25,8 @@ from torch.distributed import DistError, DistStoreError, Store
 from .store import connect
 
 KEY = "hybrid_backbones/watch/{}"
+# key of the process that has said which one hangs
+SAID = "hybrid_backbones/watch/said"
 
 
 class Report(NamedTuple):
@@ -111,6 +113,18 @@ def read_reports(store: Store, keys: Sequence[str]) -> list[Report]:
     return [Report(*json.loads(text)) if text else NO_REPORT for text in found]
 
 
+def end(line: str | None) -> None:
+    """End this process, whose main thread may wait in a collective operation forever.
+
+    Args:
+        line: what the user reads before; None if another process says it.
+    """
+    if line is not None:
+        sys.stderr.write(f"\n{line}\n")
+        sys.stderr.flush()
+    os._exit(1)
+
+
 class WatchHook(Hook):
     """Hook that ends this process, as it does in all others, where a process hangs.
 
@@ -183,20 +197,16 @@ class WatchHook(Hook):
                     process.update(report, now)
                 hung = find_hung(watched, now, self.patience)
                 if hung is not None:
-                    self._end(describe(watched, hung, self.patience), own, hung)
+                    # whoever ends first says why, since the others may fail as soon as it has ended
+                    first = store.compare_set(SAID, "", str(own)) == str(own).encode()
+                    end(describe(watched, hung, self.patience) if first else None)
         except DistStoreError:
             line = f"error: the store of the job, at rank 0, is silent for {self.patience:g} s"
-            self._end(line, own, [0])
+            end(line if own == 1 else None)
         except DistError:
-            # the process that keeps the store has ended
-            return
-
-    def _end(self, line: str, own: int, hung: Sequence[int]) -> None:
-        """End this process, whose main thread may wait in a collective operation forever."""
-        if own == min(rank for rank in range(get_world_size()) if rank not in hung or not hung):
-            sys.stderr.write(f"\n{line}\n")
-            sys.stderr.flush()
-        os._exit(1)
+            # the process that keeps the store has ended, and this one soon will unless it hangs
+            if not self.ended.wait(self.patience):
+                end(f"error: {self.name} hangs in {self.place}: the process at rank 0 has ended")
 
 
 @cache

@@ -234,6 +234,40 @@ def test_a_process_that_hangs_is_named_and_all_end(tmp_path, sign, place):
     assert "no process has gone on for 8 s" in line
 
 
+SLEEPER = """
+import time
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Sleeper(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if get_rank() == 1 and runner.iter == 2:
+            time.sleep(300)
+"""
+
+
+def test_a_process_that_sleeps_is_named_whoever_notices_first(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    config = tmp_path / "sleepy.py"
+    config.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        f"_base_ = {str(REPOSITORY / CONFIG)!r}\n"
+        "custom_imports = dict(imports=['hybrid_backbones', 'sleeper'])\n"
+        "custom_hooks = [dict(type='Sleeper')]\n"
+    )
+    options = [*OPTIONS, "env_cfg.dist_cfg.timeout=8"]
+    _, wait = start_warm(*ranks(train(tmp_path / "work", config=config, options=options)))
+    results = wait()
+    assert [code for code, _, _ in results] == [1, 1]
+    lines = [line for _, _, err in results for line in err.splitlines()]
+    (named,) = [line for line in lines if "the job hangs at" in line]
+    assert re.match(r"error: the job hangs at rank 1 \(process \d+ on \S+\) in ", named)
+
+
 @pytest.mark.upstream
 @pytest.mark.parametrize(
     "config", few_of(["maskrcnn_swiftformer_l1", "fpn_swiftformer_l1"], "fpn_swiftformer_l1")
