@@ -114,9 +114,10 @@ class RestOfEpoch:
 class StopHook(Hook):
     """Hook that saves a checkpoint when a signal asks to stop, and then ends all processes.
 
-    A signal to one process is enough. It announces the next iteration as the last one; the others
-    read that before they end this iteration, since they all exchange gradients in it. During a
-    validation nothing needs to be saved, and the signal acts at once.
+    A signal to one process is enough. It announces the last iteration, which is the one after the
+    next: on GPUs the others may have begun the next one, but end no further one before they have
+    exchanged gradients with this process. During a validation nothing needs to be saved, and the
+    signal acts at once.
 
     Args:
         request: handler of the signals.
@@ -171,24 +172,29 @@ class StopHook(Hook):
             return
         last, number = announced
         if done == last:
-            by_epoch = "max_epochs" in runner.cfg.train_cfg
-            batches = self.skip + batch_idx + 1 if by_epoch else 0
-            images = batches * _images_per_step(runner.train_dataloader)
-            meta = {"epoch": runner.epoch, "iter": done, IMAGES: images}
-            prepare_to_save(runner)
-            backend = dict(backend="atomic")
-            runner.save_checkpoint(
-                runner.work_dir, STOPPED, meta=meta, by_epoch=False, backend_args=backend
-            )
+            self._save(runner, batch_idx)
             # a launcher may kill the others as soon as the first ends
             barrier()
             raise Terminated(number)
+
+    def _save(self, runner, batch_idx: int) -> None:
+        """Save the checkpoint from which the training continues."""
+        by_epoch = "max_epochs" in runner.cfg.train_cfg
+        batches = self.skip + batch_idx + 1 if by_epoch else 0
+        images = batches * _images_per_step(runner.train_dataloader)
+        meta = {"epoch": runner.epoch, "iter": runner.iter + 1, IMAGES: images}
+        prepare_to_save(runner)
+        backend = dict(backend="atomic")
+        runner.save_checkpoint(
+            runner.work_dir, STOPPED, meta=meta, by_epoch=False, backend_args=backend
+        )
 
     def _announced(self, done: int) -> tuple[int, int] | None:
         """Announce the last iteration if a signal has come; return it, if any, and the signal."""
         try:
             if self.request.number is not None:
-                last = (done // self.every + 1) * self.every
+                updates = done // self.every + (1 if get_world_size() == 1 else 2)
+                last = updates * self.every
                 # only the first announcement counts
                 self.store.compare_set(STOP, "", f"{last} {self.request.number}")
             if not self.store.check([STOP]):

@@ -147,6 +147,29 @@ def test_a_training_stops_after_a_step_of_the_optimizer(monkeypatch, tmp_path, e
     assert saved == [{"epoch": 0, "iter": done, IMAGES: 2 * done}]
 
 
+def test_all_processes_stop_after_one_iteration_also_those_that_have_begun_the_next(monkeypatch):
+    """On GPUs, a process can end the next iteration before another announces the last one."""
+    monkeypatch.setattr(stop, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stop, "barrier", lambda: None)
+    stopped, store, hooks = [], HashStore(), []
+    for rank in range(2):
+        hook = StopHook(stop.StopRequest())
+        hook.store = store
+        monkeypatch.setattr(
+            hook, "_save", lambda runner, _, rank=rank: stopped.append((rank, runner.iter))
+        )
+        hooks.append(hook)
+    first, ahead = hooks
+    first.request.number = signal.SIGTERM
+    ahead.after_train_iter(SimpleNamespace(iter=5), 5)
+    first.after_train_iter(SimpleNamespace(iter=4), 4)
+    first.after_train_iter(SimpleNamespace(iter=5), 5)
+    for hook in hooks:
+        with pytest.raises(Terminated):
+            hook.after_train_iter(SimpleNamespace(iter=6), 6)
+    assert stopped == [(0, 6), (1, 6)]
+
+
 def test_a_job_whose_store_has_ended_stops_by_its_signal_or_says_so_in_one_line():
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     hook = StopHook(stop.StopRequest())
