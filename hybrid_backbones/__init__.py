@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .threads import wait_passively_in_commands
+from .threads import set_threads_in_commands
 
 if TYPE_CHECKING:
     from . import backbones, checkpoints, explain, mmcv_ops, ops, training
@@ -72,6 +72,6 @@ def _register() -> None:
     registration.forbid_installations()
 
 
-wait_passively_in_commands()
+set_threads_in_commands()
 if _can_import("torch", "mmengine"):
     _register()

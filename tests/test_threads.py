@@ -1,4 +1,4 @@
-"""Laws of the threads of commands: they soon sleep, unless the user says otherwise."""
+"""Laws of the threads of commands: few enough, and soon asleep, unless the user says otherwise."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from hybrid_backbones import threads
 from hybrid_backbones.threads import POLICIES
 
 SHOW = """
@@ -13,6 +14,7 @@ import os, sys
 sys.argv = sys.argv[1:]
 import hybrid_backbones
 print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"))
+print(os.environ.get("OMP_NUM_THREADS"))
 """
 # of PyTorch's OpenMP, where a thread spins 300,000 times unless told
 SLEEPS = "GOMP_SPINCOUNT = '1000'"
@@ -49,7 +51,43 @@ def run(repository, program, before="", **variables):
     ],
 )
 def test_threads_of_commands_wait_passively(repository, program, variables, waiting):
-    assert run(repository, program, WITHOUT_PYTORCH, **variables).stdout.strip() == waiting
+    assert run(repository, program, WITHOUT_PYTORCH, **variables).stdout.splitlines()[0] == waiting
+
+
+@pytest.mark.parametrize(
+    ("quota", "share", "cores"),
+    [
+        ("max 100000", "", 6),
+        ("250000 100000", "", 2),
+        ("50000 100000", "", 1),
+        ("900000 100000", "4", 4),
+        ("250000 100000", "4", 2),
+        (None, "3", 3),
+    ],
+)
+def test_cores_are_those_of_the_container_and_of_slurm(monkeypatch, tmp_path, quota, share, cores):
+    monkeypatch.setattr(threads, "bound_cores", lambda: 6)
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", share)
+    if quota:
+        threads.QUOTA.write_text(f"{quota}\n")
+    assert threads.usable_cores() == cores
+
+
+@pytest.mark.skipif(threads.bound_cores() < 2, reason="needs two cores")
+@pytest.mark.parametrize(
+    ("program", "variables", "number"),
+    [
+        ("tools/train.py", dict(SLURM_CPUS_PER_TASK="1"), "1"),
+        ("tools/train.py", dict(SLURM_CPUS_PER_TASK="1", OMP_NUM_THREADS="2"), "2"),
+        ("notebook.py", dict(SLURM_CPUS_PER_TASK="1"), "None"),
+    ],
+)
+def test_commands_start_no_more_threads_than_they_have_cores(
+    repository, monkeypatch, program, variables, number
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run(repository, program, WITHOUT_PYTORCH, **variables).stdout.splitlines()[1] == number
 
 
 @pytest.mark.parametrize(("command", "is_set"), [("train", True), ("benchmark", False)])
