@@ -52,18 +52,30 @@ measured.
 
 
 def save_board(
-    out: Path, runs: Sequence[Run], *, program: str, arguments: str, speeds: Sequence[Path]
+    out: Path,
+    runs: Sequence[Run],
+    *,
+    program: str,
+    arguments: str,
+    speeds: Sequence[Path],
+    queued: bool = False,
 ) -> None:
     """Write what is on the page and in which order, for all processes that write the page.
 
-    Finished runs of earlier commands stay on the page.
+    Finished runs of earlier commands stay on the page; with `queued`, which says that Slurm is at
+    work for them, also those that are not finished.
 
     Raises:
         ValueError: if it is not known what they are, or a table of speeds cannot be read.
     """
+    own = [run.folder.name for run in runs]
+    earlier = [run.folder.name for run in find_earlier(out, runs)]
+    if queued:
+        last = json.loads((out / BOARD).read_text())
+        earlier += [n for n in last["runs"] + last["earlier"] if n not in own + earlier]
     saved = dict(
-        runs=[run.folder.name for run in runs],
-        earlier=[run.folder.name for run in find_earlier(out, runs)],
+        runs=own,
+        earlier=earlier,
         program=program,
         command=f"{program} {arguments}",
         speeds=[speed._asdict() for speed in read_speeds(speeds)],

@@ -163,37 +163,46 @@ def _quoted(value: str) -> str:
 
 
 def submit(script: Path) -> str:
-    """Submit a script to Slurm, unless the last submission still waits or runs.
+    """Submit a script to Slurm.
 
     Returns:
         line that says what was done.
 
     Raises:
-        ValueError: if the last submission has not ended, or Slurm is not there or refuses this one.
+        ValueError: if Slurm is not there or refuses it.
     """
     if shutil.which("sbatch") is None:
         raise ValueError(
             "there is no sbatch on this machine, and nothing was submitted: on a machine of the "
             f"cluster that sees this folder, run sbatch {script.absolute()}"
         )
-    last = script.with_name(JOB_ID)
-    if last.is_file() and _is_queued(last.read_text()):
-        job = last.read_text()
-        raise ValueError(
-            f"the runs of {script.parent} wait or run as job {job} of Slurm: give the command "
-            f"again when it has ended, or stop it with scancel {job}"
-        )
     done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"sbatch refused {script}: {' '.join(done.stderr.split())}")
     job = done.stdout.strip().partition(";")[0]
-    write_whole(last, job)
+    write_whole(script.with_name(JOB_ID), job)
     return f"submitted {script} as job {job}; each run that ends writes the page again"
 
 
-def _is_queued(job: str) -> bool:
-    """Return whether Slurm still has tasks of a job; not if it has forgotten the job."""
-    if shutil.which("squeue") is None:
-        return False
+def require_none_queued(out: Path) -> None:
+    """Check that the last job that was submitted for a folder has ended.
+
+    Raises:
+        ValueError: if it still waits or runs.
+    """
+    if job := queued_job(out):
+        raise ValueError(
+            f"runs of {out} wait or run as job {job} of Slurm: give the command again when it has "
+            f"ended, or stop it with scancel {job}"
+        )
+
+
+def queued_job(out: Path) -> str | None:
+    """Return the last job that was submitted for a folder, None if it has ended."""
+    last = out / JOB_ID
+    if not last.is_file() or shutil.which("squeue") is None:
+        return None
+    job = last.read_text()
     command = ["squeue", "--noheader", f"--jobs={job}"]
-    return bool(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+    # nothing is said of a job that Slurm has forgotten
+    return job if subprocess.run(command, capture_output=True, text=True).stdout.strip() else None

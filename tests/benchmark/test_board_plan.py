@@ -1,10 +1,12 @@
 """Laws of the leaderboard's plan: which runs there are, and what stops none of them."""
 
+import os
 import shutil
 import signal
 from dataclasses import replace
 
 import pytest
+from mmengine.config import Config
 
 from hybrid_backbones.benchmark import leaderboard
 from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
@@ -33,6 +35,14 @@ def write_page(plan, runs):
     save_board(plan.out, runs, program="hb leaderboard", arguments="", speeds=[])
     write_board(plan.out)
     return (plan.out / PAGE).read_text()
+
+
+def install(folder, **programs):
+    """Write shell scripts as programs."""
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
 
 
 @pytest.fixture
@@ -102,15 +112,50 @@ def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, monkeypatch):
     plan = Plan([CONFIG], tmp_path / "out", launcher="slurm")
     for run in plan.runs():
         run.fail("its node was lost")
-    (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ValueError, match="nothing was submitted"):
         lead(plan)
-    (tmp_path / "bin/sbatch").write_text("#!/bin/sh\necho 42\n")
-    (tmp_path / "bin/sbatch").chmod(0o755)
+    install(tmp_path / "bin", sbatch="echo 42")
     failed, said = lead(plan)
     assert failed == 0
     assert "as job 42;" in said[1]
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_runs_that_slurm_still_has_stay_on_the_page(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    install(tmp_path / "bin", sbatch="echo 42", squeue="echo waiting")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(leaderboard, "run_here", lambda *_: (run for run in ()))
+    waiting = Plan([CONFIG], out, launcher="slurm")
+    other = Plan(["maskrcnn_r50"], out)
+    lead(waiting)
+    before = {path: path.read_text() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="scancel 42"):
+        lead(replace(other, launcher="slurm"))
+    assert {path: path.read_text() for path in before} == before
+    lead(other)
+    (run,) = waiting.runs()
+    run.fail("its node was lost")
+    # as a task does at its end
+    write_board(out)
+    page = (out / PAGE).read_text()
+    assert f"| `{CONFIG}` | failed with seed 0: its node was lost |" in page
+    assert "| `maskrcnn_r50` | 1 of 1 not finished |" in page
+    install(tmp_path / "bin", squeue="")
+    lead(other)
+    assert f"| `{CONFIG}` |" not in (out / PAGE).read_text()
+
+
+def test_a_config_that_a_run_reads_is_not_written(tmp_path):
+    plan = Plan([CONFIG], tmp_path)
+    (run,) = plan.runs()
+    with run.settings.open() as reader:
+        plan.runs()
+        # another file has its name
+        assert os.fstat(reader.fileno()).st_nlink == 0
+        assert reader.read() == run.settings.read_text()
+    assert Config.fromfile(run.settings).default_scope == "mmpretrain"
 
 
 @pytest.mark.usefixtures("_own_signals")

@@ -15,7 +15,13 @@ from mmengine.config import Config
 
 from hybrid_backbones.benchmark import launchers
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
-from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
+from hybrid_backbones.benchmark.launchers import (
+    queued_job,
+    require_none_queued,
+    run_here,
+    submit,
+    write_script,
+)
 from hybrid_backbones.benchmark.one_run import (
     _training_memory,
     training_seconds,
@@ -262,9 +268,10 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     assert "as job 42;" in submit(script)
     assert all(run.result is not None for run in runs)
     with pytest.raises(ValueError, match="scancel 42"):
-        submit(script)
+        require_none_queued(tmp_path)
     (tmp_path / "bin/squeue").write_text("#!/bin/bash\n")
     (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
+    assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
         submit(script)
 
