@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ..training.errors import Terminated
 from ..training.stop import GRACE
 from .runs import Run, write_whole
 
@@ -23,6 +25,8 @@ COMMAND = (sys.executable, "-m", PROGRAM)
 INTERVAL = 0.2
 # of each process that trains, for its data loaders
 CPUS_PER_GPU = 5
+# seconds before the time limit of Slurm at which a run is stopped, to be queued again
+WARNING = 120
 SCRIPT, JOB_ID = "leaderboard.sbatch", "slurm_job.txt"
 
 
@@ -138,6 +142,8 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
         "open-mode": "append",
         # a task that is put back goes on from its last checkpoint
         "requeue": "",
+        # the shell, and thus the run, is told before the time limit
+        "signal": f"B:USR1@{WARNING}",
         **dict(option.partition("=")[::2] for option in options),
     }
     lines = [f"#SBATCH --{name}{_quoted(value)}" for name, value in given.items()]
@@ -153,6 +159,18 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
     path = out / SCRIPT
     write_whole(path, text + "\n")
     return path
+
+
+@contextmanager
+def queued_again_at_time_limit() -> Iterator[None]:
+    """Let Slurm queue this task of an array again if SIGUSR1, ahead of its time limit, stops it."""
+    try:
+        yield
+    except Terminated as stop:
+        if stop.number == signal.SIGUSR1 and "SLURM_ARRAY_JOB_ID" in os.environ:
+            task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+            subprocess.run(["scontrol", "requeue", task])
+        raise
 
 
 def _quoted(value: str) -> str:

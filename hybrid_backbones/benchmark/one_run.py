@@ -34,9 +34,9 @@ from ..training.errors import stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
-from ..training.stop import GRACE
+from ..training.stop import GRACE, SIGNALS
 from .board_page import write_board
-from .launchers import PROGRAM
+from .launchers import PROGRAM, queued_again_at_time_limit
 from .measure import attempt
 from .probes import time_call
 from .runs import Run, reason_of, write_whole
@@ -65,16 +65,17 @@ def main(arguments: list[str] | None = None) -> None:
         threading.Thread(target=end_with_input, daemon=True).start()
     run = Run.load(args.folder)
     with launch.one_line_errors(), guard_loads(run_code=False):
-        stop_on_sigterm()
+        stop_on_sigterm(*SIGNALS)
         if args.launcher == "pytorch":
             with _noting_failure(run):
                 launch.train(_training(run, "pytorch"))
             return
-        try:
-            _complete_alone(run)
-        finally:
-            if args.write_page:
-                write_board(run.folder.parent)
+        with queued_again_at_time_limit():
+            try:
+                _complete_alone(run)
+            finally:
+                if args.write_page:
+                    write_board(run.folder.parent)
 
 
 def _complete_alone(run: Run) -> None:
@@ -145,11 +146,13 @@ def _train(run: Run) -> None:
 def _train_distributed(run: Run) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={run.processes}", "-m", PROGRAM, str(run.folder)]
-    process = subprocess.Popen([*command, "--launcher", "pytorch"], stdin=subprocess.DEVNULL)
+    command += ["--launcher", "pytorch", "--with-parent"]
+    # the processes of torchrun read from it, too, and end when this one does, however it ends
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         code = process.wait()
     except BaseException:
-        # torchrun ends its processes
+        # torchrun passes it on to its processes, which save first; of SIGUSR1 it would die
         process.terminate()
         process.wait()
         raise

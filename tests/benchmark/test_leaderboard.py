@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from mmengine.config import Config
 from hybrid_backbones.benchmark import launchers
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
 from hybrid_backbones.benchmark.launchers import (
+    WARNING,
+    queued_again_at_time_limit,
     queued_job,
     require_none_queued,
     run_here,
@@ -30,6 +33,7 @@ from hybrid_backbones.benchmark.one_run import (
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
+from hybrid_backbones.training.errors import Terminated
 from hybrid_backbones.training.stop import GRACE
 
 # a run that says when it began and ended, and then does as its config is called
@@ -130,7 +134,9 @@ def test_a_damaged_result_is_named(make):
 
 
 def test_stopped_runs_have_the_time_that_the_page_on_clusters_names(repository):
-    assert f"below the {GRACE} seconds" in (repository / "docs/clusters.md").read_text()
+    page = (repository / "docs/clusters.md").read_text()
+    assert f"below the {GRACE} seconds" in page
+    assert f"{WARNING} seconds before its time limit" in page
 
 
 def test_a_stopped_run_has_its_time_before_it_is_killed(make, monkeypatch):
@@ -255,6 +261,7 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
         "exclusive",
         "gres=gpu:h100:4",
         "requeue",
+        f"signal=B:USR1@{WARNING}",
         'comment="two words"',
     ):
         assert f"#SBATCH --{option}\n" in text
@@ -274,6 +281,19 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
         submit(script)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, monkeypatch, number):
+    noted = tmp_path / "noted"
+    install(tmp_path / "bin", scontrol=f'#!/bin/sh\necho "$@" > {noted}\n')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with pytest.raises(Terminated), queued_again_at_time_limit():
+        raise Terminated(number)
+    assert noted.is_file() == (number == signal.SIGUSR1)
+    assert not noted.is_file() or noted.read_text() == "requeue 42_3\n"
 
 
 def test_costs_are_measured_or_between_the_fastest_and_the_slowest_measured(make):
