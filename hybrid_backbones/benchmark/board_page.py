@@ -15,7 +15,7 @@ from .board_plots import Point, draw_board
 from .board_sizes import size_notes
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
-from .runs import Run, find_earlier, write_whole
+from .runs import FILE, Run, find_earlier, write_whole
 from .tables import markdown_table
 from .zoo_table import significant
 
@@ -88,6 +88,9 @@ def write_board(out: Path) -> None:
     # otherwise an older page of another process could come last
     with FileLock(out / ".page.lock"):
         board = json.loads((out / BOARD).read_text())
+        for names in (board["runs"], board["earlier"]):
+            # a run whose folder was removed leaves the page
+            names[:] = [name for name in names if (out / name / FILE).is_file()]
         runs = [Run.load(out / name) for name in board["runs"] + board["earlier"]]
         write_whole(out / TABLE, to_csv(runs))
         groups = group(runs)

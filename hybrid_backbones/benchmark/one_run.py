@@ -99,7 +99,7 @@ def _noting_failure(run: Run) -> Iterator[None]:
 
 def complete(run: Run) -> None:
     """Train, evaluate and measure, as far as it is not done yet, and write the result."""
-    if run.result is not None:
+    if run.read_result() is not None:
         return
     run.forget_failure()
     _train(run)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from hybrid_backbones.benchmark.launchers import (
 )
 from hybrid_backbones.benchmark.one_run import (
     _training_memory,
+    complete,
     training_seconds,
     training_speed,
 )
@@ -129,8 +131,11 @@ def test_a_damaged_result_is_named(make):
     run = make("maskrcnn_r50", 0, {})
     path = run.folder / "result.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(ValueError, match=rf"{path} is damaged .* remove it"):
-        _ = run.result
+    assert run.result is None
+    assert re.match(rf"{path} is damaged .*: remove it", run.error)
+    # nobody overwrites it
+    with pytest.raises(ValueError, match=rf"{path} is damaged .*: remove it"):
+        complete(run)
 
 
 def test_stopped_runs_have_the_time_that_the_page_on_clusters_names(repository):
