@@ -28,7 +28,7 @@ from ..training.work_dir import locked
 from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board
 from .launchers import queued_job, require_none_queued, run_here, submit, write_script
-from .real_runs import count_images
+from .real_runs import count_images, with_default_roots
 from .runs import Run, reason_of, write_whole
 from .zoo import published_of, published_size
 
@@ -135,9 +135,9 @@ class Plan:
         if self.processes > 1:
             # each has a batch of its own
             settings.append({"processes": self.processes})
-        text = json.dumps(settings, sort_keys=True, default=str)
+        # the data are the same wherever they are
+        text = with_default_roots(json.dumps(settings, sort_keys=True, default=str), cfg)
         if self.mini:
-            # the set is the same in every folder
             text = text.replace(str(Path(MINI_ROOT).resolve()), MINI_ROOT)
         digest = sha256(text.encode()).hexdigest()
         known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
@@ -227,7 +227,10 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
             with closing(run_here(missing, plan.jobs)) as ended:
                 for number, run in enumerate(ended, 1):
                     write_board(plan.out)
-                    say(f"{number} of {len(missing)}: {run.title}: {Entry([run]).in_words()}")
+                    words = Entry([run]).in_words()
+                    if run.result is None and run.error is None:
+                        words += ", and another process computes it; see its log"
+                    say(f"{number} of {len(missing)}: {run.title}: {words}")
     say(f"wrote {plan.out / PAGE}")
     return sum(run.error is not None for run in runs if run not in submitted)
 

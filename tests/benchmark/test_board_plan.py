@@ -1,6 +1,7 @@
 """Laws of the leaderboard's plan: which runs there are, and what stops none of them."""
 
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hybrid_backbones.benchmark import leaderboard
 from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
 from hybrid_backbones.benchmark.launchers import LAUNCHERS
 from hybrid_backbones.benchmark.leaderboard import Plan
+from hybrid_backbones.benchmark.real_runs import ROOTS
 from hybrid_backbones.benchmark.runs import Run
 from hybrid_backbones.training.errors import Terminated
 
@@ -211,6 +213,34 @@ def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_
     monkeypatch.chdir(tmp_path / "elsewhere")
     moved, *_ = replace(plan, configs=["imagenet_swiftformer_xs"]).runs()
     assert moved.digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("config", "mini"), [("locformer_swin_t", False), ("upernet_r50", False), (CONFIG, True)]
+)
+def test_a_config_is_the_same_wherever_its_data_are(tmp_path, mini_root, monkeypatch, config, mini):
+    for name in ROOTS:
+        monkeypatch.delenv(name, raising=False)
+    plan = Plan([config], tmp_path, mini=mini)
+    (run,) = plan.runs()
+    for folder in ("/disk/a", "/disk/b/"):
+        for name in ROOTS:
+            monkeypatch.setenv(name, folder + name if name == "SKETCH_ROOT" else folder)
+        (moved,) = plan.runs()
+        assert moved.digest == run.digest
+    settings = Config.fromfile(moved.settings)
+    assert mini or settings.train_dataloader.dataset.data_root == folder
+    # it may be said in another way, too, and is then another setting
+    options = {"train_dataloader.dataset.data_root": "/disk/c"}
+    (other,) = replace(plan, options=options).runs()
+    assert other.digest != run.digest
+
+
+def test_the_default_roots_are_those_of_the_configs(repository):
+    texts = [path.read_text() for path in (repository / "configs/_base_/datasets").glob("*.py")]
+    named = [pair for text in texts for pair in re.findall(r"\{\{\$(\w+_ROOT):(.*?)\}\}", text)]
+    assert dict(named) == ROOTS
+    assert set(named) == set(ROOTS.items())
 
 
 def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
