@@ -27,6 +27,8 @@ INTERVAL = 0.2
 CPUS_PER_GPU = 5
 # seconds before the time limit of Slurm at which a run is stopped, to be queued again
 WARNING = 120
+# exit code of a run that another process computes, perhaps on another machine
+IN_USE = os.EX_TEMPFAIL
 SCRIPT, JOB_ID = "leaderboard.sbatch", "slurm_job.txt"
 
 
@@ -36,7 +38,7 @@ def run_here(runs: Sequence[Run], jobs: int) -> Generator[Run, None, None]:
     However this process ends, its runs stop, and go on from their last checkpoints another time.
 
     Yields:
-        each run as soon as it has finished or failed.
+        each run as soon as it has finished or failed, or another process turns out to compute it.
 
     Raises:
         ValueError: if there are too few GPUs.
@@ -52,7 +54,7 @@ def run_here(runs: Sequence[Run], jobs: int) -> Generator[Run, None, None]:
             ended = [p for p, (_, process) in running.items() if process.poll() is not None]
             for place in ended:
                 run, process = running.pop(place)
-                if run.result is None:
+                if run.result is None and process.returncode != IN_USE:
                     # if the process could say no more itself
                     run.fail(_reason(process.returncode, run.log))
                 yield run

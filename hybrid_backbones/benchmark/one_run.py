@@ -36,7 +36,7 @@ from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
 from ..training.stop import GRACE, SIGNALS
 from .board_page import write_board
-from .launchers import PROGRAM, queued_again_at_time_limit
+from .launchers import IN_USE, PROGRAM, queued_again_at_time_limit
 from .measure import attempt
 from .probes import time_call
 from .runs import Run, reason_of, write_whole
@@ -79,12 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _complete_alone(run: Run) -> None:
-    """Complete a run as soon as no other process does."""
+    """Complete a run as soon as no other process does; exit with `IN_USE` if one does for long."""
     try:
         with FileLock(run.folder / ".run.lock", timeout=PATIENCE), _noting_failure(run):
             complete(run)
-    except Timeout as error:
-        raise ValueError(f"{run.folder} is in use by another process: wait for it") from error
+    except Timeout:
+        sys.stderr.write(f"error: {run.folder} is in use by another process: wait for it\n")
+        sys.exit(IN_USE)
 
 
 @contextmanager
@@ -138,9 +139,21 @@ def _train(run: Run) -> None:
     if run.processes > 1:
         _train_distributed(run)
     else:
-        launch.train(_training(run, "none"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # from KiB
-        write_whole(run.folder / "memory.json", json.dumps(peak))
+        parts = len(_training_parts(run))
+        try:
+            launch.train(_training(run, "none"))
+        finally:
+            # not if there was nothing to train
+            if len(_training_parts(run)) > parts:
+                _note_memory(run)
+
+
+def _note_memory(run: Run) -> None:
+    """Write the peak memory of this process in MiB, unless that of an earlier part is higher."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # from KiB
+    path = run.folder / "memory.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else 0.0
+    write_whole(path, json.dumps(max(peak, earlier)))
 
 
 def _train_distributed(run: Run) -> None:
