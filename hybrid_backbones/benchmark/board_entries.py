@@ -35,19 +35,25 @@ class Entry(NamedTuple):
         return fmean(values) if values else None
 
     def scores(self) -> dict[str, list[float]]:
-        """Return the metrics in percent, one value for each finished seed, by their labels."""
+        """Return the metrics in percent, one value for each seed that has it, by their labels."""
         metrics = [one["metrics"] for one in self.results]
-        return {
-            label: [one[key] * by for one in metrics]
+        found = {
+            label: [one[key] * by for one in metrics if key in one]
             for key, (label, by) in FIGURES.items()
-            if metrics and all(key in one for one in metrics)
         }
+        return {label: values for label, values in found.items() if values}
 
     def in_words(self) -> str:
-        """Say what became of the runs: their scores, why others failed, how many are missing."""
+        """Say what became of the runs: scores, who has none, who failed, how many are missing."""
         texts = [f"{label} {with_deviation(values)}" for label, values in self.scores().items()]
+        states = [
+            # as of a detector that detects nothing
+            f"no metric with seed {run.seed}"
+            for run in self.runs
+            if (result := run.result) is not None and not FIGURES.keys() & result["metrics"]
+        ]
         failed = [(run.seed, error) for run in self.runs if (error := run.error) is not None]
-        states = [f"failed with seed {seed}: {error}" for seed, error in failed]
+        states += [f"failed with seed {seed}: {error}" for seed, error in failed]
         missing = len(self.runs) - len(self.results) - len(failed)
         if missing:
             states.append(f"{missing} of {len(self.runs)} not finished")

@@ -15,7 +15,7 @@ from .board_plots import Point, draw_board
 from .board_sizes import size_notes
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
-from .runs import Run, find_earlier, write_whole
+from .runs import FILE, Run, find_earlier, write_whole
 from .tables import markdown_table
 from .zoo_table import significant
 
@@ -52,18 +52,30 @@ measured.
 
 
 def save_board(
-    out: Path, runs: Sequence[Run], *, program: str, arguments: str, speeds: Sequence[Path]
+    out: Path,
+    runs: Sequence[Run],
+    *,
+    program: str,
+    arguments: str,
+    speeds: Sequence[Path],
+    queued: bool = False,
 ) -> None:
     """Write what is on the page and in which order, for all processes that write the page.
 
-    Finished runs of earlier commands stay on the page.
+    Finished runs of earlier commands stay on the page; with `queued`, which says that Slurm is at
+    work for them, also those that are not finished.
 
     Raises:
         ValueError: if it is not known what they are, or a table of speeds cannot be read.
     """
+    own = [run.folder.name for run in runs]
+    earlier = [run.folder.name for run in find_earlier(out, runs)]
+    if queued:
+        last = json.loads((out / BOARD).read_text())
+        earlier += [n for n in last["runs"] + last["earlier"] if n not in own + earlier]
     saved = dict(
-        runs=[run.folder.name for run in runs],
-        earlier=[run.folder.name for run in find_earlier(out, runs)],
+        runs=own,
+        earlier=earlier,
         program=program,
         command=f"{program} {arguments}",
         speeds=[speed._asdict() for speed in read_speeds(speeds)],
@@ -76,6 +88,9 @@ def write_board(out: Path) -> None:
     # otherwise an older page of another process could come last
     with FileLock(out / ".page.lock"):
         board = json.loads((out / BOARD).read_text())
+        for names in (board["runs"], board["earlier"]):
+            # a run whose folder was removed leaves the page
+            names[:] = [name for name in names if (out / name / FILE).is_file()]
         runs = [Run.load(out / name) for name in board["runs"] + board["earlier"]]
         write_whole(out / TABLE, to_csv(runs))
         groups = group(runs)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ..training.errors import Terminated
 from ..training.stop import GRACE
 from .runs import Run, write_whole
 
@@ -23,6 +25,10 @@ COMMAND = (sys.executable, "-m", PROGRAM)
 INTERVAL = 0.2
 # of each process that trains, for its data loaders
 CPUS_PER_GPU = 5
+# seconds before the time limit of Slurm at which a run is stopped, to be queued again
+WARNING = 120
+# exit code of a run that another process computes, perhaps on another machine
+IN_USE = os.EX_TEMPFAIL
 SCRIPT, JOB_ID = "leaderboard.sbatch", "slurm_job.txt"
 
 
@@ -32,7 +38,7 @@ def run_here(runs: Sequence[Run], jobs: int) -> Generator[Run, None, None]:
     However this process ends, its runs stop, and go on from their last checkpoints another time.
 
     Yields:
-        each run as soon as it has finished or failed.
+        each run as soon as it has finished or failed, or another process turns out to compute it.
 
     Raises:
         ValueError: if there are too few GPUs.
@@ -48,7 +54,7 @@ def run_here(runs: Sequence[Run], jobs: int) -> Generator[Run, None, None]:
             ended = [p for p, (_, process) in running.items() if process.poll() is not None]
             for place in ended:
                 run, process = running.pop(place)
-                if run.result is None:
+                if run.result is None and process.returncode != IN_USE:
                     # if the process could say no more itself
                     run.fail(_reason(process.returncode, run.log))
                 yield run
@@ -138,6 +144,8 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
         "open-mode": "append",
         # a task that is put back goes on from its last checkpoint
         "requeue": "",
+        # the shell, and thus the run, is told before the time limit
+        "signal": f"B:USR1@{WARNING}",
         **dict(option.partition("=")[::2] for option in options),
     }
     lines = [f"#SBATCH --{name}{_quoted(value)}" for name, value in given.items()]
@@ -155,6 +163,18 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
     return path
 
 
+@contextmanager
+def queued_again_at_time_limit() -> Iterator[None]:
+    """Let Slurm queue this task of an array again if SIGUSR1, ahead of its time limit, stops it."""
+    try:
+        yield
+    except Terminated as stop:
+        if stop.number == signal.SIGUSR1 and "SLURM_ARRAY_JOB_ID" in os.environ:
+            task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+            subprocess.run(["scontrol", "requeue", task])
+        raise
+
+
 def _quoted(value: str) -> str:
     """Return a value behind its option, in the quotes that Slurm takes where it has spaces."""
     if not value:
@@ -163,37 +183,46 @@ def _quoted(value: str) -> str:
 
 
 def submit(script: Path) -> str:
-    """Submit a script to Slurm, unless the last submission still waits or runs.
+    """Submit a script to Slurm.
 
     Returns:
         line that says what was done.
 
     Raises:
-        ValueError: if the last submission has not ended, or Slurm is not there or refuses this one.
+        ValueError: if Slurm is not there or refuses it.
     """
     if shutil.which("sbatch") is None:
         raise ValueError(
             "there is no sbatch on this machine, and nothing was submitted: on a machine of the "
             f"cluster that sees this folder, run sbatch {script.absolute()}"
         )
-    last = script.with_name(JOB_ID)
-    if last.is_file() and _is_queued(last.read_text()):
-        job = last.read_text()
-        raise ValueError(
-            f"the runs of {script.parent} wait or run as job {job} of Slurm: give the command "
-            f"again when it has ended, or stop it with scancel {job}"
-        )
     done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"sbatch refused {script}: {' '.join(done.stderr.split())}")
     job = done.stdout.strip().partition(";")[0]
-    write_whole(last, job)
+    write_whole(script.with_name(JOB_ID), job)
     return f"submitted {script} as job {job}; each run that ends writes the page again"
 
 
-def _is_queued(job: str) -> bool:
-    """Return whether Slurm still has tasks of a job; not if it has forgotten the job."""
-    if shutil.which("squeue") is None:
-        return False
+def require_none_queued(out: Path) -> None:
+    """Check that the last job that was submitted for a folder has ended.
+
+    Raises:
+        ValueError: if it still waits or runs.
+    """
+    if job := queued_job(out):
+        raise ValueError(
+            f"runs of {out} wait or run as job {job} of Slurm: give the command again when it has "
+            f"ended, or stop it with scancel {job}"
+        )
+
+
+def queued_job(out: Path) -> str | None:
+    """Return the last job that was submitted for a folder, None if it has ended."""
+    last = out / JOB_ID
+    if not last.is_file() or shutil.which("squeue") is None:
+        return None
+    job = last.read_text()
     command = ["squeue", "--noheader", f"--jobs={job}"]
-    return bool(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+    # nothing is said of a job that Slurm has forgotten
+    return job if subprocess.run(command, capture_output=True, text=True).stdout.strip() else None

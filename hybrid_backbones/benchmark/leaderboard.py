@@ -27,8 +27,8 @@ from ..training.requirements import require_keys, require_writable_file
 from ..training.work_dir import locked
 from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board
-from .launchers import run_here, submit, write_script
-from .real_runs import count_images
+from .launchers import queued_job, require_none_queued, run_here, submit, write_script
+from .real_runs import count_images, with_default_roots
 from .runs import Run, reason_of, write_whole
 from .zoo import published_of, published_size
 
@@ -135,9 +135,9 @@ class Plan:
         if self.processes > 1:
             # each has a batch of its own
             settings.append({"processes": self.processes})
-        text = json.dumps(settings, sort_keys=True, default=str)
+        # the data are the same wherever they are
+        text = with_default_roots(json.dumps(settings, sort_keys=True, default=str), cfg)
         if self.mini:
-            # the set is the same in every folder
             text = text.replace(str(Path(MINI_ROOT).resolve()), MINI_ROOT)
         digest = sha256(text.encode()).hexdigest()
         known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
@@ -145,7 +145,8 @@ class Plan:
         runs = [self._run_of(path, seed, digest, **known) for seed in range(self.seeds)]
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
-            cfg.dump(run.settings)
+            # a task of Slurm may read it at this moment
+            write_whole(run.settings, cfg.dump())
         return runs
 
     def _failed(self, path: Path, error: Exception) -> Run:
@@ -203,11 +204,14 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
     stop_on_sigterm()
     submitted: list[Run] = []
     with _saying_how_to_go_on(), locked(plan.out, "leaderboard", "--out"):
+        if plan.launcher == "slurm":
+            require_none_queued(plan.out)
         runs = plan.runs()
         for run in runs:
             run.save()
         command = dict(program=program, arguments=arguments)
-        save_board(plan.out, runs, **command, speeds=plan.speeds)
+        queued = queued_job(plan.out) is not None
+        save_board(plan.out, runs, **command, speeds=plan.speeds, queued=queued)
         missing = [run for run in runs if run.result is None and run.scope is not None]
         say(f"{len(runs)} runs, {len(missing)} of them to do; their folders are in {plan.out}")
         for run in runs:
@@ -223,7 +227,10 @@ def lead(plan: Plan, program: str, arguments: str, say: Callable[[str], None]) -
             with closing(run_here(missing, plan.jobs)) as ended:
                 for number, run in enumerate(ended, 1):
                     write_board(plan.out)
-                    say(f"{number} of {len(missing)}: {run.title}: {Entry([run]).in_words()}")
+                    words = Entry([run]).in_words()
+                    if run.result is None and run.error is None:
+                        words += ", and another process computes it; see its log"
+                    say(f"{number} of {len(missing)}: {run.title}: {words}")
     say(f"wrote {plan.out / PAGE}")
     return sum(run.error is not None for run in runs if run not in submitted)
 

@@ -34,9 +34,9 @@ from ..training.errors import stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
-from ..training.stop import GRACE
+from ..training.stop import GRACE, SIGNALS
 from .board_page import write_board
-from .launchers import PROGRAM
+from .launchers import IN_USE, PROGRAM, queued_again_at_time_limit
 from .measure import attempt
 from .probes import time_call
 from .runs import Run, reason_of, write_whole
@@ -65,25 +65,27 @@ def main(arguments: list[str] | None = None) -> None:
         threading.Thread(target=end_with_input, daemon=True).start()
     run = Run.load(args.folder)
     with launch.one_line_errors(), guard_loads(run_code=False):
-        stop_on_sigterm()
+        stop_on_sigterm(*SIGNALS)
         if args.launcher == "pytorch":
             with _noting_failure(run):
                 launch.train(_training(run, "pytorch"))
             return
-        try:
-            _complete_alone(run)
-        finally:
-            if args.write_page:
-                write_board(run.folder.parent)
+        with queued_again_at_time_limit():
+            try:
+                _complete_alone(run)
+            finally:
+                if args.write_page:
+                    write_board(run.folder.parent)
 
 
 def _complete_alone(run: Run) -> None:
-    """Complete a run as soon as no other process does."""
+    """Complete a run as soon as no other process does; exit with `IN_USE` if one does for long."""
     try:
         with FileLock(run.folder / ".run.lock", timeout=PATIENCE), _noting_failure(run):
             complete(run)
-    except Timeout as error:
-        raise ValueError(f"{run.folder} is in use by another process: wait for it") from error
+    except Timeout:
+        sys.stderr.write(f"error: {run.folder} is in use by another process: wait for it\n")
+        sys.exit(IN_USE)
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _noting_failure(run: Run) -> Iterator[None]:
 
 def complete(run: Run) -> None:
     """Train, evaluate and measure, as far as it is not done yet, and write the result."""
-    if run.result is not None:
+    if run.read_result() is not None:
         return
     run.forget_failure()
     _train(run)
@@ -137,19 +139,33 @@ def _train(run: Run) -> None:
     if run.processes > 1:
         _train_distributed(run)
     else:
-        launch.train(_training(run, "none"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # from KiB
-        write_whole(run.folder / "memory.json", json.dumps(peak))
+        parts = len(_training_parts(run))
+        try:
+            launch.train(_training(run, "none"))
+        finally:
+            # not if there was nothing to train
+            if len(_training_parts(run)) > parts:
+                _note_memory(run)
+
+
+def _note_memory(run: Run) -> None:
+    """Write the peak memory of this process in MiB, unless that of an earlier part is higher."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # from KiB
+    path = run.folder / "memory.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else 0.0
+    write_whole(path, json.dumps(max(peak, earlier)))
 
 
 def _train_distributed(run: Run) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={run.processes}", "-m", PROGRAM, str(run.folder)]
-    process = subprocess.Popen([*command, "--launcher", "pytorch"], stdin=subprocess.DEVNULL)
+    command += ["--launcher", "pytorch", "--with-parent"]
+    # the processes of torchrun read from it, too, and end when this one does, however it ends
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         code = process.wait()
     except BaseException:
-        # torchrun ends its processes
+        # torchrun passes it on to its processes, which save first; of SIGUSR1 it would die
         process.terminate()
         process.wait()
         raise

@@ -1,6 +1,8 @@
 """Real runs: what the training of a config on COCO, ADE20K or ImageNet costs, and its commands."""
 
 import json
+import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +19,13 @@ NUM_IMAGES = dict(mmdet=117_266, mmseg=20_210, mmpretrain=1_281_167)
 # what the data sets of our configs are called, by framework
 DATASETS = dict(
     mmdet=("CheckedCocoDataset",), mmseg=("CheckedADE20KDataset",), mmpretrain=("ImageNet",)
+)
+# where our configs look for data, by the environment variable that says another place
+ROOTS = dict(
+    COCO_ROOT="data/coco/",
+    ADE_ROOT="data/ade/ADEChallengeData2016",
+    IMAGENET_ROOT="data/imagenet",
+    SKETCH_ROOT="data/sketches",
 )
 # of the example commands
 NUM_GPUS = 8
@@ -41,6 +50,16 @@ class Cost(NamedTuple):
         if self.low == self.high:
             return f"{_hours(self.low)} on {self.device}"
         return f"about {_hours(self.low)} to {_hours(self.high)} on {self.device}"
+
+
+def with_default_roots(text: str, cfg: Config) -> str:
+    """Return the JSON of a config's settings as it is where no variable says where data are."""
+    for name in ROOTS.keys() & cfg.env_variables.keys():
+        root = os.environ[name]
+        # the folder itself, or a path in it
+        end = "" if root.endswith("/") else r'(?=[/"])'
+        text = re.sub(f'"{re.escape(json.dumps(root)[1:-1])}{end}', f'"{ROOTS[name]}', text)
+    return text
 
 
 def count_images(cfg: Config) -> int | None:

@@ -86,9 +86,8 @@ class Run:
         """All that the processes of the run on this machine have written."""
         return self.folder / "log.txt"
 
-    @property
-    def result(self) -> dict | None:
-        """Metrics and measured figures; None if the run has not finished.
+    def read_result(self) -> dict | None:
+        """Return metrics and measured figures; None if the run has not finished.
 
         Raises:
             ValueError: if their file is damaged.
@@ -102,10 +101,21 @@ class Run:
             ) from error
 
     @property
+    def result(self) -> dict | None:
+        """Metrics and measured figures; None if there are none that can be read."""
+        with suppress(ValueError):
+            return self.read_result()
+        return None
+
+    @property
     def error(self) -> str | None:
-        """Line that says why the run failed; None if it has not."""
+        """Line that says why the run failed, or that its result is damaged; None if neither."""
+        try:
+            finished = self.read_result() is not None
+        except ValueError as damage:
+            return str(damage)
         path = self.folder / "error.txt"
-        return path.read_text() if path.is_file() and self.result is None else None
+        return path.read_text() if path.is_file() and not finished else None
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, which ends the run."""

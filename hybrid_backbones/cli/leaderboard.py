@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..benchmark.launchers import LAUNCHERS
-from ..benchmark.leaderboard import Plan, lead
+from ..benchmark.leaderboard import SLURM_GPUS, Plan, lead
 from ..benchmark.settings import program
 from ..config_files import SPEEDS
 from ..training.cfg_options import CfgOptions
@@ -43,7 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="what starts the runs (default: local)",
     )
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="of each run; on a CPU, processes (default: 1)"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="of each run; on a CPU, processes (default: 1; torchrun: all / --jobs; slurm: "
+        f"{SLURM_GPUS})",
     )
     parser.add_argument(
         "--sbatch",

@@ -37,13 +37,14 @@ class Terminated(KeyboardInterrupt):
         self.number = signal.Signals(number)
 
 
-def stop_on_sigterm() -> None:
-    """Make SIGTERM stop the program as Ctrl-C does."""
+def stop_on_sigterm(*others: signal.Signals) -> None:
+    """Make SIGTERM, and other signals if any are given, stop the program as Ctrl-C does."""
 
     def stop(number: int, _) -> None:
         raise Terminated(number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for signal_number in (signal.SIGTERM, *others):
+        signal.signal(signal_number, stop)
 
 
 @contextmanager

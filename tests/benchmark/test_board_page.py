@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -139,6 +140,33 @@ def test_finished_runs_of_an_earlier_command_stay_on_the_page(make):
     (first.folder / "run.json").unlink()
     with pytest.raises(ValueError, match=r"has results of maskrcnn_r50_0, but no run\.json"):
         page_of([waiting])
+
+
+def test_a_seed_without_a_metric_leaves_the_scores_of_the_others(make):
+    runs = [make("maskrcnn_r50", seed, {}) for seed in (0, 1)]
+    runs.append(make("maskrcnn_r50", 2, {"metrics": {}}))
+    nothing = make("retinanet_r50", 0, {"metrics": {}})
+    page = page_of([*runs, nothing])
+    assert row_of(page, "maskrcnn_r50")[1] == (
+        "box AP 40.0 ± 0.0, mask AP 30.0 ± 0.0, box AP50 60.0 ± 0.0; no metric with seed 2"
+    )
+    assert row_of(page, "retinanet_r50")[1] == "no metric with seed 0"
+
+
+def test_a_damaged_result_and_a_removed_folder_stop_no_page(make):
+    damaged, removed = make("maskrcnn_r50", 0, {}), make("fasterrcnn_r50", 0, {})
+    page_of([make("retinanet_r50", 0, {})])
+    (damaged.folder / "result.json").write_text('{"metrics": {')
+    shutil.rmtree(removed.folder)
+    out = damaged.folder.parent
+    write_board(out)
+    page = (out / "leaderboard.md").read_text()
+    assert "`fasterrcnn_r50`" not in page
+    assert "1 of 2 runs are finished" in page
+    (words,) = row_of(page, "maskrcnn_r50")[1:2]
+    assert re.fullmatch(
+        r"failed with seed 0: .*result\.json is damaged \(.*\): remove it, .*", words
+    )
 
 
 def test_other_settings_of_a_config_have_a_row_of_their_own(make):

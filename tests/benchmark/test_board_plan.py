@@ -1,15 +1,19 @@
 """Laws of the leaderboard's plan: which runs there are, and what stops none of them."""
 
+import os
+import re
 import shutil
 import signal
 from dataclasses import replace
 
 import pytest
+from mmengine.config import Config
 
 from hybrid_backbones.benchmark import leaderboard
 from hybrid_backbones.benchmark.board_page import PAGE, save_board, write_board
 from hybrid_backbones.benchmark.launchers import LAUNCHERS
 from hybrid_backbones.benchmark.leaderboard import Plan
+from hybrid_backbones.benchmark.real_runs import ROOTS
 from hybrid_backbones.benchmark.runs import Run
 from hybrid_backbones.training.errors import Terminated
 
@@ -33,6 +37,14 @@ def write_page(plan, runs):
     save_board(plan.out, runs, program="hb leaderboard", arguments="", speeds=[])
     write_board(plan.out)
     return (plan.out / PAGE).read_text()
+
+
+def install(folder, **programs):
+    """Write shell scripts as programs."""
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
 
 
 @pytest.fixture
@@ -102,15 +114,50 @@ def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, monkeypatch):
     plan = Plan([CONFIG], tmp_path / "out", launcher="slurm")
     for run in plan.runs():
         run.fail("its node was lost")
-    (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ValueError, match="nothing was submitted"):
         lead(plan)
-    (tmp_path / "bin/sbatch").write_text("#!/bin/sh\necho 42\n")
-    (tmp_path / "bin/sbatch").chmod(0o755)
+    install(tmp_path / "bin", sbatch="echo 42")
     failed, said = lead(plan)
     assert failed == 0
     assert "as job 42;" in said[1]
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_runs_that_slurm_still_has_stay_on_the_page(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    install(tmp_path / "bin", sbatch="echo 42", squeue="echo waiting")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(leaderboard, "run_here", lambda *_: (run for run in ()))
+    waiting = Plan([CONFIG], out, launcher="slurm")
+    other = Plan(["maskrcnn_r50"], out)
+    lead(waiting)
+    before = {path: path.read_text() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="scancel 42"):
+        lead(replace(other, launcher="slurm"))
+    assert {path: path.read_text() for path in before} == before
+    lead(other)
+    (run,) = waiting.runs()
+    run.fail("its node was lost")
+    # as a task does at its end
+    write_board(out)
+    page = (out / PAGE).read_text()
+    assert f"| `{CONFIG}` | failed with seed 0: its node was lost |" in page
+    assert "| `maskrcnn_r50` | 1 of 1 not finished |" in page
+    install(tmp_path / "bin", squeue="")
+    lead(other)
+    assert f"| `{CONFIG}` |" not in (out / PAGE).read_text()
+
+
+def test_a_config_that_a_run_reads_is_not_written(tmp_path):
+    plan = Plan([CONFIG], tmp_path)
+    (run,) = plan.runs()
+    with run.settings.open() as reader:
+        plan.runs()
+        # another file has its name
+        assert os.fstat(reader.fileno()).st_nlink == 0
+        assert reader.read() == run.settings.read_text()
+    assert Config.fromfile(run.settings).default_scope == "mmpretrain"
 
 
 @pytest.mark.usefixtures("_own_signals")
@@ -166,6 +213,34 @@ def test_a_config_with_other_settings_is_another_run(tmp_path, repository, mini_
     monkeypatch.chdir(tmp_path / "elsewhere")
     moved, *_ = replace(plan, configs=["imagenet_swiftformer_xs"]).runs()
     assert moved.digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("config", "mini"), [("locformer_swin_t", False), ("upernet_r50", False), (CONFIG, True)]
+)
+def test_a_config_is_the_same_wherever_its_data_are(tmp_path, mini_root, monkeypatch, config, mini):
+    for name in ROOTS:
+        monkeypatch.delenv(name, raising=False)
+    plan = Plan([config], tmp_path, mini=mini)
+    (run,) = plan.runs()
+    for folder in ("/disk/a", "/disk/b/"):
+        for name in ROOTS:
+            monkeypatch.setenv(name, folder + name if name == "SKETCH_ROOT" else folder)
+        (moved,) = plan.runs()
+        assert moved.digest == run.digest
+    settings = Config.fromfile(moved.settings)
+    assert mini or settings.train_dataloader.dataset.data_root == folder
+    # it may be said in another way, too, and is then another setting
+    options = {"train_dataloader.dataset.data_root": "/disk/c"}
+    (other,) = replace(plan, options=options).runs()
+    assert other.digest != run.digest
+
+
+def test_the_default_roots_are_those_of_the_configs(repository):
+    texts = [path.read_text() for path in (repository / "configs/_base_/datasets").glob("*.py")]
+    named = [pair for text in texts for pair in re.findall(r"\{\{\$(\w+_ROOT):(.*?)\}\}", text)]
+    assert dict(named) == ROOTS
+    assert set(named) == set(ROOTS.items())
 
 
 def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):

@@ -1,11 +1,10 @@
-"""Laws of the leaderboard: launchers, pictures and costs, without any training."""
+"""Laws of the leaderboard: measured figures, pictures and costs, without any training."""
 
 import json
 import os
 import random
-import subprocess
-import sys
-import time
+import re
+import signal
 from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
@@ -13,57 +12,19 @@ from itertools import combinations
 import pytest
 from mmengine.config import Config
 
-from hybrid_backbones.benchmark import launchers
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
-from hybrid_backbones.benchmark.launchers import run_here, submit, write_script
 from hybrid_backbones.benchmark.one_run import (
+    _train,
     _training_memory,
+    complete,
     training_seconds,
     training_speed,
 )
 from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
-from hybrid_backbones.training.stop import GRACE
-
-# a run that says when it began and ended, and then does as its config is called
-FAKE = """
-import json, pathlib, sys, threading, time, os, signal
-folder = pathlib.Path(sys.argv[1])
-name = json.loads((folder / "run.json").read_text())["config"]
-note = lambda what: (folder / what).write_text(str(time.time()))
-note("began")
-(folder / "pid").write_text(str(os.getpid()))
-for variable in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
-    (folder / variable).write_text(os.environ.get(variable, ""))
-if "endless" in name:
-    sys.stdin.read()
-    sys.exit(143)
-if "fails" in name:
-    sys.exit(3)
-time.sleep(0.3)
-note("ended")
-(folder / "result.json").write_text("{}")
-"""
-# a run that does not stop
-DEAF = """
-import pathlib, signal, sys, time
-folder = pathlib.Path(sys.argv[1])
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-(folder / "deaf").touch()
-if folder.name.startswith("b"):
-    while not (folder.parent / "a_0/deaf").exists():
-        time.sleep(0.05)
-    (folder / "result.json").write_text("{}")
-else:
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """Runs are fakes."""
-    monkeypatch.setattr(launchers, "COMMAND", (sys.executable, "-S", "-c", FAKE))
+from hybrid_backbones.training import launch
+from hybrid_backbones.training.errors import Terminated
 
 
 def test_the_front_has_all_points_that_no_other_dominates_and_no_more():
@@ -119,22 +80,11 @@ def test_a_damaged_result_is_named(make):
     run = make("maskrcnn_r50", 0, {})
     path = run.folder / "result.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(ValueError, match=rf"{path} is damaged .* remove it"):
-        _ = run.result
-
-
-def test_stopped_runs_have_the_time_that_the_page_on_clusters_names(repository):
-    assert f"below the {GRACE} seconds" in (repository / "docs/clusters.md").read_text()
-
-
-def test_a_stopped_run_has_its_time_before_it_is_killed(make, monkeypatch):
-    monkeypatch.setattr(launchers, "COMMAND", (sys.executable, "-S", "-c", DEAF))
-    monkeypatch.setattr(launchers, "GRACE", 1.5)
-    ended = run_here([make("a"), make("b")], 2)
-    assert next(ended).name == "b"
-    begin = time.monotonic()
-    ended.close()
-    assert 1.5 <= time.monotonic() - begin < 20
+    assert run.result is None
+    assert re.match(rf"{path} is damaged .*: remove it", run.error)
+    # nobody overwrites it
+    with pytest.raises(ValueError, match=rf"{path} is damaged .*: remove it"):
+        complete(run)
 
 
 def test_of_several_reasons_of_a_failure_the_first_counts(make):
@@ -158,6 +108,31 @@ def test_a_training_took_as_long_as_all_its_parts(make):
     assert training_seconds(run) == 90
 
 
+def test_the_memory_of_a_training_is_the_highest_of_all_parts_that_trained(make, monkeypatch):
+    run = make("maskrcnn_r50")
+    run.settings.write_text("train_cfg = dict(max_epochs=1)\n")
+    note = run.folder / "memory.json"
+    monkeypatch.setattr(launch, "train", lambda _: None)
+    _train(run)
+    assert not note.exists()
+
+    def train(_):
+        part = run.work_dir / str(len(list(run.work_dir.glob("*")))) / "vis_data"
+        part.mkdir(parents=True)
+        (part / "scalars.json").write_text('{"loss": 1.0}')
+        raise Terminated(signal.SIGTERM)
+
+    monkeypatch.setattr(launch, "train", train)
+    with pytest.raises(Terminated):
+        _train(run)
+    assert _training_memory(run) > 1
+    for earlier in (1.0, 1e9):
+        note.write_text(json.dumps(earlier))
+        with pytest.raises(Terminated):
+            _train(run)
+        assert (_training_memory(run) == earlier) == (earlier == 1e9)
+
+
 def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
     run = make("maskrcnn_r50")
     first = (9.0, 9000), (0.5, 5000), (0.7, 5100)
@@ -171,102 +146,6 @@ def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
     assert _training_memory(run) == 9000
     cfg = Config(dict(train_dataloader=dict(batch_size=4)))
     assert training_speed(run, cfg) == pytest.approx(4 / 0.7)
-
-
-@pytest.mark.usefixtures("fake")
-def test_runs_are_computed_some_at_a_time_and_one_that_fails_stops_no_other(make):
-    runs = [make(name) for name in ("a", "b", "c", "fails", "d")]
-    assert {run.name for run in run_here(runs, 2)} == {"a", "b", "c", "d", "fails"}
-    assert [run.name for run in runs if run.result is None] == ["fails"]
-    assert "exit code 3" in runs[3].error
-    times = [
-        tuple(float((run.folder / what).read_text()) for what in ("began", "ended"))
-        for run in runs
-        if run.result is not None
-    ]
-    at_once = [sum(a <= start < b for a, b in times) for start, _ in times]
-    assert max(at_once) == 2
-
-
-@pytest.mark.usefixtures("fake")
-def test_each_run_has_a_share_of_the_cores(make, monkeypatch):
-    runs = [make(name) for name in ("a", "b")]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    list(run_here(runs, 2))
-    assert [(run.folder / "OMP_NUM_THREADS").read_text() for run in runs] == ["4", "4"]
-
-
-@pytest.mark.usefixtures("fake")
-def test_who_stops_early_stops_the_runs(make):
-    runs = [make("endless"), make("a")]
-    ended = run_here(runs, 2)
-    assert next(ended).name == "a"
-    pid = int((runs[0].folder / "pid").read_text())
-    ended.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    # it goes on another time
-    assert runs[0].error is None
-
-
-@pytest.mark.usefixtures("fake")
-def test_each_run_has_gpus_of_its_own_and_too_few_are_refused(make, monkeypatch):
-    monkeypatch.setattr(launchers.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
-    runs = [replace(make(name), processes=2) for name in ("a", "b")]
-    list(run_here(runs, 2))
-    assert [(run.folder / "CUDA_VISIBLE_DEVICES").read_text() for run in runs] == ["0,1", "2,5"]
-    with pytest.raises(ValueError, match="needs 6 GPUs, but there are 4"):
-        next(run_here(runs, 3))
-
-
-SBATCH = """#!/bin/bash
-# all tasks of the array, one after the other
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "${@: -1}")
-for i in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$i bash "${@: -1}" < /dev/null || exit 1; done
-echo "42;cluster"
-"""
-
-
-def install(folder, **programs):
-    folder.mkdir()
-    for name, text in programs.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-
-
-@pytest.mark.usefixtures("fake")
-def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch):
-    runs = [replace(make(name), processes=4) for name in ("a", "b c")]
-    options = ["partition=gpu", "exclusive", "gres=gpu:h100:4", "comment=two words"]
-    script = write_script(runs, tmp_path, 3, options)
-    text = script.read_text()
-    assert subprocess.run(["bash", "-n", script]).returncode == 0
-    for option in (
-        "array=0-1%3",
-        "partition=gpu",
-        "exclusive",
-        "gres=gpu:h100:4",
-        "requeue",
-        'comment="two words"',
-    ):
-        assert f"#SBATCH --{option}\n" in text
-    assert text.count("--gres") == 1
-    path = os.environ["PATH"]
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=rf"nothing was submitted: .* run sbatch {script}"):
-        submit(script)
-    install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{path}")
-    assert "as job 42;" in submit(script)
-    assert all(run.result is not None for run in runs)
-    with pytest.raises(ValueError, match="scancel 42"):
-        submit(script)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\n")
-    (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
-    with pytest.raises(ValueError, match=r"refused .*no such partition"):
-        submit(script)
 
 
 def test_costs_are_measured_or_between_the_fastest_and_the_slowest_measured(make):

@@ -3,15 +3,19 @@
 import json
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tool_runs import CONFIG, REPOSITORY, run_warm, start
 
+from hybrid_backbones.benchmark.leaderboard import Plan
+
 pytestmark = pytest.mark.slow
 # two steps of each epoch, with a checkpoint after each
 SHORT = ["train_cfg.max_epochs=3", "train_cfg.val_interval=3"]
 SHORT += ["train_dataloader.dataset.indices=32"]
+ONE_RUN = ("-m", "hybrid_backbones.benchmark.one_run")
 
 
 def command(out, *flags, configs=(CONFIG,), options=SHORT):
@@ -43,6 +47,18 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def steps(run):
+    """Return the logged lines of all parts of a training."""
+    paths = run.work_dir.glob("*/vis_data/scalars.json")
+    return [line for path in paths for line in path.read_text().splitlines()]
+
+
+def has_gone_on(process, run, num_steps):
+    """Return whether a run has logged more steps; it must not have ended."""
+    assert process.poll() is None, process.stderr.read()
+    return len(steps(run)) > num_steps
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +155,23 @@ def test_torchrun_trains_with_two_processes(tmp_path):
     (result,) = results(tmp_path).values()
     assert result["processes"] == 2
     assert "2 training processes" in (tmp_path / "leaderboard.md").read_text()
+
+
+@pytest.mark.exhaustive
+def test_several_processes_of_a_run_save_and_end_with_it(tmp_path, mini_root, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    options = {"default_hooks.logger.interval": 1, "train_dataloader.batch_size": 4}
+    plan = Plan([CONFIG], tmp_path, mini=True, options=options, launcher="torchrun", gpus=2)
+    (run,) = plan.runs()
+    run.save()
+    for number, code in ((signal.SIGUSR1, 138), (signal.SIGKILL, -9)):
+        process, begun = start(*ONE_RUN, run.folder), len(steps(run))
+        wait_for(partial(has_gone_on, process, run, begun))
+        # that from which it goes on
+        (run.work_dir / "stopped.pth").unlink(missing_ok=True)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == code, err
+        wait_for(lambda: not processes_in(tmp_path), 30)
+        assert (run.work_dir / "stopped.pth").is_file()
+        assert run.error is None
