@@ -69,6 +69,7 @@ def create_backbone(
         **settings: further arguments of the network, such as ``num_windows=16`` of BiFormer.
 
     Raises:
+        TypeError: if the network has no argument of a name in `settings`.
         ValueError: if there is no such backbone, `settings` sets its size or weights again, or the
             checkpoint does not fit completely.
     """

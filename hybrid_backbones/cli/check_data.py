@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = check_data(args)
     # whatever happens to the pictures, the report is there
     print(*report.lines, sep="\n", flush=True)
-    for line in draw_pictures(report):
+    with launch.one_line_errors():
+        lines = draw_pictures(report)
+    for line in lines:
         print(line)
     if report.num_problems:
         sys.exit(f"error: {report.num_problems} problems, listed above")

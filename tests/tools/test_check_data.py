@@ -200,7 +200,7 @@ def test_without_the_folder_of_all_data_there_is_one_error(config):
     config.write_text(config.read_text() + "own_data['root'] = '/none'\n")
     code, text, err, _ = check(config)
     assert (code, "training:" in text) == (1, False)
-    assert "error: own_data: there is no train and no train.json and no val" in err.splitlines()[-1]
+    assert "error: own_data.root is /none, which does not exist: set it" in err.splitlines()[-1]
 
 
 def without_categories(path):
