@@ -1,7 +1,8 @@
 """Backbones by name, for code of any framework: plain modules, without registries and configs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from .backbones import (
     uniformer,
     uniformer_light,
 )
+from .backbones.base import StagedNetwork
 from .checkpoints import load_published
 from .suggestions import did_you_mean
 
 # what the names begin with, the network, and its argument and values that they end with
-FAMILIES: tuple[tuple[str, Callable[..., HierarchicalBackbone], str, Iterable[Any]], ...] = (
+FAMILIES: tuple[tuple[str, type[HierarchicalBackbone], str, Iterable[Any]], ...] = (
     ("acmix_resnet", ACmixResNet, "depth", ACmixResNet.depths),
     ("acmix_swin_", ACmixSwin, "arch", acmix_swin.VARIANTS),
     ("biformer_", BiFormer, "arch", biformer.VARIANTS),
@@ -46,6 +48,19 @@ BACKBONES = {
 def list_backbones() -> list[str]:
     """Return the names that :func:`create_backbone` takes: networks with their published sizes."""
     return list(BACKBONES)
+
+
+def _settings_of(network: Any) -> set[str]:
+    """Return the names of the arguments of a network, and of those that it passes to its bases."""
+    bases = [base for base in network.__mro__[1:] if issubclass(base, StagedNetwork)]
+    keywords = [
+        parameter
+        for base in bases
+        for parameter in signature(base).parameters.values()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    ]
+    parameters = [*signature(network).parameters.values(), *keywords]
+    return {one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD}
 
 
 def create_backbone(
@@ -69,6 +84,7 @@ def create_backbone(
         **settings: further arguments of the network, such as ``num_windows=16`` of BiFormer.
 
     Raises:
+        TypeError: if the network has no argument of a name in `settings`.
         ValueError: if there is no such backbone, `settings` sets its size or weights again, or the
             checkpoint does not fit completely.
     """
@@ -80,6 +96,10 @@ def create_backbone(
         raise ValueError(f"{name!r} says {', '.join(again)} already: choose another name instead")
     if "init_cfg" in settings:
         raise ValueError("init_cfg is for configs, and loads nothing here: give checkpoint=...")
+    known = _settings_of(build.func) - {*build.keywords, "init_cfg"}
+    if unknown := [setting for setting in settings if setting not in known]:
+        advice = did_you_mean(unknown[0], known) or f": it takes {', '.join(sorted(known))}"
+        raise TypeError(f"backbone {name!r} has no argument {unknown[0]!r}{advice}")
     backbone = build(out_indices=out_indices, **settings)
     if checkpoint is not None:
         load_published(backbone, checkpoint)

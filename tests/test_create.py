@@ -11,6 +11,7 @@ from torch import nn
 import hybrid_backbones
 from hybrid_backbones import backbones, create_backbone, list_backbones
 from hybrid_backbones.checkpoints import PUBLISHED
+from hybrid_backbones.ops import ACmix
 
 pytestmark = pytest.mark.upstream
 QUICK = "uniformer_xxs"
@@ -59,8 +60,15 @@ def test_settings_reach_the_network():
     backbone = build("biformer_tiny", num_windows=7, frozen_stages=1)
     assert backbone.stages[0].get_submodule("0").attn.num_windows == 7
     assert backbone.frozen_stages == 1
-    with pytest.raises(TypeError, match="num_window"):
+    plain = build("acmix_resnet26", hybrid_stages=[False] * 4)
+    assert not any(isinstance(module, ACmix) for module in plain.modules())
+
+
+def test_a_setting_that_the_network_lacks_gets_one_line():
+    with pytest.raises(TypeError, match=r"'biformer_tiny' has no .* 'num_window'; did you mean"):
         build("biformer_tiny", num_window=7)
+    with pytest.raises(TypeError, match=r"'swiftformer_xs' has no argument 'foo': it takes drop_"):
+        build("swiftformer_xs", foo=1)
 
 
 def test_a_checkpoint_is_loaded_completely_or_not_at_all(tmp_path):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..training import launch
-from ..training.data_check import check_data
+from ..training.data_check import check_data, draw_pictures
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,9 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
     with launch.one_line_errors():
         report = check_data(args)
-    print(*report.lines, sep="\n")
-    if report.pictures:
-        print("look at", *report.pictures)
+    # whatever happens to the pictures, the report is there
+    print(*report.lines, sep="\n", flush=True)
+    with launch.one_line_errors():
+        lines = draw_pictures(report)
+    for line in lines:
+        print(line)
     if report.num_problems:
         sys.exit(f"error: {report.num_problems} problems, listed above")
     print("no problems")

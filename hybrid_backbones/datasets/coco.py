@@ -17,6 +17,7 @@ from .coco_checks import (
     REFUSED,
     Finding,
     are_numbers,
+    consequence,
     find_faults,
 )
 
@@ -153,20 +154,21 @@ class CheckedCOCO(COCO):
 
     def _treat(self, finding: Finding) -> str:
         """Mark or refuse faulty annotations, and return their line of the report."""
-        (fault, _, remedy, field), annotations = finding
-        first = annotations[0]
+        check, annotations = finding
+        first, happens = annotations[0], consequence(check, evaluates=self.evaluates)
         found = (
-            f"{len(annotations)} annotations with {fault}, the first has id {first['id']}, in "
-            f"{self.imgs[first['image_id']]['file_name']} ({field} {first.get(field)!s:.60})"
+            f"{len(annotations)} annotations with {check.fault}, the first has id {first['id']}, "
+            f"in {self.imgs[first['image_id']]['file_name']} "
+            f"({check.field} {first.get(check.field)!s:.60})"
         )
-        if remedy == REFUSED or (self.evaluates and field == "segmentation"):
+        if happens == REFUSED:
             raise ValueError(
                 f"annotation file {self.file}: {found}: correct or remove them, or do without masks"
             )
-        if remedy == LEFT_OUT:
+        if check.remedy == LEFT_OUT:
             for one in annotations:
                 one["ignore"] = True
-        return f"{found}: {'measured as they are' if self.evaluates else remedy}"
+        return f"{found}: {happens}"
 
     def _malformed(self, what: str) -> ValueError:
         return ValueError(

@@ -15,6 +15,8 @@ LEFT_OUT = "left out"
 CLIPPED = "clipped to the image when it is resized"
 DROPPED = "such polygons are left out, and objects without others ignored"
 REFUSED = "refused"
+# a metric reads the file itself, with all its boxes
+MEASURED = "measured as they are"
 # a mask without area is a target of background alone
 EMPTY = "used as empty masks"
 
@@ -116,12 +118,13 @@ def _does_not_add_up(mask: list | dict, height: int, width: int) -> bool:
 
 
 def _has_no_area(mask: list | dict, height: int, width: int) -> bool:
-    """Return whether no pixel lies in a mask."""
+    """Return whether no pixel lies in a mask, which has no short polygons: another fault."""
     if isinstance(mask, dict):
         runs = mask["counts"] if isinstance(mask["counts"], list) else _decompress(mask["counts"])
         return sum(runs[1::2]) == 0
-    polygons = [polygon for polygon in mask if len(polygon) >= 6]
-    return not polygons or not area(frPyObjects(polygons, int(height), int(width))).any()
+    if _is_short(mask, height, width):
+        return False
+    return not area(frPyObjects(mask, int(height), int(width))).any()
 
 
 def _decompress(counts: str) -> list[int]:
@@ -173,6 +176,19 @@ MASK_CHECKS = [
 
 # for tools/check_data.py alone: mmdet trains on such masks
 AREA_CHECK = Check("a mask without area", _each(_has_no_area), EMPTY, "segmentation")
+
+
+def consequence(check: Check, *, evaluates: bool) -> str:
+    """Return what happens to annotations with a fault.
+
+    Args:
+        check: check that found the fault.
+        evaluates: whether a metric reads the file, which fails on faulty masks.
+    """
+    if not evaluates:
+        return check.remedy
+    fails = check.field == "segmentation" and check.remedy != EMPTY
+    return REFUSED if fails else MEASURED
 
 
 def find_faults(

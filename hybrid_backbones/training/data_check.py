@@ -2,7 +2,8 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from ..datasets.inspection.charts import draw_overview
 from ..datasets.inspection.coco import inspect_coco
 from ..datasets.inspection.findings import Findings, Problems, shared_images
 from ..datasets.inspection.folders import inspect_folders
+from ..datasets.inspection.lettering import fonts_for
 from ..datasets.inspection.sheet import draw_sheet
 from ..mini.preset import dicts
 from .checks import require_data
@@ -33,11 +35,19 @@ NUM_SAMPLES, NUM_TRIED = 12, 48
 
 
 class DataReport(NamedTuple):
-    """Lines about each set and each kind of problem, the number of problems, and the pictures."""
+    """What a check found.
+
+    Attributes:
+        lines: lines about each set and each kind of problem.
+        num_problems: number of problems.
+        pictures: function that draws each picture, by its file.
+        names: names of classes in the pictures.
+    """
 
     lines: list[str]
     num_problems: int
-    pictures: list[Path]
+    pictures: dict[Path, Callable[[Path], None]]
+    names: set[str]
 
 
 def check_data(args: Namespace) -> DataReport:
@@ -61,8 +71,8 @@ def check_data(args: Namespace) -> DataReport:
         apply_own_data(cfg, faults)
     name = Path(args.config).stem + ("_mini" if args.mini else "")
     out = Path(args.out or f"work_dirs/check_data/{name}")
-    overview, sheet = pictures = [out / "overview.png", out / "samples.png"]
-    for picture in pictures:
+    overview, sheet = out / "overview.png", out / "samples.png"
+    for picture in (overview, sheet):
         require_writable_file(picture)
         # one of an earlier check would be mistaken for that of this one
         picture.unlink(missing_ok=True)
@@ -75,16 +85,38 @@ def check_data(args: Namespace) -> DataReport:
     for name, findings in sets.items():
         first, *rest = findings.lines()
         lines += [f"{name}: {first}", *(f"  {line}" for line in rest)]
-    if listed := {name: findings for name, findings in sets.items() if findings.images}:
-        draw_overview(listed, overview)
+    pictures: dict[Path, Callable[[Path], None]] = {}
+    if listed := {name: one for name, one in sets.items() if one.images and one.classes}:
+        pictures[overview] = partial(draw_overview, listed)
     else:
-        lines.append(f"{overview.name} is not drawn, since no set has an image that it lists")
+        lines.append(f"{overview.name} is not drawn, since no set has both images and classes")
     if samples:
-        draw_sheet(samples, classes, sheet)
+        pictures[sheet] = partial(draw_sheet, samples, classes)
     else:
         lines.append(f"{sheet.name} is not drawn, since no sample of the training set can be made")
     num_problems = len(faults) + sum(len(findings.problems) for findings in sets.values())
-    return DataReport(lines, num_problems, [picture for picture in pictures if picture.exists()])
+    names = set(classes).union(*(one.classes for one in listed.values()))
+    return DataReport(lines, num_problems, pictures, names)
+
+
+def draw_pictures(report: DataReport) -> list[str]:
+    """Draw the pictures, and return lines that name those to look at and those that failed."""
+    lines: list[str] = []
+    drawn: list[str] = []
+    with fonts_for(report.names) as missing:
+        if missing:
+            lines.append(
+                f"no installed font has {missing}: the pictures have boxes instead; install one "
+                "that does, such as Noto Sans CJK"
+            )
+        for path, draw in report.pictures.items():
+            try:
+                draw(path)
+            except FAILURES as error:
+                lines.append(f"{path.name} cannot be drawn: {error!r}")
+            else:
+                drawn.append(str(path))
+    return [*lines, f"look at {' '.join(drawn)}"] if drawn else lines
 
 
 def _inspect(cfg: Config, loader: str, name: str) -> Findings:

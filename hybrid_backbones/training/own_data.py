@@ -129,17 +129,20 @@ def _expand_home(own: Any, files: tuple[str, ...]) -> None:
 
 def _require_files(own: Any, files: tuple[str, ...], faults: list[str] | None) -> None:
     """Check that all files and folders exist."""
+    complete = "The config in the work dir of a training is complete and needs no data to predict"
     if not Path(own.root).exists():
-        # nothing can be inspected
-        faults = None
+        # nothing can be inspected either
+        raise ValueError(
+            f"own_data.root is {Path(own.root).absolute()}, which does not exist: set it to the "
+            f"folder of your data. {complete}"
+        )
     # an inspection says of annotations that they are missing
     keys = files if faults is None else ("images",)
     absent = [own[part][key] for part in PARTS for key in keys if not _at(own, part, key).exists()]
     if absent:
         refuse(
             f"own_data: there is no {' and no '.join(absent)} in {Path(own.root).absolute()}: "
-            "correct own_data.root, or the entries of train and val. The config in the work dir "
-            "of a training is complete and needs no data to predict",
+            f"correct own_data.root, or the entries of train and val. {complete}",
             faults,
         )
 

@@ -10,6 +10,8 @@ import pytest
 from inspection_cases import HEIGHT, WIDTH, cut, noise
 from PIL import Image
 
+from hybrid_backbones.datasets import coco_checks
+from hybrid_backbones.datasets.coco import CheckedCOCO
 from hybrid_backbones.datasets.inspection import coco, images
 from hybrid_backbones.datasets.inspection.coco import inspect_coco
 from hybrid_backbones.datasets.inspection.findings import Problems
@@ -235,6 +237,35 @@ def test_a_metric_needs_to_know_the_crowds(tmp_path, content):
     assert not inspect(tmp_path, content).problems
     (kind,) = inspect(tmp_path, content, evaluates=True).problems.examples
     assert kind == "annotation entries malformed"
+
+
+# what is wrong with an annotation, and what a training and an evaluation do with it
+CONSEQUENCES = {
+    "short polygon": (dict(segmentation=[[1, 2, 3, 4]]), coco_checks.DROPPED, coco_checks.REFUSED),
+    "unknown mask": (dict(segmentation=7), coco_checks.LEFT_OUT, coco_checks.REFUSED),
+    "line as mask": (
+        dict(segmentation=[[2, 3, 12, 3, 7, 3]]),
+        coco_checks.EMPTY,
+        coco_checks.MEASURED,
+    ),
+    "box outside": (dict(bbox=[-50, 0, 5, 5]), coco_checks.LEFT_OUT, coco_checks.MEASURED),
+}
+
+
+@pytest.mark.parametrize("evaluates", [False, True], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", CONSEQUENCES)
+def test_a_fault_is_counted_once_with_what_the_set_does(tmp_path, content, name, evaluates):
+    fault, *consequences = CONSEQUENCES[name]
+    change("annotations", **fault)(content)
+    problems = inspect(tmp_path, content, evaluates=evaluates).problems
+    assert len(problems) == 1
+    (kind,) = problems.examples
+    assert kind.endswith(f", {consequences[evaluates]}")
+    if consequences[evaluates] == coco_checks.REFUSED:
+        with pytest.raises(ValueError, match="correct or remove them"):
+            CheckedCOCO(
+                str(tmp_path / "all.json"), ["cat", "dog"], False, with_masks=True, evaluates=True
+            )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "[]", "7"])

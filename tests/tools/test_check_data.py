@@ -200,7 +200,24 @@ def test_without_the_folder_of_all_data_there_is_one_error(config):
     config.write_text(config.read_text() + "own_data['root'] = '/none'\n")
     code, text, err, _ = check(config)
     assert (code, "training:" in text) == (1, False)
-    assert "error: own_data: there is no train and no train.json and no val" in err.splitlines()[-1]
+    assert "error: own_data.root is /none, which does not exist: set it" in err.splitlines()[-1]
+
+
+def without_categories(path):
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), categories=[])))
+
+
+def test_sets_without_categories_are_reported_without_pictures(config):
+    for part in ("train", "val"):
+        without_categories(config.parent / f"{part}.json")
+    image = sorted((config.parent / "train").iterdir())[0]
+    image.unlink()
+    code, text, err, out = check(config)
+    assert code == 1
+    assert "Traceback" not in err
+    assert f"images missing: 1, {image}" in text
+    assert "overview.png is not drawn, since no set has both images and classes" in text
+    assert not list(out.glob("*"))
 
 
 def test_no_picture_of_an_earlier_check_stays(config):

@@ -201,7 +201,7 @@ REFUSED = {
         dict(train=dict(images="train"), val=COCO["val"]),
         r"does not set train\.annotations",
     ),
-    "no root": ("own_data_maskrcnn", dict(root="/none"), r"no train and no train\.json .* /none"),
+    "no root": ("own_data_maskrcnn", dict(root="/none"), r"own_data\.root is /none, which"),
     "no such class": (
         "own_data_maskrcnn",
         dict(classes=["nut", "screw"]),

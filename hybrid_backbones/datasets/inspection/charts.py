@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .findings import Findings
+from .lettering import plain
 
 # number of classes that have room in the picture
 MAX_CLASSES = 100
@@ -23,7 +24,7 @@ def draw_overview(sets: Mapping[str, Findings], out: Path) -> None:
     """Draw how often the classes occur, and how large boxes are, for all sets in one picture.
 
     Args:
-        sets: findings by the name of the set, with the same classes.
+        sets: findings by the name of the set; the first one has the classes, at least one.
         out: picture file.
     """
     has_boxes = any(len(one.boxes) for one in sets.values())
@@ -78,7 +79,7 @@ def _draw_classes(axes: Axes, sets: Mapping[str, Findings], classes: list[str]) 
         shares = [100 * counts[label] / max(counts.total(), 1) for label in classes]
         offset = (i - (len(sets) - 1) / 2) * thickness
         axes.barh(places + offset, shares, thickness, color=COLORS[i % len(COLORS)])
-    axes.set_yticks(places, [label[:28] for label in classes], fontsize=8)
+    axes.set_yticks(places, [plain(label[:28]) for label in classes], fontsize=8)
     axes.set_ylim(len(classes) - 0.5, -0.5)
     axes.set_xscale("log")
     # a class that does not occur has no bar

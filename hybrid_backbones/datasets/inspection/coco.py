@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..coco import IDS, SECTIONS
-from ..coco_checks import AREA_CHECK, BOX_CHECKS, LEFT_OUT, MASK_CHECKS, are_numbers, find_faults
+from ..coco_checks import (
+    AREA_CHECK,
+    BOX_CHECKS,
+    LEFT_OUT,
+    MASK_CHECKS,
+    are_numbers,
+    consequence,
+    find_faults,
+)
 from .findings import Findings
 from .images import each, inspect_image
 
@@ -59,7 +67,7 @@ def inspect_coco(
         findings.problems.add(NO_IMAGE, str(file))
     _compare_categories(findings, entries["categories"], allow_others)
     annotations = _known(findings, content, entries)
-    _inspect_annotations(findings, annotations, entries, with_masks)
+    _inspect_annotations(findings, annotations, entries, with_masks, evaluates)
     items = [(images / x["file_name"], (x["width"], x["height"])) for x in entries["images"]]
     for (path, _), report in each(lambda item: inspect_image(*item), items, name, quiet=quiet):
         findings.add_image(path, report)
@@ -141,15 +149,19 @@ def _ids(entries: Any) -> set:
 
 
 def _inspect_annotations(
-    findings: Findings, annotations: list[dict], entries: dict[str, list], with_masks: bool
+    findings: Findings,
+    annotations: list[dict],
+    entries: dict[str, list],
+    with_masks: bool,
+    evaluates: bool,
 ) -> None:
-    """Check boxes and masks, and count those that are used."""
+    """Check boxes and masks, and count the objects that a training would use."""
     images = {one["id"]: one for one in entries["images"]}
     names = {one["id"]: one["name"] for one in entries["categories"]}
     used = {one["id"]: one for one in annotations if not one.get("ignore")}
     checks = BOX_CHECKS + ([*MASK_CHECKS, AREA_CHECK] if with_masks else [])
     for check, faulty in find_faults(list(used.values()), images, checks):
-        kind = f"annotations with {check.fault}, {check.remedy}"
+        kind = f"annotations with {check.fault}, {consequence(check, evaluates=evaluates)}"
         for one in faulty:
             where = f"annotation {one['id']} in {images[one['image_id']]['file_name']}"
             findings.problems.add(kind, f"{where} ({check.field} {one.get(check.field)!s:.60})")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..pictures import IGNORED
+from .lettering import plain
 
 COLUMNS = 4
 COLORS = np.array(color_sequences["tab10"])
@@ -24,6 +25,7 @@ def draw_sheet(samples: Sequence[dict], classes: Sequence[str], out: Path) -> No
         classes: names of the classes.
         out: picture file.
     """
+    classes = [plain(name) for name in classes]
     rows = -(-len(samples) // COLUMNS)
     figure = Figure(figsize=(3.6 * COLUMNS, 3.0 * rows + 0.5), layout="constrained")
     figure.suptitle("Samples of the training set after augmentation", fontsize=12)
