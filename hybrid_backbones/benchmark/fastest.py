@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .runs import write_whole
-from .tables import median_of
+from .tables import median_of, write_whole
 
 # figures that are compared: without gradients, and with
 TIMES = ("forward", "forward_backward")

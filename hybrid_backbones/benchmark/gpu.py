@@ -1,5 +1,10 @@
-"""The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command."""
+"""The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command.
 
+The errors and the kernels need nothing but PyTorch and Triton. Each of the other steps imports what
+it needs when it starts, and fails with one line where a package is missing.
+"""
+
+import argparse
 import os
 import traceback
 from collections import Counter
@@ -14,11 +19,10 @@ from ..ops.fastest import TABLE
 from .accuracy import benchmark_errors
 from .fastest import write_fastest
 from .kernels import benchmark_kernels
-from .measure import benchmark_backbones, benchmark_operators, explain_failure
 from .probes import run_alone
+from .rows import explain_failure
 from .settings import DTYPES, Settings, describe
 from .tables import report
-from .training import benchmark_training
 
 # processes of the tests, which share one GPU
 MAX_WORKERS = 8
@@ -144,6 +148,8 @@ def _measure_kernels(plan: Plan) -> tuple[Settings, list[dict]]:
 
 
 def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_operators
+
     settings = plan.settings(plan.size)
     return settings, [
         dict(dtype=dtype) | row
@@ -153,22 +159,30 @@ def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
 
 
 def _measure_training(plan: Plan) -> tuple[Settings, list[dict]]:
+    from ..checkpoints import guard_loads
+    from .training import benchmark_training
+
     settings = plan.settings(plan.image_size, batch=2)
     configs = [CONFIGS / f"{name}.py" for name in plan.configs]
-    return settings, [
-        dict(dtype=dtype) | row
-        for dtype in ("float32", "bfloat16")
-        for row in benchmark_training(replace(settings, dtype=dtype), configs)
-    ]
+    with guard_loads():
+        return settings, [
+            dict(dtype=dtype) | row
+            for dtype in ("float32", "bfloat16")
+            for row in benchmark_training(replace(settings, dtype=dtype), configs)
+        ]
 
 
 def _measure_backbones(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_backbones
+
     settings = plan.settings(plan.image_size)
     modes = ("eager", "graphed") if plan.device == "cuda" else ("eager",)
     return settings, benchmark_backbones(settings, plan.backbones, modes)
 
 
 def _measure_compiled(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_backbones
+
     settings = plan.settings(plan.image_size)
     if not plan.compiled:
         return settings, []
@@ -186,6 +200,30 @@ STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=STEPS,
+        default=[*STEPS],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)} (default: all)",
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="on the CPU, at tiny sizes, with TRITON_INTERPRET=1",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work_dirs/benchmark/gpu"),
+        metavar="FOLDER",
+        help="folder of the tables (default: %(default)s)",
+    )
+
+
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
@@ -198,6 +236,11 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         start = perf_counter()
         try:
             settings, rows = STEPS[name](plan)
+        except ModuleNotFoundError as error:
+            settings = plan.settings(plan.image_size)
+            package = str(error.name).partition(".")[0]
+            reason = f"this step needs {package}, which is not installed"
+            rows = [dict(step=name, error=reason)]
         except Exception as error:  # a step that fails must not stop the others
             traceback.print_exc()
             settings = plan.settings(plan.image_size)

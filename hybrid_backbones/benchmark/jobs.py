@@ -11,7 +11,7 @@ from time import perf_counter
 
 from ..mini.preset import MINI_ROOT, draw_mini
 from ..threads import PASSIVE, POLICIES
-from .measure import attempt
+from .rows import attempt
 from .settings import Settings
 
 # by the value of OMP_WAIT_POLICY: threads that wait for others soon sleep, as our commands tell

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from ..training.stop import GRACE
-from .runs import Run, write_whole
+from .runs import Run
+from .tables import write_whole
 
 LAUNCHERS = ("local", "torchrun", "slurm")
 PROGRAM = "hybrid_backbones.benchmark.one_run"

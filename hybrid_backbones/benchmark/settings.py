@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..training.requirements import require_device
+from ..requirements import require_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
