@@ -43,6 +43,7 @@ class Plan:
         size, scales: smallest map of the operators, and factors for both of its sides.
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
+        row_limit, tests_limit: seconds after which a row, or all tests, are stopped and failed.
     """
 
     device: str = "cuda"
@@ -62,10 +63,19 @@ class Plan:
     )
     compiled: tuple[str, ...] = ("ResNet-50", "ACmixResNet-50", "BiFormer-small")
     configs: tuple[str, ...] = ("maskrcnn_acmix_r50", "maskrcnn_biformer_s")
+    row_limit: float = 240
+    tests_limit: float = 600
 
     def settings(self, size: tuple[int, int], **others) -> Settings:
         """Return the settings of one step."""
-        return Settings(size, device=self.device, repeats=self.repeats, alone=False, **others)
+        return Settings(
+            size,
+            device=self.device,
+            repeats=self.repeats,
+            alone=False,
+            limit=self.row_limit,
+            **others,
+        )
 
 
 # what the rehearsal takes on a CPU, where kernels run in Triton's interpreter
@@ -113,7 +123,7 @@ def _run_tests(plan: Plan) -> tuple[Settings, list[dict]]:
         missing = dict(tests="all", error="it needs a checkout, with its tests, and pytest")
         return plan.settings(plan.odd_size), [missing]
     # in a process of their own, as they change settings of PyTorch by which the rest is measured
-    counts, ending = run_alone(_count_outcomes, tests)
+    counts, ending = run_alone(_count_outcomes, tests, limit=plan.tests_limit)
     rows: list[dict] = [
         dict(tests=file, **{name: count[name] for name in ("passed", "failed", "skipped")})
         for file, count in sorted(counts.items())
@@ -227,7 +237,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
-    With that of the kernels comes a new one for operators to choose from, in place of `TABLE`.
+    With that of the kernels comes a new one for operators to choose from, in place of `TABLE`, but
+    for what is wrong by the table of errors in `out`.
 
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.
@@ -248,6 +259,7 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         if rows:
             report(rows, describe(settings), out / f"{plan.device}_{name}.json")
         if name == "kernels" and "operator" in rows[0]:
-            write_fastest(out / f"{plan.device}_{name}.json", out / TABLE.name)
+            measured, errors = (out / f"{plan.device}_{table}.json" for table in (name, "errors"))
+            write_fastest(measured, errors, out / TABLE.name)
         failed = sum("error" in row or row.get("failed", 0) > 0 for row in rows)
         yield name, perf_counter() - start, failed

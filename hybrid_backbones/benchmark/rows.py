@@ -22,8 +22,8 @@ def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> di
     """
     run = run_alone if settings.alone and settings.device == "cpu" else _kept_process.run
     try:
-        row = run(attempt, measure, *args, settings)
-    except RuntimeError as error:  # the process died
+        row = run(attempt, measure, *args, settings, limit=settings.limit)
+    except RuntimeError as error:  # the process died, or was stopped
         row = dict(error=str(error))
     if "error" in row:
         _kept_process.stop()  # its CUDA context may be unusable

@@ -2,7 +2,7 @@
 
 A row is a dict of names and figures. A time is a dict of median, min and max; `ratio` holds the
 figures of the reference divided by those of the row. A row that could not be measured has `error`
-instead of figures.
+instead of figures, and one whose numbers are wrong has it beside them.
 """
 
 import json
@@ -157,7 +157,7 @@ def markdown_line(cells: Iterable[str]) -> str:
 def _failures(rows: list[dict]) -> list[str]:
     return [
         f"{' '.join(v for v in row.values() if isinstance(v, str) and v != row['error'])} "
-        f"was not measured: {row['error']}"
+        f"{'is wrong' if 'output_error' in row else 'was not measured'}: {row['error']}"
         for row in rows
         if "error" in row
     ]

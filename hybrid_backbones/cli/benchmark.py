@@ -6,12 +6,14 @@ nothing but PyTorch and Triton is installed.
 """
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmark.gpu import REHEARSAL, Plan, add_arguments, prove
+from ..benchmark.tables import write_whole
 from ..ops import triton_support
 from ..requirements import require_device, require_writable_file
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_proof(steps: list[str], out: Path, *, rehearse: bool) -> int:
-    """Take the steps of the proof on a GPU, and say how long each took.
+    """Take the steps of the proof on a GPU; print and save how long each took, and all together.
 
     Raises:
         ValueError: if there is no GPU, the rehearsal has no interpreter of Triton, or the folder
@@ -57,8 +59,13 @@ def run_proof(steps: list[str], out: Path, *, rehearse: bool) -> int:
     plan = REHEARSAL if rehearse else Plan()
     require_device(plan.device)
     require_writable_file(out / "proof.json")
-    failed = 0
+    taken, failed = {}, 0
     for name, seconds, failures in prove(plan, steps, out):
         print(f"{name}: {seconds:.0f} s, {failures} failed")
+        taken[name] = seconds
         failed += failures
+    total = sum(taken.values())
+    print(f"all: {total:.0f} s, {failed} failed")
+    summary = dict(seconds=taken | dict(all=total), failed=failed)
+    write_whole(out / "proof.json", json.dumps(summary, indent=2) + "\n")
     return int(failed > 0)
