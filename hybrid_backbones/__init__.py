@@ -60,7 +60,8 @@ def _register() -> None:
     # must precede every import of mmdet or mmseg, which need the operators at import
     mmcv_ops.install()
 
-    from . import backbones, checkpoints, explain, ops, registration  # noqa: F401
+    from . import backbones, checkpoints, explain, registration  # noqa: F401
+    from .ops import registered  # noqa: F401
 
     # what a training needs of mmcv does no harm to those who use the backbones without it
     if find_spec("mmcv") is not None:

@@ -5,16 +5,20 @@ Stochastic depth (per sample) and layer normalisation of feature maps are torchv
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import symbolic_shapes
-from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import StochasticDepth
 
 from .mlp import MapMlp, Mlp
+
+if TYPE_CHECKING:
+    from torchvision.models.convnext import LayerNorm2d
+    from torchvision.ops import StochasticDepth
+
+    DropPath = partial(StochasticDepth, mode="row")
 
 __all__ = [
     "DropPath",
@@ -45,9 +49,21 @@ __all__ = [
     "to_tokens",
 ]
 
-# "row" drops the residual branch of whole samples
-DropPath = partial(StochasticDepth, mode="row")
 PointwiseConv2d = partial(nn.Conv2d, kernel_size=1)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a layer of torchvision on first use: operators run without that package."""
+    if name == "DropPath":
+        from torchvision.ops import StochasticDepth
+
+        # "row" drops the residual branch of whole samples
+        return partial(StochasticDepth, mode="row")
+    if name == "LayerNorm2d":
+        from torchvision.models.convnext import LayerNorm2d
+
+        return LayerNorm2d
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def require_divides(**sizes: int) -> None:

@@ -14,15 +14,17 @@ from ..ops.local_attention.api import BACKENDS as LOCAL_BACKENDS
 from ..ops.pixel_shift_attention.api import BACKENDS as PIXEL_SHIFT_BACKENDS
 from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
 from ..ops.routed_attention.api import routed_attention
-from .measure import follow, measure_alone
+from .implementations import can_run, has_gradients
+from .rows import follow, measure_alone
 from .settings import DTYPES, Settings
-from .subjects import can_run, has_gradients
 from .tables import compare
 
 HEADS, HEAD_DIM = 4, 16
 CHANNELS = HEADS * HEAD_DIM
 # of routed attention: number of regions, and of regions that each of them attends to
 REGIONS, ROUTES = 9, 4
+# an error may be so many times that of the definition in the same dtype, and so many epsilons more
+MAX_RATIO, MAX_EPSILONS = 4, 4
 
 
 class Operator(NamedTuple):
@@ -90,7 +92,10 @@ def measure_errors(operator: str, backend: str, settings: Settings) -> dict:
 
 
 def benchmark_errors(settings: Settings, dtypes: Iterable[str] = DTYPES) -> list[dict]:
-    """Measure the errors of all implementations in these dtypes, beside those of the definition."""
+    """Measure the errors of all implementations in these dtypes, beside those of the definition.
+
+    A row fails whose errors :func:`explain_wrong` refuses.
+    """
     jobs = [
         (operator, dtype, backend)
         for operator, (_, backends, _) in OPERATORS.items()
@@ -104,5 +109,25 @@ def benchmark_errors(settings: Settings, dtypes: Iterable[str] = DTYPES) -> list
         for job in follow(jobs)
     }
     for (operator, dtype, _), row in rows.items():
-        row["ratio"] = compare(rows[operator, dtype, "reference"], row)
+        definition = rows[operator, dtype, "reference"]
+        row["ratio"] = compare(definition, row)
+        if (reason := explain_wrong(row, definition)) is not None:
+            row["error"] = reason
     return list(rows.values())
+
+
+def explain_wrong(row: dict, definition: dict) -> str | None:
+    """Return why the numbers of an implementation are wrong, or None if they are right.
+
+    Right is an error of the output, and of the gradients, that is at most `MAX_RATIO` times that of
+    the definition in the same dtype plus `MAX_EPSILONS` epsilons of the dtype.
+    """
+    epsilon = torch.finfo(getattr(torch, row["dtype"])).eps
+    for figure, name in (("output_error", "output"), ("gradient_error", "gradients")):
+        error, usual = row.get(figure), definition.get(figure)
+        if error is None or usual is None:
+            continue
+        most = MAX_RATIO * usual + MAX_EPSILONS * epsilon
+        if error > most:
+            return f"the error of its {name} must be at most {most:.2g}, got {error:.2g}"
+    return None

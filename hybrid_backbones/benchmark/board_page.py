@@ -15,8 +15,8 @@ from .board_plots import Point, draw_board
 from .board_sizes import size_notes
 from .real_runs import Speed, commands, expected_cost, read_speeds
 from .reproduce import published_figures
-from .runs import FILE, Run, find_earlier, write_whole
-from .tables import markdown_table
+from .runs import FILE, Run, find_earlier
+from .tables import markdown_table, write_whole
 from .zoo_table import significant
 
 PAGE, TABLE, BOARD = "leaderboard.md", "leaderboard.csv", "leaderboard.json"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..suggestions import did_you_mean
-from .gpu import STEPS
+from .gpu import add_arguments
 from .measure import benchmark_backbones, benchmark_operators
 from .settings import DEVICES, DTYPES
 from .subjects import BACKBONES, OPERATORS
@@ -90,23 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
         subparsers[table].add_argument(
             "configs", type=Path, nargs="+", metavar="CONFIG", help="files or names"
         )
-    gpu = commands.add_parser("gpu", help="prove and measure everything on a GPU")
-    gpu.add_argument(
-        "--only",
-        nargs="+",
-        choices=STEPS,
-        default=[*STEPS],
-        metavar="STEP",
-        help=f"of {', '.join(STEPS)} (default: all)",
-    )
-    gpu.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
-    gpu.add_argument(
-        "--out",
-        type=Path,
-        default=Path("work_dirs/benchmark/gpu"),
-        metavar="FOLDER",
-        help="folder of the tables (default: %(default)s)",
-    )
+    add_arguments(commands.add_parser("gpu", help="prove and measure everything on a GPU"))
     jobs = commands.add_parser("jobs", help="time mini trainings that share the cores of a CPU")
     jobs.add_argument("config", help="trained on the mini set, such as imagenet_swiftformer_xs")
     jobs.add_argument("--jobs", type=int, default=2, metavar="N", help="jobs at once (default: 2)")

@@ -5,39 +5,55 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .runs import write_whole
-from .tables import median_of
+from .tables import median_of, write_whole
 
 # figures that are compared: without gradients, and with
 TIMES = ("forward", "forward_backward")
 
 
-def write_fastest(measured: Path, out: Path) -> None:
-    """Write the fastest implementations of a saved table of kernels, and where it was measured."""
+def write_fastest(measured: Path, errors: Path, out: Path) -> None:
+    """Write the fastest implementations of a saved table of kernels, and where it was measured.
+
+    Args:
+        measured: table of kernels.
+        errors: table of their errors; where it was not written, all count as right.
+        out: file to write.
+    """
     saved = json.loads(measured.read_text())
+    checked = json.loads(errors.read_text())["rows"] if errors.exists() else []
     origin = {key: saved[key] for key in ("device_name", "torch", "date", "command")}
-    found = dict(origin, fastest=find_fastest(saved["rows"]))
+    found = dict(origin, fastest=find_fastest(saved["rows"], checked))
     write_whole(out, json.dumps(found, indent=2) + "\n")
 
 
-def find_fastest(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, str]]]:
+def find_fastest(
+    rows: Iterable[dict[str, Any]], errors: Iterable[dict[str, Any]] = ()
+) -> dict[str, dict[str, dict[str, str]]]:
     """Return the fastest implementation by operator, dtype and time.
 
     It takes the least time for all sizes together. The reference is left out, whose memory is many
-    times that of the maps, and so is what was not measured at all sizes.
+    times that of the maps, and so is what was not measured at all sizes, or is wrong.
 
     Args:
         rows: those of :func:`.benchmark_kernels`.
+        errors: those of :func:`.benchmark_errors`.
     """
+    wrong = {_names(row) for row in errors if "error" in row and "operator" in row}
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["operator"], row["dtype"]), []).append(row)
+        group = groups.setdefault((row["operator"], row["dtype"]), [])
+        if _names(row) not in wrong:
+            group.append(row)
     found: dict[str, dict[str, dict[str, str]]] = {}
     for (operator, dtype), group in groups.items():
         totals = {time: _totals(group, f"{time}_ms") for time in TIMES}
         best = {time: min(total, key=total.__getitem__) for time, total in totals.items() if total}
         found.setdefault(operator, {})[dtype] = best
     return found
+
+
+def _names(row: dict) -> tuple[str, str, str]:
+    return row["operator"], row["dtype"], row["implementation"]
 
 
 def _totals(group: Sequence[dict], figure: str) -> dict[str, float]:

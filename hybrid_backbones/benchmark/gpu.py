@@ -1,5 +1,10 @@
-"""The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command."""
+"""The GPU proof: CUDA tests, errors of the kernels and all benchmarks, in one command.
 
+The errors and the kernels need nothing but PyTorch and Triton. Each of the other steps imports what
+it needs when it starts, and fails with one line where a package is missing.
+"""
+
+import argparse
 import os
 import traceback
 from collections import Counter
@@ -14,11 +19,10 @@ from ..ops.fastest import TABLE
 from .accuracy import benchmark_errors
 from .fastest import write_fastest
 from .kernels import benchmark_kernels
-from .measure import benchmark_backbones, benchmark_operators, explain_failure
 from .probes import run_alone
+from .rows import explain_failure
 from .settings import DTYPES, Settings, describe
 from .tables import report
-from .training import benchmark_training
 
 # processes of the tests, which share one GPU
 MAX_WORKERS = 8
@@ -39,6 +43,7 @@ class Plan:
         size, scales: smallest map of the operators, and factors for both of its sides.
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
+        row_limit, tests_limit: seconds after which a row, or all tests, are stopped and failed.
     """
 
     device: str = "cuda"
@@ -58,10 +63,19 @@ class Plan:
     )
     compiled: tuple[str, ...] = ("ResNet-50", "ACmixResNet-50", "BiFormer-small")
     configs: tuple[str, ...] = ("maskrcnn_acmix_r50", "maskrcnn_biformer_s")
+    row_limit: float = 240
+    tests_limit: float = 600
 
     def settings(self, size: tuple[int, int], **others) -> Settings:
         """Return the settings of one step."""
-        return Settings(size, device=self.device, repeats=self.repeats, alone=False, **others)
+        return Settings(
+            size,
+            device=self.device,
+            repeats=self.repeats,
+            alone=False,
+            limit=self.row_limit,
+            **others,
+        )
 
 
 # what the rehearsal takes on a CPU, where kernels run in Triton's interpreter
@@ -109,7 +123,7 @@ def _run_tests(plan: Plan) -> tuple[Settings, list[dict]]:
         missing = dict(tests="all", error="it needs a checkout, with its tests, and pytest")
         return plan.settings(plan.odd_size), [missing]
     # in a process of their own, as they change settings of PyTorch by which the rest is measured
-    counts, ending = run_alone(_count_outcomes, tests)
+    counts, ending = run_alone(_count_outcomes, tests, limit=plan.tests_limit)
     rows: list[dict] = [
         dict(tests=file, **{name: count[name] for name in ("passed", "failed", "skipped")})
         for file, count in sorted(counts.items())
@@ -144,6 +158,8 @@ def _measure_kernels(plan: Plan) -> tuple[Settings, list[dict]]:
 
 
 def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_operators
+
     settings = plan.settings(plan.size)
     return settings, [
         dict(dtype=dtype) | row
@@ -153,22 +169,30 @@ def _measure_operators(plan: Plan) -> tuple[Settings, list[dict]]:
 
 
 def _measure_training(plan: Plan) -> tuple[Settings, list[dict]]:
+    from ..checkpoints import guard_loads
+    from .training import benchmark_training
+
     settings = plan.settings(plan.image_size, batch=2)
     configs = [CONFIGS / f"{name}.py" for name in plan.configs]
-    return settings, [
-        dict(dtype=dtype) | row
-        for dtype in ("float32", "bfloat16")
-        for row in benchmark_training(replace(settings, dtype=dtype), configs)
-    ]
+    with guard_loads():
+        return settings, [
+            dict(dtype=dtype) | row
+            for dtype in ("float32", "bfloat16")
+            for row in benchmark_training(replace(settings, dtype=dtype), configs)
+        ]
 
 
 def _measure_backbones(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_backbones
+
     settings = plan.settings(plan.image_size)
     modes = ("eager", "graphed") if plan.device == "cuda" else ("eager",)
     return settings, benchmark_backbones(settings, plan.backbones, modes)
 
 
 def _measure_compiled(plan: Plan) -> tuple[Settings, list[dict]]:
+    from .measure import benchmark_backbones
+
     settings = plan.settings(plan.image_size)
     if not plan.compiled:
         return settings, []
@@ -186,10 +210,35 @@ STEPS: dict[str, Callable[[Plan], tuple[Settings, list[dict]]]] = {
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=STEPS,
+        default=[*STEPS],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)} (default: all)",
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="on the CPU, at tiny sizes, with TRITON_INTERPRET=1",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("work_dirs/benchmark/gpu"),
+        metavar="FOLDER",
+        help="folder of the tables (default: %(default)s)",
+    )
+
+
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
-    With that of the kernels comes a new one for operators to choose from, in place of `TABLE`.
+    With that of the kernels comes a new one for operators to choose from, in place of `TABLE`, but
+    for what is wrong by the table of errors in `out`.
 
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.
@@ -198,6 +247,11 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         start = perf_counter()
         try:
             settings, rows = STEPS[name](plan)
+        except ModuleNotFoundError as error:
+            settings = plan.settings(plan.image_size)
+            package = str(error.name).partition(".")[0]
+            reason = f"this step needs {package}, which is not installed"
+            rows = [dict(step=name, error=reason)]
         except Exception as error:  # a step that fails must not stop the others
             traceback.print_exc()
             settings = plan.settings(plan.image_size)
@@ -205,6 +259,7 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
         if rows:
             report(rows, describe(settings), out / f"{plan.device}_{name}.json")
         if name == "kernels" and "operator" in rows[0]:
-            write_fastest(out / f"{plan.device}_{name}.json", out / TABLE.name)
+            measured, errors = (out / f"{plan.device}_{table}.json" for table in (name, "errors"))
+            write_fastest(measured, errors, out / TABLE.name)
         failed = sum("error" in row or row.get("failed", 0) > 0 for row in rows)
         yield name, perf_counter() - start, failed

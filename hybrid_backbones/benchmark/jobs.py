@@ -11,18 +11,22 @@ from time import perf_counter
 
 from ..mini.preset import MINI_ROOT, draw_mini
 from ..threads import PASSIVE, POLICIES
-from .measure import attempt
+from .rows import attempt
 from .settings import Settings
 
-# by the value of OMP_WAIT_POLICY: threads that wait for others soon sleep, as our commands tell
-# them, or spin
-WAYS = dict(PASSIVE=PASSIVE, ACTIVE=dict(OMP_WAIT_POLICY="ACTIVE"))
+# threads that wait for others soon sleep, as our commands tell them, or spin for long, or for as
+# long as GNU's and LLVM's OpenMP let them by default: said here, as the commands set what is unset
+WAYS = dict(
+    PASSIVE=PASSIVE,
+    ACTIVE=dict(OMP_WAIT_POLICY="ACTIVE"),
+    default=dict(GOMP_SPINCOUNT="300000", KMP_BLOCKTIME="200"),
+)
 # jobs at once that take so many times as long as one alone are stopped
 PATIENCE = 5
 
 
 def benchmark_jobs(settings: Settings, config: Path, jobs: int) -> list[dict]:
-    """Time a mini training alone and several at once, for both ways in which threads may wait.
+    """Time a mini training alone and several at once, for each way in which threads may wait.
 
     Args:
         settings: number of threads of each job, and of timed runs.

@@ -16,10 +16,10 @@ from ..ops.local_attention.api import BACKENDS as LOCAL_BACKENDS
 from ..ops.pixel_shift_attention.api import BACKENDS as PIXEL_SHIFT_BACKENDS
 from ..ops.routed_attention.api import BACKENDS as ROUTED_BACKENDS
 from ..ops.routed_attention.api import routed_attention
-from .measure import follow, measure_alone
+from .implementations import can_run, has_gradients
 from .probes import extra_memory, time_call
+from .rows import follow, measure_alone
 from .settings import DTYPES, Settings
-from .subjects import can_run, has_gradients
 from .tables import compare
 
 # heads, channels of each, height and width of ACmix's maps

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from ..training.errors import Terminated
+from ..threads import THREADS_OF_USER, usable_cores
 from ..training.stop import GRACE
-from .runs import Run, write_whole
+from .runs import Run
+from .tables import write_whole
 
 LAUNCHERS = ("local", "torchrun", "slurm")
 PROGRAM = "hybrid_backbones.benchmark.one_run"
@@ -70,8 +72,7 @@ def _environments(jobs: int, processes: int) -> list[dict[str, str]]:
     Raises:
         ValueError: if there are GPUs, but too few.
     """
-    cores = len(os.sched_getaffinity(0))
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (jobs * processes)))
+    threads = THREADS_OF_USER or str(max(1, usable_cores() // (jobs * processes)))
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     if gpus and torch.cuda.is_available():

@@ -29,7 +29,8 @@ from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board
 from .launchers import queued_job, require_none_queued, run_here, submit, write_script
 from .real_runs import count_images, with_default_roots
-from .runs import Run, reason_of, write_whole
+from .runs import Run, reason_of
+from .tables import write_whole
 from .zoo import published_of, published_size
 
 # size of the images that most training steps on the mini set see

@@ -6,14 +6,13 @@ from functools import partial
 from itertools import cycle
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
-from ..training.compilation import require_compiler
 from . import subjects
 from .counts import count_launches, kept_bytes
-from .probes import Process, capture, count_macs, extra_memory, run_alone, time_call
+from .implementations import can_run
+from .probes import capture, count_macs, extra_memory, time_call
+from .rows import follow, measure_alone
 from .settings import Settings
 from .tables import compare
 
@@ -21,8 +20,6 @@ from .tables import compare
 COPY_REPEATS, COPY_BYTES = 20, 2**28
 # ways to run a backbone
 MODES = ("eager", "compiled", "graphed")
-
-_kept_process = Process()
 
 
 def measure_operator(make: Callable[[Settings], tuple], settings: Settings) -> dict:
@@ -127,40 +124,6 @@ def _measure_training(model: nn.Module, images: Tensor, mode: str, settings: Set
     return figures
 
 
-def measure_alone(measure: Callable[..., dict], *args, settings: Settings) -> dict:
-    """Measure in a separate process; a failure there becomes the row's `error`.
-
-    On a CPU each row has a fresh process, because of :func:`extra_memory`. On a GPU, whose memory
-    PyTorch counts itself and which takes seconds to start, the process is kept until a row fails.
-
-    Args:
-        measure: importable function of the other arguments and the settings, in this order.
-        args: the other arguments.
-        settings: settings of the row.
-    """
-    run = run_alone if settings.alone and settings.device == "cpu" else _kept_process.run
-    try:
-        row = run(attempt, measure, *args, settings)
-    except RuntimeError as error:  # the process died
-        row = dict(error=str(error))
-    if "error" in row:
-        _kept_process.stop()  # its CUDA context may be unusable
-    return row
-
-
-def attempt(measure: Callable[..., dict], *args) -> dict:
-    """Measure; a failure becomes the row's `error`."""
-    try:
-        return measure(*args)
-    except Exception as error:  # a row that fails must not stop the others
-        return dict(error=explain_failure(error))
-
-
-def explain_failure(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
 def benchmark_operators(
     settings: Settings, only: Iterable[str] = (), scales: Iterable[int] = (1,)
 ) -> list[dict]:
@@ -176,7 +139,7 @@ def benchmark_operators(
         for operator in only or subjects.OPERATORS
         for implementation, make in subjects.OPERATORS[operator].items()
         for scale in scales
-        if subjects.can_run(implementation, settings.device)
+        if can_run(implementation, settings.device)
     ]
     rows = []
     for operator, implementation, make, scale in follow(jobs):
@@ -208,6 +171,9 @@ def benchmark_backbones(
             graphs without CUDA.
     """
     if "compiled" in modes:
+        # with what a training needs, which nothing else here does
+        from ..training.compilation import require_compiler
+
         require_compiler(settings.device)
     if "graphed" in modes and settings.device != "cuda":
         raise ValueError(f"CUDA graphs need --device cuda, got {settings.device}")
@@ -217,8 +183,3 @@ def benchmark_backbones(
         | measure_alone(measure_backbone, subjects.BACKBONES[name], mode, settings=settings)
         for name, mode in follow(jobs)
     ]
-
-
-def follow(jobs: list) -> Iterable:
-    """Yield the jobs, and show the progress on the terminal."""
-    return track(jobs, "measuring", console=Console(stderr=True), transient=True)

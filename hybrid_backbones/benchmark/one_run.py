@@ -37,10 +37,11 @@ from ..training.saving import find_last_checkpoint
 from ..training.stop import GRACE, SIGNALS
 from .board_page import write_board
 from .launchers import IN_USE, PROGRAM, queued_again_at_time_limit
-from .measure import attempt
 from .probes import time_call
-from .runs import Run, reason_of, write_whole
+from .rows import attempt
+from .runs import Run, reason_of
 from .settings import device_name
+from .tables import write_whole
 from .zoo import count_costs
 
 # seconds until a stopped process of the same run has ended, and number of timed predictions

@@ -10,11 +10,7 @@ from .tables import to_markdown
 SECTIONS = {
     "tests": (
         "Tests on a GPU",
-        "Those marked `cuda`. A first run, on an H200, had 713 passed and 20 failed; what failed "
-        "was mended: 17 expectations that hold on CPUs only, `tiled` at large logits in half "
-        "precision (2 tests), and the training step of whole models, as mmpretrain could not be "
-        "imported beside transformers 5. In the run below, on a machine with transformers 5, 24 "
-        "files that need mmpretrain were not collected; none of them has a test marked `cuda`.",
+        "Those marked `cuda`.",
     ),
     "errors": (
         "Errors of the kernels on a GPU",
@@ -23,9 +19,7 @@ SECTIONS = {
     "kernels": (
         "Kernels on a GPU",
         "The attention alone, with the heads and channels of its network at the first three stages "
-        "of an 800×1344 image. The table of 2026-11-26 comes from the draft of "
-        "`tools/benchmark.py gpu --only kernels`, whose clock was Triton's `do_bench`. Small maps "
-        "take the time of their launches.",
+        "of an 800×1344 image.",
     ),
     "ops": (
         "Operators",
@@ -64,10 +58,7 @@ SECTIONS = {
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
     "compiled": (
         "Compiled backbones",
-        "Without and with `torch.compile`. On CUDA, PyTorch 2.11 cannot compile the training step "
-        "of BiFormer-small at this size: its code generator fails while it looks for a tiling "
-        "(`raise CantSplit` without the arguments that this exception takes). The compiled "
-        "forward pass without gradients runs.",
+        "Without and with `torch.compile`.",
     ),
     "train": (
         "Training of detectors",
@@ -80,9 +71,9 @@ SECTIONS = {
     ),
     "jobs": (
         "Jobs that share the cores",
-        "Mini trainings that start at once, beside one alone. By default a thread that waits for "
-        "others keeps its core busy (`ACTIVE`); the commands let it sleep soon (`PASSIVE`), unless "
-        "a user says otherwise.",
+        "Mini trainings that start at once, beside one alone. A thread that waits for others keeps "
+        "its core busy for long (`ACTIVE`), for some milliseconds (the default of OpenMP), or soon "
+        "sleeps (`PASSIVE`), as the commands let it unless a user says otherwise.",
     ),
     "layers": (
         "Where training keeps memory",
@@ -103,6 +94,8 @@ measured, such as larger batches of operators and backbones.
 
 def write_page(folder: Path) -> str:
     """Return the page of the tables ``<device>_<name>.json`` in a folder.
+
+    What is to be said of one run stands in its table, under the key `note`.
 
     Raises:
         ValueError: if the folder has no table, or a file is not a table.
@@ -129,7 +122,8 @@ def _section(file: Path) -> str:
         raise ValueError(f"expected a table of tools/benchmark.py in {file}: it has no rows")
     rows = saved.pop("rows")
     picture = file.with_suffix(".png")
-    lines = [f"`{saved['command']}`, {saved['date'][:10]}:\n", to_markdown(rows, saved)]
+    note = [f"{saved['note']}\n"] if "note" in saved else []
+    lines = [*note, f"`{saved['command']}`, {saved['date'][:10]}:\n", to_markdown(rows, saved)]
     if picture.exists():
         lines.append(f"\n![{file.stem}]({file.parent.name}/{picture.name})")
     return "\n".join([*lines, ""])

@@ -1,10 +1,13 @@
 """Measurements of one call: time, memory, multiply-accumulates."""
 
 import gc
+import math
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
@@ -21,6 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .counts import zeros_like_outputs
 
+# that the calls of one time on a GPU fill, in milliseconds
+QUEUE_MS = 5
+
 
 def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int) -> dict:
     """Time calls of a function, after two warm-up calls.
@@ -28,24 +34,36 @@ def time_call(function: Callable[[], Any], *, device: str = "cpu", repeats: int)
     PyTorch's own timer warms up anew before each measurement, which triples the time of slow
     references, or chooses the number of calls itself.
 
+    On a GPU each time is the mean of so many calls, one queued after the other, that they fill
+    `QUEUE_MS`; one call by itself would take at least the time of its launch.
+
     Returns:
         median, minimum and maximum in milliseconds.
     """
-    times = [_time_once(function, device) for _ in range(2 + repeats)][2:]
+    if device == "cpu":
+        times = [_time_on_cpu(function) for _ in range(2 + repeats)][2:]
+    else:
+        *_, one = (_time_on_gpu(function, 1) for _ in range(3))
+        # no launch takes less than a microsecond
+        calls = math.ceil(QUEUE_MS / max(one, 1e-3))
+        times = [_time_on_gpu(function, calls) for _ in range(repeats)]
     return dict(median=median(times), min=min(times), max=max(times))
 
 
-def _time_once(function: Callable[[], Any], device: str) -> float:
-    if device == "cpu":
-        start = time.perf_counter()
-        function()
-        return 1e3 * (time.perf_counter() - start)
+def _time_on_cpu(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _time_on_gpu(function: Callable[[], Any], calls: int) -> float:
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
-    function()
+    for _ in range(calls):
+        function()
     after.record()
     after.synchronize()
-    return before.elapsed_time(after)
+    return before.elapsed_time(after) / calls
 
 
 def extra_memory(function: Callable[[], Any], *, device: str = "cpu") -> float | None:
@@ -84,15 +102,28 @@ class Process:
     def __init__(self):
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
         """Call a function and return its result.
 
+        Args:
+            function: importable function.
+            args: its arguments.
+            limit: seconds after which the process is killed.
+            kwargs: its keyword arguments.
+
         Raises:
-            RuntimeError: if the process dies; errors of the function are raised as they are.
+            RuntimeError: if the process dies, or is killed; errors of the function are raised as
+                they are.
         """
         self._pool = self._pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            return self._pool.submit(function, *args, **kwargs).result()
+            number = self._pool.submit(os.getpid).result()
+            call = self._pool.submit(function, *args, **kwargs)
+            if wait([call], limit).not_done:
+                os.kill(number, signal.SIGKILL)
+                self.stop()
+                raise RuntimeError(f"stopped after {limit:g} s, the limit for it")
+            return call.result()
         except BrokenProcessPool:
             raise RuntimeError("the process died, most likely for lack of memory") from None
 
@@ -103,15 +134,11 @@ class Process:
             self._pool = None
 
 
-def run_alone(function: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Call an importable function in a fresh process and return its result.
-
-    Raises:
-        RuntimeError: if the process dies; errors of the function are raised as they are.
-    """
+def run_alone(function: Callable, *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
+    """Call an importable function in a fresh process and return its result; see `Process.run`."""
     process = Process()
     try:
-        return process.run(function, *args, **kwargs)
+        return process.run(function, *args, limit=limit, **kwargs)
     finally:
         process.stop()
 

@@ -20,9 +20,8 @@ from ..checkpoints.published import similar_names
 from ..training.checks import require_data
 from ..training.launch import read_config, test
 from ..training.requirements import require_writable_file
-from .runs import write_whole
 from .settings import device_name
-from .tables import markdown_line
+from .tables import markdown_line, write_whole
 from .zoo import read_published, read_weights
 
 # what each metric of the hosts is called, and its factor to percent

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.errors import explain
+from .tables import write_whole
 
 FILE = "run.json"
 
@@ -152,10 +153,3 @@ def reason_of(error: Exception) -> str:
     """Return the line that says why a run failed; that of a bug begins with 'unexpected'."""
     line = str(error).partition("\n")[0]
     return explain(error) or f"unexpected {type(error).__name__}: {line}"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

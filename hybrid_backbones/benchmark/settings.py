@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..training.requirements import require_device
+from ..requirements import require_device
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -30,6 +30,7 @@ class Settings:
         repeats: number of timed calls.
         alone: whether each row on a CPU gets a fresh process, without which its memory is not
             measured right.
+        limit: seconds after which a row is stopped and failed; None for no limit.
 
     Raises:
         ValueError: if a number is below 1, there are fewer cores than threads, or the dtype or
@@ -43,6 +44,7 @@ class Settings:
     threads: int = field(default_factory=torch.get_num_threads)
     repeats: int = 5
     alone: bool = True
+    limit: float | None = None
 
     def __post_init__(self):
         height, width = self.size

@@ -2,19 +2,15 @@
 
 A row is a dict of names and figures. A time is a dict of median, min and max; `ratio` holds the
 figures of the reference divided by those of the row. A row that could not be measured has `error`
-instead of figures.
+instead of figures, and one whose numbers are wrong has it beside them.
 """
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from rich.console import Console
-from rich.table import Table
-
-from .runs import write_whole
 
 
 class Figure(NamedTuple):
@@ -161,19 +157,25 @@ def markdown_line(cells: Iterable[str]) -> str:
 def _failures(rows: list[dict]) -> list[str]:
     return [
         f"{' '.join(v for v in row.values() if isinstance(v, str) and v != row['error'])} "
-        f"was not measured: {row['error']}"
+        f"{'is wrong' if 'output_error' in row else 'was not measured'}: {row['error']}"
         for row in rows
         if "error" in row
     ]
 
 
 def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bool = False) -> None:
-    """Save the rows with the settings as JSON, and print them as a table or in Markdown."""
+    """Save the rows with the settings as JSON, and print them as a table or in Markdown.
+
+    Where rich is not installed, which draws tables, they are printed in Markdown.
+    """
     # first, as nobody may read what is printed
     write_whole(out, json.dumps(dict(setting, rows=rows), indent=2) + "\n")
-    if markdown:
+    if markdown or find_spec("rich") is None:
         print(to_markdown(rows, setting))
     else:
+        from rich.console import Console
+        from rich.table import Table
+
         titles, *lines = tabulate(rows)
         table = Table(*titles, caption=explain(rows, setting))
         for cells in lines:
@@ -183,3 +185,10 @@ def report(rows: list[dict], setting: dict[str, Any], out: Path, *, markdown: bo
         for failure in _failures(rows):
             print(failure)
     print(f"saved to {out}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

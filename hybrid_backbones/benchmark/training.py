@@ -22,8 +22,8 @@ from ..config_files import find_config
 from ..training.errors import where_in_config
 from ..training.mixed_precision import train_in_mixed_precision
 from .counts import kept_by_layer
-from .measure import follow, measure_alone
 from .probes import extra_memory, time_call
+from .rows import follow, measure_alone
 from .settings import Settings
 from .tables import compare
 

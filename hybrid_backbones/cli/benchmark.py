@@ -1,79 +1,71 @@
 """Measure operators, backbones or whole models on this machine; print a table and save it as JSON.
 
-The command is `hb benchmark`, or `tools/benchmark.py`, which has the usage.
+The command is `hb benchmark`, or `tools/benchmark.py`, which has the usage. All but the proof on a
+GPU is in `benchmark_tables`, which is imported when it is asked for: the proof must run where
+nothing but PyTorch and Triton is installed.
 """
 
+import argparse
+import json
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmark.command import TABLES, make_parser
-from ..benchmark.gpu import REHEARSAL, Plan, prove
-from ..benchmark.jobs import benchmark_jobs
-from ..benchmark.page import write_page
-from ..benchmark.plots import draw
-from ..benchmark.settings import Settings, describe
-from ..benchmark.tables import report
-from ..checkpoints import guard_loads
-from ..config_files import find_config
-from ..mini.shapes import SINGLE_SIZE
-from ..training import launch
-from ..training.requirements import require_device, require_writable_file
+from ..benchmark.gpu import REHEARSAL, Plan, add_arguments, prove
+from ..benchmark.tables import write_whole
+from ..ops import triton_support
+from ..requirements import require_device, require_writable_file
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    from ..benchmark import command
+
+    return command.make_parser()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with the arguments of the command line unless others are given."""
-    args = vars(make_parser().parse_args(arguments))
-    table, out = args.pop("table"), args.pop("out")
-    if table == "page":
-        with launch.one_line_errors():
-            text = write_page(args["folder"])
-            require_writable_file(out)
-            out.write_text(text)
-        print(f"saved to {out}")
-        return 0
-    if table == "gpu":
-        return run_proof(args["only"], out, rehearse=args["rehearse"])
-    if table == "jobs":
-        return run_jobs(args, out)
-    measure, markdown = TABLES[table][0], args.pop("markdown")
-    keys = ("only", "scales", "modes", "configs")
-    own = {key: args.pop(key) for key in keys if key in args}
-    with launch.one_line_errors(), guard_loads():
-        settings = Settings(**{name: value for name, value in args.items() if value is not None})
-        require_writable_file(out)
-        rows = measure(settings, **own)
-        setting = describe(settings)
-        report(rows, setting, out, markdown=markdown)
-        is_plot = table == "backbones" or len(own.get("scales", ())) > 1
-        if is_plot and any("error" not in row for row in rows):
-            draw(rows, setting, out.with_suffix(".png"))
-    return int(any("error" in row for row in rows))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] != ["gpu"]:
+        from . import benchmark_tables
 
-
-def run_jobs(args: dict, out: Path) -> int:
-    """Time mini trainings at once; print and save the table."""
-    config, jobs = args.pop("config"), args.pop("jobs")
-    with launch.one_line_errors():
-        given = {name: value for name, value in args.items() if value is not None}
-        settings = Settings(SINGLE_SIZE, **given)
-        if jobs < 2:
-            raise ValueError(f"--jobs must be at least 2, got {jobs}")
-        path = find_config(config).absolute()
-        require_writable_file(out)
-        rows = benchmark_jobs(settings, path, jobs)
-        report(rows, describe(settings), out)
-    # jobs at once may be stopped; one alone must not fail
-    return int(any("error" in row for row in rows if row["jobs"] == "1"))
+        return benchmark_tables.main(arguments)
+    parser = argparse.ArgumentParser(f"{Path(sys.argv[0]).name} gpu")
+    add_arguments(parser)
+    args = parser.parse_args(arguments[1:])
+    try:
+        return run_proof(args.only, args.out, rehearse=args.rehearse)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped by SIGINT\n")
+        return 128 + signal.SIGINT
 
 
 def run_proof(steps: list[str], out: Path, *, rehearse: bool) -> int:
-    """Take the steps of the proof on a GPU, and say how long each took."""
-    failed = 0
-    with launch.one_line_errors(), guard_loads():
-        plan = REHEARSAL if rehearse else Plan()
-        require_device(plan.device)
-        require_writable_file(out / "proof.json")
-        for name, seconds, failures in prove(plan, steps, out):
-            print(f"{name}: {seconds:.0f} s, {failures} failed")
-            failed += failures
+    """Take the steps of the proof on a GPU; print and save how long each took, and all together.
+
+    Raises:
+        ValueError: if there is no GPU, the rehearsal has no interpreter of Triton, or the folder
+            cannot be written.
+    """
+    if rehearse and not triton_support.INTERPRETED:
+        raise ValueError(
+            "--rehearse runs Triton's kernels in its interpreter: expected TRITON_INTERPRET=1 in "
+            "the environment; put it before the command"
+        )
+    plan = REHEARSAL if rehearse else Plan()
+    require_device(plan.device)
+    require_writable_file(out / "proof.json")
+    taken, failed = {}, 0
+    for name, seconds, failures in prove(plan, steps, out):
+        print(f"{name}: {seconds:.0f} s, {failures} failed")
+        taken[name] = seconds
+        failed += failures
+    total = sum(taken.values())
+    print(f"all: {total:.0f} s, {failed} failed")
+    summary = dict(seconds=taken | dict(all=total), failed=failed)
+    write_whole(out / "proof.json", json.dumps(summary, indent=2) + "\n")
     return int(failed > 0)

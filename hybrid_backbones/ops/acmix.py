@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import are_known, at_least, join_groups, require_divides, require_odd, split_groups
@@ -195,7 +194,6 @@ class ShiftConvolution(nn.Module):
             self.weight.copy_(shifts.expand_as(self.weight))
 
 
-@MODELS.register_module()
 class ACmix(nn.Module):
     """Weighted sum of self-attention and convolution computed from shared projections::
 

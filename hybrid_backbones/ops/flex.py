@@ -17,9 +17,14 @@ from .triton_support import DTYPES
 # tokens in a block of the mask, PyTorch's default
 BLOCK = 128
 MIN_VERSION = "2.7"
+# channels of a head that PyTorch's kernel needs
+MIN_HEAD_DIM = 16
+# what Dynamo compiles of one function, eight times by default: each operator, dtype, head dimension
+# and batch, with gradients and without, for its first size and then for all sizes
+MAX_COMPILATIONS = 128
 
 
-def unsupported_reason(*tensors: Tensor) -> str | None:
+def unsupported_reason(*tensors: Tensor, head_dim: int) -> str | None:
     """Return why FlexAttention cannot take these tensors, or None if it can."""
     device, dtype = tensors[0].device, tensors[0].dtype
     if torch.__version__ < MIN_VERSION:
@@ -31,6 +36,8 @@ def unsupported_reason(*tensors: Tensor) -> str | None:
         return "it has no gradients on a CPU"
     if device.type == "cuda" and dtype not in DTYPES:
         return f"the dtype must be one of float32, float16 and bfloat16, got {dtype}"
+    if device.type == "cuda" and head_dim < MIN_HEAD_DIM:
+        return f"each head must have at least {MIN_HEAD_DIM} channels, got {head_dim}"
     return None
 
 
@@ -84,14 +91,23 @@ def flex_attend(query: Tensor, key: Tensor, value: Tensor, **settings) -> Tensor
     if not torch.is_grad_enabled():
         # views made here still say that they require gradients, which PyTorch refuses on a CPU
         query, key, value = query.detach(), key.detach(), value.detach()
-    is_compiled = query.is_cuda and not torch.compiler.is_compiling()
-    function: Any = _compile() if is_compiled else flex_attention
+    function: Any = _compile() if _runs_compiled(query) else flex_attention
     return function(query, key, value, **settings)
 
 
+def _runs_compiled(query: Tensor) -> bool:
+    return query.is_cuda and not torch.compiler.is_compiling()
+
+
 @lru_cache
-def _compile() -> Any:
+def _compile(backend: str | Callable[..., Any] = "inductor") -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # in full: otherwise more sizes than Dynamo compiles would run with all logits in memory
-    return torch.compile(flex_attention, fullgraph=True)
+    # in full: what Dynamo does not compile would run with all logits in memory
+    compiled: Any = torch.compile(flex_attention, backend=backend, fullgraph=True)
+
+    def attend(*maps: Tensor, **settings) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
+            return compiled(*maps, **settings)
+
+    return attend

@@ -12,7 +12,6 @@ No code was published and the paper leaves choices open; ours are marked as "our
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import join_groups, require_divides, to_maps, to_tokens
@@ -84,7 +83,6 @@ class _XVolutionBase(nn.Module):
         )
 
 
-@MODELS.register_module()
 class XVolution(_XVolutionBase):
     """Sum of a convolution and a self-attention branch, each with batch normalisation::
 
@@ -215,7 +213,6 @@ class XVolution(_XVolutionBase):
         return merged.eval()
 
 
-@MODELS.register_module()
 class MergedXVolution(_XVolutionBase):
     """Convolution with an input-dependent kernel, the result of :meth:`XVolution.merge`::
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hybrid_backbones.benchmark import measure, subjects
+from hybrid_backbones.benchmark import rows as rows_of_tables
+from hybrid_backbones.benchmark import subjects
+from hybrid_backbones.benchmark.implementations import CUDA_ONLY
 from hybrid_backbones.benchmark.measure import benchmark_operators
 from hybrid_backbones.benchmark.page import write_page
 from hybrid_backbones.benchmark.settings import Settings, describe
-from hybrid_backbones.benchmark.subjects import CUDA_ONLY, OPERATORS
+from hybrid_backbones.benchmark.subjects import OPERATORS
 from hybrid_backbones.benchmark.tables import report, tabulate
 from hybrid_backbones.training.requirements import require_writable_file
 
@@ -182,7 +184,7 @@ def test_settings_name_what_they_refuse(monkeypatch):
 def test_row_that_fails_is_named_and_the_others_stand(monkeypatch, tmp_path, capsys):
     implementations = {"reference": OPERATORS["Conv2d"]["3×3"], "broken": refuse}
     monkeypatch.setattr(subjects, "OPERATORS", {"Conv2d": implementations})
-    monkeypatch.setattr(measure, "run_alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(rows_of_tables, "run_alone", lambda function, *args: function(*args))
     settings = Settings((8, 8), repeats=1, threads=torch.get_num_threads())
     good, bad = rows = benchmark_operators(settings)
     assert good["forward_ms"]["median"] > 0

@@ -2,22 +2,90 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from time import sleep
 
 import pytest
 import torch
 from helpers import interpreted
 
 from hybrid_backbones.benchmark import accuracy, gpu
-from hybrid_backbones.benchmark.accuracy import OPERATORS, measure_errors
+from hybrid_backbones.benchmark.accuracy import OPERATORS, explain_wrong, measure_errors
 from hybrid_backbones.benchmark.fastest import find_fastest
 from hybrid_backbones.benchmark.gpu import CHECKOUT, REHEARSAL, prove
-from hybrid_backbones.benchmark.measure import measure_alone
-from hybrid_backbones.benchmark.settings import Settings
-from hybrid_backbones.benchmark.subjects import has_gradients
+from hybrid_backbones.benchmark.implementations import has_gradients
+from hybrid_backbones.benchmark.probes import time_call
+from hybrid_backbones.benchmark.rows import measure_alone
+from hybrid_backbones.benchmark.settings import Settings, describe
+from hybrid_backbones.benchmark.tables import to_markdown
 from hybrid_backbones.ops.fastest import FASTEST, TABLE
 
 KEPT = Settings((5, 7), threads=1, repeats=1, alone=False)
 PAIRS = [(operator, backend) for operator in OPERATORS for backend in OPERATORS[operator].backends]
+
+
+# all that may be missing where PyTorch and Triton are
+ABSENT = [
+    *("matplotlib", "mmcv", "mmdet", "mmengine", "mmpretrain", "mmseg"),
+    *("PIL", "pycocotools", "rich", "torchvision"),
+]
+
+
+@pytest.fixture
+def run_bare(repository, tmp_path):
+    """Return a function that runs the proof, also in its processes, as if `ABSENT` were absent."""
+    site = tmp_path / "site"
+    site.mkdir()
+    missing = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
+    (site / "sitecustomize.py").write_text(missing)
+
+    def run(*arguments, interpret="1"):
+        paths = dict(PYTHONPATH=f"{site}:{repository}", TRITON_INTERPRET=interpret)
+        return subprocess.run(
+            [sys.executable, repository / "tools/benchmark.py", "gpu", *arguments],
+            cwd=tmp_path,
+            env=dict(os.environ, **paths),
+            text=True,
+            capture_output=True,
+        )
+
+    return run
+
+
+def test_the_command_starts_with_nothing_but_pytorch(run_bare):
+    done = run_bare("--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: benchmark.py gpu" in done.stdout
+
+
+def test_a_step_names_the_package_that_it_lacks(run_bare, tmp_path):
+    done = run_bare("--rehearse", "--only", "backbones", "--out", "out")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    [row] = json.loads((tmp_path / "out/cpu_backbones.json").read_text())["rows"]
+    assert row["error"] == "this step needs torchvision, which is not installed"
+
+
+def test_a_rehearsal_without_the_interpreter_is_refused(run_bare):
+    done = run_bare("--rehearse", "--only", "errors", interpret="0")
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: --rehearse runs Triton's kernels in its interpreter: expected")
+
+
+@pytest.mark.slow
+def test_errors_and_kernels_need_nothing_but_pytorch_and_triton(run_bare, tmp_path):
+    done = run_bare("--rehearse", "--only", "errors", "kernels", "--out", "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "out/proof.json").read_text())
+    assert summary["seconds"].keys() == {"errors", "kernels", "all"}
+    assert summary["failed"] == 0
+    for name in ("errors", "kernels"):
+        rows = json.loads((tmp_path / f"out/cpu_{name}.json").read_text())["rows"]
+        assert {(row["operator"], row["implementation"]) for row in rows} == {*PAIRS}
 
 
 def process_id(settings):
@@ -33,6 +101,41 @@ def test_a_process_is_kept_until_a_row_fails():
     assert first == second != dict(id=os.getpid())
     assert measure_alone(fail, settings=KEPT) == dict(error="no such kernel")
     assert measure_alone(process_id, settings=KEPT) != first
+
+
+def hang(settings):
+    sleep(600)
+
+
+def test_a_row_that_hangs_is_stopped_and_another_process_goes_on():
+    hanging = replace(KEPT, limit=0.5)
+    assert measure_alone(hang, settings=hanging) == dict(
+        error="stopped after 0.5 s, the limit for it"
+    )
+    assert measure_alone(process_id, settings=KEPT)["id"] != os.getpid()
+
+
+@pytest.mark.parametrize(("milliseconds", "queued"), [(0.5, 10), (80, 1)])
+def test_short_calls_on_a_gpu_are_timed_many_at_once(monkeypatch, milliseconds, queued):
+    calls, synchronised = [], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.at = 0
+
+        def record(self):
+            self.at = len(calls)
+
+        def synchronize(self):
+            synchronised.append(self.at)
+
+        def elapsed_time(self, after):
+            return milliseconds * (after.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    times = time_call(lambda: calls.append(None), device="cuda", repeats=3)
+    assert times == dict.fromkeys(("median", "min", "max"), milliseconds)
+    assert synchronised == [1, 2, 3, *(3 + queued * i for i in (1, 2, 3))]
 
 
 @interpreted
@@ -88,8 +191,58 @@ def test_the_proof_can_be_rehearsed_without_a_gpu(tmp_path, capsys):
 
 
 def test_operators_choose_by_the_table_of_the_documentation():
-    rows = json.loads((CHECKOUT / "docs/benchmarks/cuda_kernels.json").read_text())["rows"]
-    assert find_fastest(rows) == FASTEST
+    rows, errors = (
+        json.loads((CHECKOUT / f"docs/benchmarks/cuda_{name}.json").read_text())["rows"]
+        for name in ("kernels", "errors")
+    )
+    assert find_fastest(rows, errors) == FASTEST
+
+
+def test_no_implementation_of_the_documentation_is_wrong():
+    rows = json.loads((CHECKOUT / "docs/benchmarks/cuda_errors.json").read_text())["rows"]
+    definitions = {
+        (row["operator"], row["dtype"]): row for row in rows if row["implementation"] == "reference"
+    }
+    for row in rows:
+        assert explain_wrong(row, definitions[row["operator"], row["dtype"]]) is None
+
+
+@pytest.mark.parametrize("of", ["output", "gradient"])
+def test_an_implementation_with_wrong_numbers_fails_and_is_not_chosen(monkeypatch, of):
+    apply, _, shape = OPERATORS["local_attention"]
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x if of == "output" else x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * grad
+
+    def doubled(*inputs, backend):
+        out = apply(*inputs, backend=backend)
+        return out if backend == "reference" else Double.apply(out)
+
+    operator = accuracy.Operator(doubled, ["tiled", "reference"], shape)
+    monkeypatch.setattr(accuracy, "OPERATORS", dict(local_attention=operator))
+    monkeypatch.setattr(
+        accuracy, "measure_alone", lambda measure, *args, settings: measure(*args, settings)
+    )
+    wrong, right = errors = accuracy.benchmark_errors(KEPT, ["float32"])
+    name = "output" if of == "output" else "gradients"
+    assert re.fullmatch(f"the error of its {name} must be at most .*e-0[67], got 1", wrong["error"])
+    assert "error" not in right
+    assert "local_attention float32 tiled is wrong: the error" in to_markdown(
+        errors, describe(KEPT)
+    )
+    names = dict(operator="local_attention", dtype="float32", size="small")
+    times = [
+        dict(names, implementation=implementation, forward_ms=dict(median=median, min=0, max=9))
+        for implementation, median in dict(tiled=1.0, triton=2.0).items()
+    ]
+    assert find_fastest(times)["local_attention"]["float32"] == dict(forward="tiled")
+    assert find_fastest(times, errors)["local_attention"]["float32"] == dict(forward="triton")
 
 
 def test_the_fastest_takes_the_least_time_for_all_sizes():

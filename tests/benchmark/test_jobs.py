@@ -37,7 +37,7 @@ def replace(monkeypatch, tmp_path, mini_root):
 
 def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkeypatch):
     notes = replace(
-        'echo "$OMP_WAIT_POLICY ${GOMP_SPINCOUNT-unset} $OMP_NUM_THREADS $@" > $notes/$$\n'
+        'echo "${OMP_WAIT_POLICY-unset} ${GOMP_SPINCOUNT-unset} $OMP_NUM_THREADS $@" > $notes/$$\n'
         "ls data/mini >> $notes/$$"
     )
     # which the benchmark sets
@@ -47,7 +47,11 @@ def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkey
     said = sorted(note.read_text().splitlines() for note in notes.iterdir())
     # two repeats, of one job and of two
     ways = [tuple(line.split()[:2]) for line, *_ in said]
-    assert ways == 6 * [("ACTIVE", "unset")] + 6 * [("PASSIVE", "1000")]
+    assert ways == [
+        *6 * [("ACTIVE", "unset")],
+        *6 * [("PASSIVE", "1000")],
+        *6 * [("unset", "300000")],
+    ]
     for line, *listed in said:
         _, _, threads, *arguments, work_dir = line.split()
         assert threads == "1"
@@ -56,7 +60,7 @@ def test_each_job_trains_on_the_mini_set_as_it_is_told(replace, tmp_path, monkey
         ]
         assert not os.path.exists(work_dir)
         assert {"coco", "ade", "imagenet"} <= {*listed}
-    assert len({line.split()[-1] for line, *_ in said}) == 12
+    assert len({line.split()[-1] for line, *_ in said}) == 18
 
 
 def test_jobs_run_at_once_and_are_compared_with_one_that_waits_alike(replace, tmp_path):
@@ -66,7 +70,8 @@ def test_jobs_run_at_once_and_are_compared_with_one_that_waits_alike(replace, tm
     )
     rows = benchmark_jobs(Settings((64, 64), threads=1, repeats=1), tmp_path / "some.py", 3)
     assert [(row["policy"], row["jobs"]) for row in rows] == [
-        *(("PASSIVE", "1"), ("PASSIVE", "3"), ("ACTIVE", "1"), ("ACTIVE", "3"))
+        *(("PASSIVE", "1"), ("PASSIVE", "3"), ("ACTIVE", "1"), ("ACTIVE", "3")),
+        *(("default", "1"), ("default", "3")),
     ]
     for one, three in zip(rows[::2], rows[1::2], strict=True):
         assert one["slowdown"] == 1
@@ -92,7 +97,7 @@ def test_a_training_that_fails_says_why_and_has_an_exit_code(replace, tmp_path, 
     out = tmp_path / "jobs.json"
     assert main(["jobs", "imagenet_swiftformer_xs", "--out", str(out)]) == 1
     rows = json.loads(out.read_text())["rows"]
-    assert [row["error"] for row in rows] == 4 * ["the training failed: error: no such thing"]
+    assert [row["error"] for row in rows] == 6 * ["the training failed: error: no such thing"]
     assert "imagenet_swiftformer_xs PASSIVE 1 was not measured" in capsys.readouterr().out
 
 

@@ -10,10 +10,11 @@ from mmseg.models.backbones import ResNetV1c
 from torch import nn
 
 from hybrid_backbones.benchmark import training
+from hybrid_backbones.benchmark.implementations import CUDA_ONLY
 from hybrid_backbones.benchmark.measure import measure_backbone, measure_operator
 from hybrid_backbones.benchmark.probes import count_macs, extra_memory, run_alone, time_call
 from hybrid_backbones.benchmark.settings import Settings
-from hybrid_backbones.benchmark.subjects import BACKBONES, CUDA_ONLY, OPERATORS
+from hybrid_backbones.benchmark.subjects import BACKBONES, OPERATORS
 from hybrid_backbones.benchmark.training import (
     NUM_OBJECTS,
     baseline_of,

@@ -1,11 +1,15 @@
 """Laws of FlexAttention as a backend: the definitions, which blocks are skipped, and refusals."""
 
+from functools import partial
+from itertools import product
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import compiled, output_and_gradients
 from local_attention_cases import EXACT, attend, attend_by_loops, make_inputs
 
-from hybrid_backbones.ops import local_attention
+from hybrid_backbones.ops import choice, flex, local_attention
 from hybrid_backbones.ops.flex import BLOCK
 from hybrid_backbones.ops.local_attention.flex import _neighbours
 from hybrid_backbones.ops.routed_attention import flex as routed_flex
@@ -132,6 +136,43 @@ def test_it_has_no_gradients_on_a_cpu():
     with torch.no_grad():
         out = local_attention(*inputs, 3, backend="flex")
     torch.testing.assert_close(out, local_attention(*inputs, 3, backend="reference"), **EXACT)
+
+
+def test_it_is_compiled_for_more_kinds_of_maps_than_eight_and_twice_for_all_sizes(monkeypatch):
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(flex, "_compile", partial(flex._compile, keep))
+    monkeypatch.setattr(flex, "_runs_compiled", lambda query: True)
+    dtypes = torch.float64, torch.float32, torch.float16, torch.bfloat16
+    kinds = [*product(dtypes, (16, 32))]
+    for dtype, head_dim in kinds:
+        for height in (6, 8, 9, 11):
+            inputs = make_inputs((height, 9), head_dim=head_dim, dtype=dtype, requires_grad=False)
+            out = local_attention(*inputs, 3, backend="flex")
+        exact = local_attention(*inputs, 3, backend="reference")
+        tolerance = dict(rtol=0, atol=8 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(out, exact, **tolerance)
+    assert 8 < len(graphs) <= 2 * len(kinds)
+
+
+@pytest.mark.parametrize("backend", ["flex", None])
+def test_narrow_heads_are_refused_on_a_gpu_or_computed_otherwise(monkeypatch, backend):
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16, requires_grad=False)
+    reason = "each head must have at least 16 channels, got 8"
+    assert flex.unsupported_reason(on_gpu, head_dim=16) is None
+    monkeypatch.setattr(choice, "fastest_on_gpu", lambda *_: "flex")
+    monkeypatch.setattr(choice.triton_support, "is_fast", lambda device: True)
+    obstacles = dict(flex=lambda: flex.unsupported_reason(on_gpu, head_dim=8))
+    arguments = ("local_attention", backend, "tiled", [on_gpu], obstacles)
+    if backend is None:
+        assert choice.choose_backend(*arguments, exported="exported") == "tiled"
+    else:
+        with pytest.raises(ValueError, match=f"backend='flex' cannot run: {reason}"):
+            choice.choose_backend(*arguments, exported="exported")
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=compiled)])

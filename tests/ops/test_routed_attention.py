@@ -190,6 +190,11 @@ def test_half_precision_holds_where_logits_do_not_fit_it(dtype, backend, device)
         (dict(routes=torch.zeros(2, 5, 3)), "integers .* got torch.float32"),
         (dict(routes=torch.zeros(2, 5, 7, dtype=torch.int64)), "1 to 6 regions, got 7"),
         (dict(routes=torch.zeros(2, 5, 0, dtype=torch.int64)), "1 to 6 regions, got 0"),
+        (
+            dict(key=torch.zeros(2, 6, 0, 6), value=torch.zeros(2, 6, 0, 6)),
+            "may be empty, got query",
+        ),
+        (dict(query=torch.zeros(2, 5, 0, 6)), r"only the batch may be empty.*\(2, 5, 0, 6\)"),
         (dict(query=torch.zeros(2, 5, 4, 6, dtype=torch.float64)), "same floating-point dtype"),
         (dict(query=torch.zeros(2, 5, 4, 6, device="meta")), "same device, got meta"),
         (dict(backend="fastest"), "backend.*'fastest'"),

@@ -76,7 +76,7 @@ def local_attention(
         (query, key, value),
         dict(
             triton=lambda: unsupported_reason(query, key, value, kernel_size),
-            flex=lambda: flex.unsupported_reason(query, key, value),
+            flex=lambda: flex.unsupported_reason(query, key, value, head_dim=query.shape[2]),
         ),
         exported="fixed tiles",
     )

@@ -72,7 +72,9 @@ def routed_attention(
         (query, key, value),
         dict(
             triton=lambda: unsupported_reason(query, num_heads),
-            flex=lambda: flex.unsupported_reason(query, key, value),
+            flex=lambda: flex.unsupported_reason(
+                query, key, value, head_dim=query.shape[3] // num_heads
+            ),
         ),
         exported="exported",
     )
@@ -99,6 +101,11 @@ def _validate_tensors(
         raise ValueError(
             f"query must have shape ({batch}, R', T', {channels}) for key of shape "
             f"{tuple(key.shape)}, got {tuple(query.shape)}"
+        )
+    if min(*query.shape[1:], *key.shape[1:]) < 1:
+        raise ValueError(
+            f"only the batch may be empty, got query of shape {tuple(query.shape)} and key of "
+            f"shape {tuple(key.shape)}"
         )
     require_divides(num_heads=num_heads, channels=channels)
     if routes.ndim != 3 or routes.shape[:2] != query.shape[:2] or routes.dtype != torch.int64:
