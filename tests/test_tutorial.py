@@ -21,6 +21,24 @@ def test_the_notebook_is_kept_without_outputs(notebook):
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("trian", "there is no command 'trian'; did you mean train"),
+        ("train", "the following arguments are required: config"),
+    ],
+    ids=["exit code", "exit"],
+)
+def test_a_quiet_command_that_fails_says_why(notebook, command, line, monkeypatch, capsys):
+    pytest.importorskip("IPython")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    names = {}
+    exec(next(cell.source for cell in notebook.cells if cell.cell_type == "code"), names)
+    with pytest.raises(RuntimeError, match="2"):
+        names["hb"](command, quiet=True)
+    assert line in capsys.readouterr().err
+
+
 def written(cells):
     """Return what the cells print, and the kinds of what they show."""
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
