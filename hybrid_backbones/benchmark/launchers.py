@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ..training.errors import Terminated
 from ..threads import THREADS_OF_USER, usable_cores
+from ..training.errors import Terminated
 from ..training.stop import GRACE
 from .runs import Run
 from .tables import write_whole

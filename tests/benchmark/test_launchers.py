@@ -117,7 +117,7 @@ def test_a_run_that_another_process_computes_has_not_failed(make, monkeypatch, c
 def test_each_run_has_a_share_of_the_cores(make, monkeypatch):
     runs = [make(name) for name in ("a", "b")]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(launchers, "THREADS_OF_USER", None)
     list(run_here(runs, 2))
     assert [(run.folder / "OMP_NUM_THREADS").read_text() for run in runs] == ["4", "4"]
 
