@@ -184,7 +184,7 @@ def test_settings_name_what_they_refuse(monkeypatch):
 def test_row_that_fails_is_named_and_the_others_stand(monkeypatch, tmp_path, capsys):
     implementations = {"reference": OPERATORS["Conv2d"]["3×3"], "broken": refuse}
     monkeypatch.setattr(subjects, "OPERATORS", {"Conv2d": implementations})
-    monkeypatch.setattr(rows_of_tables, "run_alone", lambda function, *args: function(*args))
+    monkeypatch.setattr(rows_of_tables, "run_alone", lambda function, *args, limit: function(*args))
     settings = Settings((8, 8), repeats=1, threads=torch.get_num_threads())
     good, bad = rows = benchmark_operators(settings)
     assert good["forward_ms"]["median"] > 0
