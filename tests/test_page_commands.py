@@ -55,7 +55,7 @@ PARSED_ONLY = {
 HELPERS = {
     "train": " train(",
     "test": " evaluate(",
-    "leaderboard": "hybrid_backbones.benchmark.leaderboard",
+    "leaderboard": "hybrid_backbones.benchmark.launchers",
 }
 # exports in 8 bits, of a network that has to be trained; what many networks look at; and LocFormer
 LONG = re.compile(r"export\.md-0|README\.md-7|inside\.md-([1-9]|\d\d)|locformer\.md")

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import SimplePatchShadow, Stroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -19,6 +19,11 @@ DISTANCES = (5, 16, 30, 46, 64, 84, 110)
 ALIGNMENTS = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
+# letters before lines of the plot; a lone "T" would be moved to whole pixels, and look thin
+LETTERING = [
+    Stroke(linewidth=3, foreground="white"),
+    SimplePatchShadow((0, 0), shadow_rgbFace="black", alpha=1, snap=False),
+]
 # in pixels, between names and whatever is beside them
 GAP = 2
 
@@ -71,8 +76,7 @@ def write_names(
     taken += [legend.get_window_extent()] if legend else []
     for name, point in names:
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=fontsize)
-        # lines of the plot pass behind it
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        text.set_path_effects(LETTERING)
         # a text that was part of the layout would change it
         text.set_in_layout(False)
         places = [(distance, place) for distance in DISTANCES for place in DIRECTIONS]
