@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .installation import install_command, missing_library
 from .threads import set_threads_in_commands
 
 if TYPE_CHECKING:
@@ -37,11 +38,19 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a function on first use, or a room whose import failed, and whose error says why."""
-    if name in _FUNCTIONS:
-        return getattr(import_module(".create", __name__), name)
-    if name in __all__:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name in _FUNCTIONS:
+            return getattr(import_module(".create", __name__), name)
         return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        library = missing_library(error)
+        if library is None:
+            raise
+        remedy = install_command("backbones" if library == "mmengine" else "openmmlab")
+        message = f"{__name__}.{name} needs {library}: {remedy}"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def _can_import(*names: str) -> bool:

@@ -2,7 +2,7 @@
 
 This file must run where nothing else does, so it imports only the standard library at the top. The
 checks import the rest, and report a failing import as a finding. tools/doctor.py runs this file by
-its path, without importing the package.
+its path, without importing the package, and hands it the names of installation.py.
 """
 
 import glob
@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 from typing import NamedTuple
+
+if __package__:
+    from .installation import ONEDL, UPSTREAM, install_command, installed
 
 
 class Finding(NamedTuple):
@@ -40,12 +43,6 @@ class Finding(NamedTuple):
 HOST = ("models", "datasets", "evaluation", "engine")
 PACKAGES: dict[str, tuple[str, ...]] = dict(torch=(), torchvision=("ops",), mmengine=("runner",))
 PACKAGES |= dict(hybrid_backbones=("ops",), mmcv=("ops",), mmdet=HOST, mmseg=HOST, mmpretrain=HOST)
-
-# two sets of distributions of the same packages, and the requirements file of each
-ONEDL: tuple[str, ...] = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection")
-ONEDL += ("onedl-mmsegmentation", "onedl-mmpretrain")
-UPSTREAM = ("mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "mmpretrain")
-INSTALL = {ONEDL: "requirements.txt", UPSTREAM: "requirements/upstream.txt"}
 
 # pattern of an error and its remedy; the first match counts, {} is the installation command
 REMEDIES = (
@@ -112,11 +109,11 @@ def check_packages() -> Iterator[Finding]:
 
 def check_sets() -> Iterator[Finding]:
     """Find distributions that overwrite each other's files."""
-    onedl, upstream = _installed(ONEDL), _installed(UPSTREAM)
+    onedl, upstream = installed(ONEDL), installed(UPSTREAM)
     both = [*onedl, *upstream]
     mixed = (onedl and upstream) or {"mmcv", "mmcv-lite"} <= set(upstream)
     problem = "overwrite each other's files, as they provide the same packages" if mixed else ""
-    remedy = f"pip uninstall -y {' '.join(both)}, then pip install -r requirements.txt"
+    remedy = f"pip uninstall -y {' '.join(both)}, then {install_command()}"
     yield Finding("distributions", ", ".join(both) or "none", problem, remedy)
 
 
@@ -276,15 +273,9 @@ def _try(function: Callable, *args) -> Exception | None:
 
 def _fail(subject: str, found: str, error: Exception) -> Finding:
     problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    file = INSTALL[UPSTREAM if _installed(UPSTREAM) and not _installed(ONEDL) else ONEDL]
     matches = ((re.search(pattern, f"{subject} {problem}"), text) for pattern, text in REMEDIES)
     remedy = next(match.expand(text) for match, text in matches if match)
-    return Finding(subject, found, problem, remedy.format(f"pip install -r {file}"), fatal=True)
-
-
-def _installed(distributions: tuple[str, ...]) -> list[str]:
-    present = {one.metadata["Name"] for one in metadata.distributions()}
-    return [name for name in distributions if name in present]
+    return Finding(subject, found, problem, remedy.format(install_command()), fatal=True)
 
 
 def _print_table(findings: list[Finding]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from .installation import install_command
 from .suggestions import did_you_mean
 from .training.seeding import BROWSING
 
@@ -26,7 +27,7 @@ def find_scripts(host: str) -> dict[str, Path]:
         raise ValueError(f"expected one of {', '.join(HOSTS)}, got {host}")
     spec = find_spec(host)
     if spec is None or spec.origin is None:
-        raise ValueError(f"{host} is not installed: install one of the sets of requirements.txt")
+        raise ValueError(f"{host} is not installed: {install_command()}")
     tools = Path(spec.origin).parent / ".mim/tools"
     scripts = {
         path.relative_to(tools).with_suffix("").as_posix(): path for path in tools.rglob("*.py")

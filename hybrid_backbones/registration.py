@@ -13,6 +13,7 @@ from mmengine.hub import hub
 from mmengine.utils import package_utils
 
 from .config_files import MIM
+from .installation import install_command
 
 # modules to import, by library and registry
 MODULES = {
@@ -75,8 +76,8 @@ def refuse_to_install(package: str) -> None:
     """
     if not utils.is_installed(package):
         raise ModuleNotFoundError(
-            f"{package} is not installed, and nothing is installed without asking: install the "
-            "packages of one of the two sets, see requirements.txt"
+            f"{package} is not installed, and nothing is installed without asking: "
+            f"{install_command()}"
         )
 
 

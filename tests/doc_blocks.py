@@ -46,18 +46,23 @@ def execute(code, page, names=None):
 
 def commands(code):
     """Return the commands of a shell block, each as its words without variables of a shell."""
+    return (words for _, words in lines_and_commands(code))
+
+
+def lines_and_commands(code):
+    """Return the commands of a shell block, each with its line, which has variables, too."""
     # lists and results of commands that become variables
     code = re.sub(r"^\w+=\$?\(.*?\)$", "", code, flags=re.MULTILINE | re.DOTALL)
     for line in code.replace("\\\n", " ").splitlines():
         for part in line.split(" && "):
-            words = shlex.split(part, comments=True)
+            whole = words = shlex.split(part, comments=True)
             while words and re.match(r"\w+=", words[0]):
                 words = words[1:]
             # a launcher of processes runs `hb` as a module
             if "hybrid_backbones.cli" in words:
                 words = ["hb", *words[words.index("hybrid_backbones.cli") + 1 :]]
             if words:
-                yield words
+                yield " ".join(whole), words
 
 
 def parse(words, monkeypatch):

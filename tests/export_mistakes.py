@@ -91,7 +91,7 @@ EXPORT_MISTAKES = {
     ),
     "draw from a file that is missing": (
         lambda tmp: draw(tmp, tmp / "none.onnx"),
-        r"no file at .*none\.onnx: expected a file of tools/export\.py",
+        r"no file at .*none\.onnx: expected a file of hb export",
     ),
     "draw from a file of another program": (
         lambda tmp: draw(tmp, an_image(tmp).rename(tmp / "a.onnx"), image=an_image(tmp)),

@@ -9,7 +9,8 @@ import pytest
 
 import hybrid_backbones
 from hybrid_backbones.benchmark.settings import Settings, describe
-from hybrid_backbones.cli.main import COMMANDS, main
+from hybrid_backbones.cli.main import COMMANDS, import_command, main
+from hybrid_backbones.installation import install_command
 
 # scripts that only those who work on the project run, in its checkout
 ONLY_HERE = {"deploy_page", "inside", "make_golden", "model_zoo", "overview"}
@@ -72,6 +73,38 @@ def test_ctrl_c_while_packages_are_imported_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("hybrid_backbones.cli.main.import_module", interrupted)
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "\nstopped by SIGINT while packages were imported\n"
+
+
+@pytest.mark.parametrize(
+    ("library", "line", "program"),
+    [
+        ("mmcv", "main(['train', 'maskrcnn_acmix_r50', '--mini'])", "hb train"),
+        ("mmengine", "runpy.run_path('tools/train.py', run_name='__main__')", "train.py"),
+    ],
+)
+def test_a_library_that_is_missing_gets_one_line(library, line, program, repository):
+    script = f"""
+import runpy, sys
+sys.modules[{library!r}] = None
+sys.argv[0] = "tools/train.py"
+from hybrid_backbones.cli.main import main
+{line}
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {program} needs {library}: {install_command()}\n"
+
+
+def test_a_library_that_is_broken_or_another_keeps_its_traceback(monkeypatch):
+    for name in ("mmcv.ops", "nothing"):
+
+        def broken(*_, name=name):
+            raise ModuleNotFoundError(name=name)
+
+        monkeypatch.setattr("hybrid_backbones.cli.main.import_module", broken)
+        with pytest.raises(ModuleNotFoundError):
+            import_command("train")
 
 
 def test_a_table_names_the_command_that_measured_it(monkeypatch):

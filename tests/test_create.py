@@ -112,6 +112,23 @@ print(len(maps))
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
 
 
+def test_without_mmengine_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("hybrid_backbones.installation.IN_CHECKOUT", False)
+    monkeypatch.setattr("hybrid_backbones.installation.installed", lambda _: [])
+    monkeypatch.delitem(sys.modules, "hybrid_backbones.create")
+    monkeypatch.setitem(sys.modules, "mmengine", None)
+
+    def fails(*_):
+        raise ModuleNotFoundError(name="mmengine.registry")
+
+    monkeypatch.setattr("hybrid_backbones.import_module", fails)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        from hybrid_backbones import create_backbone  # noqa: F401
+    assert str(raised.value) == (
+        'hybrid_backbones.create_backbone needs mmengine: pip install "hybrid-backbones[backbones]"'
+    )
+
+
 def test_what_not_all_need_is_imported_on_first_use():
     script = """
 import sys, hybrid_backbones

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import runpy
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +11,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import hybrid_backbones
+from hybrid_backbones import doctor, installation
+from hybrid_backbones.installation import ONEDL, UPSTREAM, install_command
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,12 +109,50 @@ def test_versions_in_messages_and_pages_are_the_pinned_ones():
 
 
 def test_the_doctor_knows_the_packages_of_both_sets():
-    doctor = runpy.run_path(str(ROOT / "hybrid_backbones/doctor.py"))
-    for names, file in doctor["INSTALL"].items():
-        packages = {name for name in by_name(EXTRAS[SETS[file]]) if "mm" in name}
+    for extra, names in {"openmmlab": ONEDL, "upstream": UPSTREAM}.items():
+        packages = {name for name in by_name(EXTRAS[extra]) if "mm" in name}
         assert packages == set(names) - {"mmcv"}
     setuptools = str(by_name(EXTRAS["upstream"])["setuptools"])
-    assert f'pip install "{setuptools}"' in dict(doctor["REMEDIES"]).values()
+    assert f'pip install "{setuptools}"' in dict(doctor.REMEDIES).values()
+
+
+@pytest.mark.parametrize("present", [ONEDL, UPSTREAM, ()], ids=["onedl", "upstream", "none"])
+def test_messages_say_how_to_install_the_set_in_use(monkeypatch, present):
+    monkeypatch.setattr(installation, "installed", lambda names: names if names == present else [])
+    assert installation.IN_CHECKOUT
+    file = install_command().removeprefix("pip install -r ")
+    assert SETS[file] == ("upstream" if present == UPSTREAM else "openmmlab")
+    monkeypatch.setattr(installation, "IN_CHECKOUT", False)
+    assert install_command() == f'pip install "{PROJECT["name"]}[{SETS[file]}]"'
+
+
+def texts_of(path):
+    """Return the strings of a file that are neither docstrings nor comments."""
+    tree = ast.parse(path.read_text())
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [one.value for one in strings if isinstance(one.value, str) and id(one) not in alone]
+
+
+def test_no_message_names_a_file_that_a_wheel_does_not_have():
+    # pages of the documentation, which are written in a checkout
+    pages = {"deploy/page.py", "explain/page.py", "cli/reference.py"}
+    pages |= {f"benchmark/{name}.py" for name in ("page", "reproduce", "zoo")}
+    package = ROOT / "hybrid_backbones"
+    named = {
+        (str(path.relative_to(package)), text)
+        for path in package.rglob("*.py")
+        for text in texts_of(path)
+        if re.search(r"\btools/|\brequirements[/.]", text)
+    }
+    files = {file for file, _ in named}
+    assert files == {"installation.py", *pages}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+def test_pages_name_the_wheel_of_this_version(page):
+    wheels = re.findall(r"hybrid_backbones-([\w.]+)-py3-none-any\.whl", (ROOT / page).read_text())
+    assert wheels == [hybrid_backbones.__version__]
 
 
 def test_every_place_names_the_same_python_versions():

@@ -11,7 +11,7 @@ from ast import literal_eval
 
 import pytest
 from demo_cases import save_network
-from doc_blocks import REPOSITORY, blocks, commands
+from doc_blocks import REPOSITORY, blocks, lines_and_commands
 from mmengine.config import Config
 from PIL import Image
 from tiers import few_of
@@ -22,21 +22,40 @@ from hybrid_backbones.mini.preset import apply_mini
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
-# what a block has that needs more than this machine or minutes, and what tests it
+# commands that need more than this machine or minutes: a pattern, and the test that runs the same
+# tool, which the file names; the first that matches counts
 ELSEWHERE = {
-    "pip install": ".ci/run",
-    "_ROOT=": "tests/test_real_data.py",
-    "--launcher": "tests/tools/test_clusters.py",
-    "hybrid_backbones.cli": "tests/tools/test_clusters.py",
-    "screws.py": "tests/training/test_own_data.py",
-    "tools/benchmark.py": "tests/benchmark/test_command.py",
-    "tools/leaderboard.py": "tests/tools/test_leaderboard.py",
-    "tools/playground.py": "tests/playground/test_models.py",
-    "tools/reparameterize.py": "tests/deploy/test_reparameterize.py",
-    "tools/weights.py": "tests/tools/test_weights.py",
+    r"^pip install|^python -m pytest": ".ci/run",
+    r"leaderboard.* --launcher": "tests/benchmark/test_leaderboard.py",
+    r"leaderboard": "tests/tools/test_leaderboard.py",
+    r"tools/dist_train\.sh": "tests/tools/test_train.py",
+    r"^torchrun": "tests/tools/test_clusters.py",
+    r"SKETCH_ROOT=": "tests/locformer/test_real.py",
+    r"tools/run\.py": "tests/tools/test_run.py",
+    r"tools/check_data\.py screws": "tests/tools/test_check_data.py",
+    r"train\.py \S+ --fresh-head --batch-size": "tests/training/test_batch_size.py",
+    r"screws\.py|train\.py my_config|_ROOT=\S+ python tools/train": "tests/test_real_data.py",
+    r"--tta": "tests/training/test_test_time.py",
+    r"tools/benchmark\.py": "tests/benchmark/test_command.py",
+    r"tools/playground\.py": "tests/playground/test_command.py",
+    r"tools/reparameterize\.py|merged\.pth": "tests/deploy/test_reparameterize.py",
+    r"tools/reproduce\.py": "tests/benchmark/test_reproduce.py",
+    r"tools/weights\.py convert": "tests/checkpoints/test_convert.py",
     # published weights are downloaded
-    "uniformer_small_in1k": "tests/tools/test_weights.py",
-    "maskrcnn_uniformer_s": "tests/tools/test_weights.py",
+    r"tools/weights\.py|test\.py \S+ (maskrcnn_uniformer_s|uniformer_small_in1k)": (
+        "tests/tools/test_weights.py"
+    ),
+}
+# commands that no test runs, and why
+PARSED_ONLY = {
+    r"^pre-commit": "its hooks are the programs that .ci/run runs itself",
+    r"^(srun|touch|export|exit|\[) |scontrol": "of jobs of Slurm, which is not there",
+}
+# of a tool: the function of tool_runs.py that returns its command, or the module that it calls
+HELPERS = {
+    "train": " train(",
+    "test": " evaluate(",
+    "leaderboard": "hybrid_backbones.benchmark.launchers",
 }
 # exports in 8 bits, of a network that has to be trained; what many networks look at; and LocFormer
 LONG = re.compile(r"export\.md-0|README\.md-7|inside\.md-([1-9]|\d\d)|locformer\.md")
@@ -53,13 +72,22 @@ def blocks_of_pages():
             yield f"{page.relative_to(REPOSITORY)}-{number}", block.code
 
 
-def place_of(code):
-    """Return what tests a block that does not run here; None for one that does."""
-    return next((place for part, place in ELSEWHERE.items() if part in code), None)
+def place_of(line, table=ELSEWHERE):
+    """Return what tests a command that does not run here; None for one that does."""
+    return next((place for part, place in table.items() if re.search(part, line)), None)
 
 
 BLOCKS = dict(blocks_of_pages())
-HERE = [name for name, code in BLOCKS.items() if place_of(code) is None]
+LINES = {line: words for code in BLOCKS.values() for line, words in lines_and_commands(code)}
+HERE = {
+    name: [
+        words
+        for line, words in lines_and_commands(code)
+        if place_of(line) is None and place_of(line, PARSED_ONLY) is None
+    ]
+    for name, code in BLOCKS.items()
+}
+HERE = {name: found for name, found in HERE.items() if found}
 
 
 def tool_of(words):
@@ -115,7 +143,7 @@ def done():
 def test_a_block_runs_and_writes_what_it_names(name, home, done, stand_in):
     if "--int8" in BLOCKS[name]:
         train_briefly(home)
-    for words in commands(BLOCKS[name]):
+    for words in HERE[name]:
         if words == ["hb", "--help"]:
             continue
         tool, arguments = tool_of(words)
@@ -160,7 +188,19 @@ def written(words):
     return files
 
 
-def test_a_block_that_runs_elsewhere_names_a_test_that_exists():
-    assert set(ELSEWHERE.values()) == {place_of(code) for code in BLOCKS.values()} - {None}
-    assert [place for place in ELSEWHERE.values() if not (REPOSITORY / place).is_file()] == []
+@pytest.mark.parametrize("line", [line for line in LINES if place_of(line)])
+def test_a_command_that_runs_elsewhere_is_one_of_a_test_that_names_its_tool(line):
+    words = LINES[line]
+    if words[0] == "hb" or words[1].startswith("tools/"):
+        tool = tool_of(words)[0]
+        names = [f"{tool}.py", HELPERS.get(tool, f"{tool}.py")]
+    else:
+        names = [words[0]]
+    text = (REPOSITORY / place_of(line)).read_text()
+    assert any(name in text for name in names), names
+
+
+def test_each_row_of_the_tables_is_of_a_command():
+    for table in (ELSEWHERE, PARSED_ONLY):
+        assert {place_of(line, table) for line in LINES} - {None} == set(table.values())
     assert len(HERE) > 20

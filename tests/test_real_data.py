@@ -201,6 +201,10 @@ def test_a_published_classifier_is_fine_tuned_on_folders_of_real_objects(tmp_pat
     assert "2 left fresh (head.fc.bias" in out
     weights = torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"]
     assert weights["head.fc.weight"].shape[0] == 3
+    tested = ("tools/test.py", tmp_path / "mine.py", work_dir / "epoch_1.pth")
+    code, out, err = run_warm(*tested, "--work-dir", tmp_path / "tested")
+    assert code == 0, err
+    assert "accuracy/top1" in out
     # to predict, the config of the work dir is enough
     picture = next((tmp_path / "val").rglob("*.jpg")).rename(tmp_path / "picture.jpg")
     shutil.rmtree(tmp_path / "train")

@@ -17,7 +17,7 @@ scales. `page` writes a Markdown page of the tables saved in a folder as <device
 
 import sys
 
-from hybrid_backbones.cli.benchmark import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(import_command("benchmark").main())

@@ -3,7 +3,7 @@
 Usage: python tools/check_data.py CONFIG [--out DIR] [--mini] [--cfg-options KEY=VALUE ...]
 """
 
-from hybrid_backbones.cli.check_data import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("check_data").main()

@@ -10,5 +10,7 @@ from pathlib import Path
 
 argparse.ArgumentParser(description="Diagnose the installation.").parse_args()
 # run by path, since `import hybrid_backbones` may fail
-doctor = runpy.run_path(str(Path(__file__).resolve().parents[1] / "hybrid_backbones/doctor.py"))
+package = Path(__file__).resolve().parents[1] / "hybrid_backbones"
+installation = runpy.run_path(str(package / "installation.py"))
+doctor = runpy.run_path(str(package / "doctor.py"), installation)
 sys.exit(doctor["main"]())

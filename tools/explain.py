@@ -7,7 +7,7 @@ Usage: python tools/explain.py IMAGE CONFIG CHECKPOINT --out DIR [--layer PATH] 
        --sketch, of LocFormer: an image, FILE.ndjson or FILE.ndjson:INDEX (from 0), up to five
 """
 
-from hybrid_backbones.cli.explain import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("explain").main()

@@ -6,7 +6,7 @@ Usage: python tools/export.py CONFIG CHECKPOINT OUT.onnx [--size 224 224] [--dyn
        OUT may end with .pt2 for torch.export; the report is printed and written as OUT.json
 """
 
-from hybrid_backbones.cli.export import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("export").main()

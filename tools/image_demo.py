@@ -6,7 +6,7 @@ Usage: python tools/image_demo.py IMAGE CONFIG CHECKPOINT [--out FILE.png] [--de
        IMAGE may be a folder; --out is a folder then
 """
 
-from hybrid_backbones.cli.image_demo import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("image_demo").main()

@@ -10,7 +10,7 @@ Give the same command again after an interruption: finished runs stay, others go
 
 import sys
 
-from hybrid_backbones.cli.leaderboard import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(import_command("leaderboard").main())

@@ -5,7 +5,7 @@ Usage: python tools/playground.py [CONFIG CHECKPOINT ...] [--port 7860] [--devic
        Without a model it serves some trained on the mini set, and trains the missing ones first.
 """
 
-from hybrid_backbones.cli.playground import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("playground").main()

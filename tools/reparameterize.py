@@ -5,7 +5,7 @@ Usage: python tools/reparameterize.py CONFIG CHECKPOINT OUT.pth [--mini]
        then python tools/test.py OUT.py OUT.pth
 """
 
-from hybrid_backbones.cli.reparameterize import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("reparameterize").main()

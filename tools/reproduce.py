@@ -4,7 +4,7 @@ Usage: python tools/reproduce.py NAME ... [--dry-run] [--limit N] [--file FILE] 
        [--work-dir DIR] [--cfg-options KEY=VALUE ...]
 """
 
-from hybrid_backbones.cli.reproduce import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("reproduce").main()

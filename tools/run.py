@@ -5,7 +5,7 @@ Usage: python tools/run.py HOST                       lists the host's scripts
        python tools/run.py mmdet browse_dataset configs/maskrcnn_biformer_s.py --not-show
 """
 
-from hybrid_backbones.cli.run import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("run").main()

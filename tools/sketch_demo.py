@@ -6,7 +6,7 @@ Usage: python tools/sketch_demo.py IMAGE SKETCH CONFIG CHECKPOINT [--out FILE.pn
        SKETCH is an image, or a drawing of QuickDraw: FILE.ndjson or FILE.ndjson:INDEX
 """
 
-from hybrid_backbones.cli.sketch_demo import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("sketch_demo").main()

@@ -4,7 +4,7 @@ Usage: python tools/test.py CONFIG CHECKPOINT [--out FILE.pkl] [--show-dir DIR] 
        [--tta] [--compile] [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
 """
 
-from hybrid_backbones.cli.test import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("test").main()

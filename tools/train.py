@@ -5,7 +5,7 @@ Usage: python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]]
        [--batch-size N|auto] [--mini] [--cfg-options KEY=VALUE ...] [--launcher pytorch]
 """
 
-from hybrid_backbones.cli.train import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("train").main()

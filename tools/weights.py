@@ -6,7 +6,7 @@ Usage: python tools/weights.py list [PATTERN]
        python tools/weights.py convert NAME_OR_FILE OUT.pth [--config CONFIG]
 """
 
-from hybrid_backbones.cli.weights import main
+from hybrid_backbones.cli.main import import_command
 
 if __name__ == "__main__":
-    main()
+    import_command("weights").main()

@@ -17,7 +17,7 @@ from matplotlib.ticker import NullFormatter
 
 from ..checkpoints import PUBLISHED
 from ..create import FAMILIES, create_backbone
-from .plots import write_names
+from .plots import MARKS, write_names
 from .tables import markdown_table
 from .zoo_table import Row, read_zoo, significant
 
@@ -81,17 +81,6 @@ PAPERS = {
         "xvolution_resnet",
     ),
 }
-# of each network: colour (Okabe and Ito) and marker, so that neither alone has to tell them apart
-MARKS = dict(
-    zip(
-        PAPERS,
-        (
-            *(("#e69f00", "o"), ("#b8860b", "s"), ("#0072b2", "^"), ("#009e73", "D")),
-            *(("#d55e00", "v"), ("#cc79a7", "o"), ("#882255", "s"), ("#555555", "P")),
-        ),
-        strict=True,
-    )
-)
 # of the picture: height of the images that its results are of, and letters in points
 SIDE, LETTERS = 224, 13
 
@@ -228,7 +217,8 @@ def draw_accuracy(out: str | Path) -> Figure:
     """
     figure = Figure(figsize=(11, 7.4), layout="constrained")
     axes, names = figure.subplots(), []
-    for network, (colour, marker) in MARKS.items():
+    for network in PAPERS:
+        colour, marker = MARKS[network]
         points = _points(network)
         if not points:
             continue

@@ -117,9 +117,9 @@ def _section(file: Path) -> str:
     try:
         saved = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"expected a table of tools/benchmark.py in {file}: {error}") from error
+        raise ValueError(f"expected a table of hb benchmark in {file}: {error}") from error
     if not (isinstance(saved, dict) and saved.keys() >= {"rows", "command", "date"}):
-        raise ValueError(f"expected a table of tools/benchmark.py in {file}: it has no rows")
+        raise ValueError(f"expected a table of hb benchmark in {file}: it has no rows")
     rows = saved.pop("rows")
     picture = file.with_suffix(".png")
     note = [f"{saved['note']}\n"] if "note" in saved else []

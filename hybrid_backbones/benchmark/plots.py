@@ -3,15 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import SimplePatchShadow, Stroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-COLORS = color_sequences["tab20"]
+# of each network: colour (Okabe and Ito) and marker, so that neither alone has to tell them apart
+MARKS = {
+    "ACmixResNet": ("#e69f00", "o"),
+    "ACmixSwin": ("#b8860b", "s"),
+    "BiFormer": ("#0072b2", "^"),
+    "MixFormer": ("#009e73", "D"),
+    "SwiftFormer": ("#d55e00", "v"),
+    "UniFormer": ("#cc79a7", "o"),
+    "UniFormerLight": ("#882255", "s"),
+    "XVolutionResNet": ("#555555", "P"),
+    # what they are compared with
+    "ResNet": ("#000000", "X"),
+    "Swin": ("#56b4e9", "*"),
+}
 # where the name of a point may stand: directions from the point, and distances in points; what is
 # further than the first gets a line to its point
 DIRECTIONS = ((1, 1), (-1, -1), (1, -1), (-1, 1), (0, 1), (0, -1), (1, 0), (-1, 0))
@@ -19,6 +31,11 @@ DISTANCES = (5, 16, 30, 46, 64, 84, 110)
 ALIGNMENTS = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
+# letters before lines of the plot; a lone "T" would be moved to whole pixels, and look thin
+LETTERING = [
+    Stroke(linewidth=3, foreground="white"),
+    SimplePatchShadow((0, 0), shadow_rgbFace="black", alpha=1, snap=False),
+]
 # in pixels, between names and whatever is beside them
 GAP = 2
 
@@ -71,8 +88,7 @@ def write_names(
     taken += [legend.get_window_extent()] if legend else []
     for name, point in names:
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=fontsize)
-        # lines of the plot pass behind it
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        text.set_path_effects(LETTERING)
         # a text that was part of the layout would change it
         text.set_in_layout(False)
         places = [(distance, place) for distance in DISTANCES for place in DIRECTIONS]
@@ -110,7 +126,6 @@ def _plot_backbones(rows: list[dict], where: str) -> Figure:
     """Plot one line for each family, from its smallest network to its largest."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=COLORS)
     families: dict[str, list[dict]] = {}
     names = []
     for row in rows:
@@ -120,7 +135,10 @@ def _plot_backbones(rows: list[dict], where: str) -> Figure:
         members.sort(key=lambda row: row["params"])
         x = [row["params"] / 1e6 for row in members]
         y = [row["images_per_s"] for row in members]
-        axes.plot(x, y, marker="o", markersize=7, label=family)
+        network, _, compiled = family.partition(", ")
+        colour, marker = MARKS[network]
+        style: dict[str, Any] = dict(ls="--", mfc="w") if compiled else {}
+        axes.plot(x, y, color=colour, marker=marker, markersize=9, label=family, **style)
         for row, point in zip(members, zip(x, y, strict=True), strict=True):
             names.append((row["backbone"].rpartition("-")[2], point))
     _scale(axes, (1, 2, 3, 5), (1, 2, 3, 5))

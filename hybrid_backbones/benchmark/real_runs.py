@@ -97,7 +97,7 @@ def read_speeds(tables: Iterable[Path]) -> list[Speed]:
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is no table of tools/benchmark.py train ({type(error).__name__}: {error})"
+                f"{path} is no table of hb benchmark train ({type(error).__name__}: {error})"
             ) from error
     return speeds
 

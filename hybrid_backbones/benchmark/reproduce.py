@@ -202,7 +202,7 @@ def read_page(page: Path) -> str:
     # what is no text is no page either
     text = page.read_text(errors="replace")
     if not text.endswith(NOTHING) and HEADER not in text:
-        raise ValueError(f"{page} is no page of tools/reproduce.py: choose another with --page")
+        raise ValueError(f"{page} is no page of hb reproduce: choose another with --page")
     return text
 
 
@@ -219,7 +219,7 @@ def _say(one: Evaluation, file: Path | None, options: Mapping[str, Any]) -> Iter
     """Say what would be done for one evaluation."""
     record = PUBLISHED[one.name]
     where = file or ("no address works any more" if record.dead else " or ".join(record.addresses))
-    command = ["python", "tools/test.py", f"configs/{one.config.name}", str(file or one.name)]
+    command = ["hb", "test", one.config.stem, str(file or one.name)]
     command += ["--tta"] * one.tta
     if options:
         command += ["--cfg-options", *(f"{key}={value}" for key, value in options.items())]

@@ -10,7 +10,7 @@ MAX_LISTED = 20
 OTHER_SIZE = "Is it a checkpoint of this architecture and size?"
 OTHER_CLASSES = (
     "These layers are for other classes: set num_classes as the checkpoint has it, or train them "
-    "anew with --fresh-head of tools/train.py"
+    "anew with --fresh-head of hb train"
 )
 
 

@@ -159,7 +159,7 @@ def require_resumable(model: nn.Module, checkpoint: str | Path | Mapping) -> Non
     if isinstance(meta, Mapping) and "config" in meta:
         raise ValueError(
             "the checkpoint holds a program as meta.config, which mmengine would run on resuming: "
-            "resume only checkpoints that tools/train.py has saved"
+            "resume only checkpoints that hb train has saved"
         )
     require_same_entries(model, content)
 

@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 from .. import __version__
+from ..installation import install_command, missing_library
 from ..suggestions import did_you_mean
 
 # name of each command, its module, which is imported when it runs, and what it does
@@ -50,8 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
     # what messages call the program, and tables their command
     sys.argv = [f"hb {name}", *rest]
     try:
-        command = import_module(f".{COMMANDS[name][0]}", __package__)
+        command = import_command(COMMANDS[name][0])
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped by SIGINT while packages were imported\n")
         return 130
     return command.main()
+
+
+def import_command(module: str) -> ModuleType:
+    """Import the module of a command; exit with one line if a library of OpenMMLab is missing."""
+    try:
+        return import_module(f".{module}", __package__)
+    except ModuleNotFoundError as error:
+        library = missing_library(error)
+        if library is None:
+            raise
+        # without the folder of a script
+        program = Path(sys.argv[0]).name
+        sys.exit(f"error: {program} needs {library}: {install_command()}")

@@ -15,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Merge the X-volutions of a trained model.")
     parser.add_argument("config", help="config of the model, a file or its name")
-    parser.add_argument("checkpoint", help="checkpoint saved by tools/train.py")
+    parser.add_argument("checkpoint", help="checkpoint of a training")
     parser.add_argument("out", help="path of the new .pth file; its config is written beside it")
     launch.add_config_arguments(parser)
     return parser

@@ -17,7 +17,7 @@ from ..training.launch import one_line_errors
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Measure published results again.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help="see tools/weights.py list")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="see hb weights list")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--limit", type=int, metavar="N", help="evaluate the first N images only")
     parser.add_argument("--file", type=Path, help="file that you have, instead of a download")

@@ -14,7 +14,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.")
     parser.add_argument("config", help="config file, or name of one of the package")
-    parser.add_argument("checkpoint", help="checkpoint of tools/train.py, or a published one")
+    parser.add_argument("checkpoint", help="checkpoint of a training, or a published one")
     parser.add_argument("--out", metavar="FILE.pkl", help="file to write the predictions to")
     parser.add_argument("--show-dir", metavar="FOLDER", help="folder to draw the predictions in")
     parser.add_argument(

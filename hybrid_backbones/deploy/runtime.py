@@ -45,11 +45,11 @@ class ExportedModel:
     def __init__(self, file: str | Path):
         self.file = Path(file)
         if not self.file.is_file():
-            raise ValueError(f"no file at {self.file}: expected a file of tools/export.py")
+            raise ValueError(f"no file at {self.file}: expected a file of hb export")
         self._run, self.metadata = open_file(self.file)
         if "task" not in self.metadata:
             raise ValueError(
-                f"{self.file} does not say what it predicts: expected a file of tools/export.py"
+                f"{self.file} does not say what it predicts: expected a file of hb export"
             )
 
     def __call__(self, image: Image, sketches: Sequence[Image] = ()) -> dict[str, np.ndarray]:

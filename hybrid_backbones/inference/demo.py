@@ -111,7 +111,7 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
     if not classes:
         raise ValueError(
             f"neither {checkpoint} nor the test dataset of the config names the classes: use a "
-            "checkpoint of tools/train.py, or set test_dataloader.dataset.metainfo.classes"
+            "checkpoint of hb train, or set test_dataloader.dataset.metainfo.classes"
         )
     if not isinstance(palette, list | tuple) or len(palette) < len(classes):
         palette = get_palette("random", len(classes))

@@ -43,8 +43,9 @@ def join_processes(cfg: Config) -> None:
         )
     if cfg.launcher == "pytorch" and "RANK" not in os.environ:
         raise ValueError(
-            "--launcher pytorch is for processes that torchrun starts, such as tools/dist_train.sh "
-            "CONFIG NUMBER does: leave it out for a single process"
+            "--launcher pytorch is for processes that torchrun starts, such as `torchrun "
+            "--nproc-per-node NUMBER -m hybrid_backbones.cli train CONFIG --launcher pytorch`: "
+            "leave it out for a single process"
         )
     set_multi_processing(**env.get("mp_cfg", {}), distributed=True)
     longer = timedelta(seconds=patience + MARGIN)

@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 import torch
 from mmengine.registry import OPTIMIZERS, Registry
 
+from ..installation import install_command, missing_library
 from ..suggestions import did_you_mean
 
 # errors about files that a user can cause, by a wrong path, folder or URL
@@ -42,6 +43,12 @@ def _built(error: Exception) -> tuple[Callable | None, dict]:
         if build := _variables(error, name):
             return build[name], build.get("args", {})
     return None, {}
+
+
+def _missing_library(error: ModuleNotFoundError, _: re.Match) -> str | None:
+    """Explain that a library of OpenMMLab is not installed."""
+    library = missing_library(error)
+    return library and f"{library} is not installed: {install_command()}"
 
 
 def _unknown_argument(error: Exception, match: re.Match) -> str | None:
@@ -145,6 +152,7 @@ KNOWN: tuple[tuple[ErrorKinds, str, str | Callable[..., str | None]], ...] = (
         r"^NoneType takes no arguments$",
         'mmpretrain cannot be imported beside transformers 5: pip install "transformers<5"',
     ),
+    (ModuleNotFoundError, r"^No module named", _missing_library),
     (
         ImportError,
         r"^Please run \"(pip install .+)\" to install (\w+)$",

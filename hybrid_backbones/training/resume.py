@@ -213,7 +213,7 @@ def _require_registered(key: str, registry: Registry | None, old: dict, new: dic
         if (kind, kind_scope) not in own and not _is_registered(registry, kind, kind_scope):
             raise ValueError(
                 f"--resume: {key} of the checkpoint names {kind!r}, which is not registered for it "
-                "and may run code: resume only checkpoints that tools/train.py has saved, or set "
+                "and may run code: resume only checkpoints that hb train has saved, or set "
                 f"{key} in the config to the same"
             )
 

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_stops_before_the_work(tmp_path):
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"rows": []}'])
 def test_a_broken_table_is_named(tmp_path, content):
     (tmp_path / "cpu_ops.json").write_text(content)
-    with pytest.raises(ValueError, match=r"a table of tools/benchmark\.py in .*cpu_ops\.json"):
+    with pytest.raises(ValueError, match=r"a table of hb benchmark in .*cpu_ops\.json"):
         write_page(tmp_path)
 
 

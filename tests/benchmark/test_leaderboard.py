@@ -183,5 +183,5 @@ def test_the_table_measured_on_a_gpu_is_read(tmp_path):
     assert len({speed.config for speed in speeds}) == len(speeds) >= 3
     assert all("H100" in speed.device for speed in speeds)
     (tmp_path / "x.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"no table of tools/benchmark\.py"):
+    with pytest.raises(ValueError, match=r"no table of hb benchmark"):
         read_speeds([tmp_path / "x.json"])

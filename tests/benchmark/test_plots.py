@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from hybrid_backbones.benchmark.plots import BASELINE, draw
+from hybrid_backbones.benchmark.overview import PAPERS
+from hybrid_backbones.benchmark.plots import BASELINE, MARKS, draw
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def test_names_of_backbones_cover_nothing(drawn, name):
     assert not any(
         one.padded(1).overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i]
     )
+
+
+def test_every_network_has_a_mark_of_its_own():
+    assert MARKS.keys() == {*PAPERS, "ResNet", "Swin"}
+    assert len({colour for colour, _ in MARKS.values()}) == len(MARKS)
 
 
 def test_a_table_of_the_baseline_alone_is_drawn(drawn, repository, tmp_path):

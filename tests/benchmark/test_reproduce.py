@@ -81,7 +81,7 @@ def test_a_dry_run_names_the_file_the_command_and_the_result(tmp_path):
     )
     where, command, result = lines
     assert where.startswith("uniformer_xxs_160_in1k: https://drive.google.com/")
-    assert "tools/test.py configs/imagenet_uniformer_xxs.py uniformer_xxs_160_in1k" in command
+    assert "hb test imagenet_uniformer_xxs uniformer_xxs_160_in1k" in command
     assert "pipeline.1.scale=182" in command
     assert "pipeline.2.crop_size=160" in command
     assert result == "  published: top-1 79.1"

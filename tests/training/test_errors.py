@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from urllib.error import HTTPError
 
 import pytest
@@ -14,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from torch.utils.data import DataLoader
 
+from hybrid_backbones.installation import install_command
 from hybrid_backbones.training.checks import require_length
 from hybrid_backbones.training.errors import explain, one_line_errors
 
@@ -109,6 +112,13 @@ def test_mistakes_in_a_schedule_are_explained(settings, line, by_iterations):
     others = dict(optimizer=optimizer, epoch_length=4)
     error = error_of(lambda: PARAM_SCHEDULERS.build(settings, default_args=others))
     assert re.search(line, explain(error) or "a bug")
+
+
+def test_a_library_that_is_missing_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmdet", None)
+    error = error_of(lambda: import_module("mmdet.nothing"))
+    assert explain(error) == f"mmdet is not installed: {install_command()}"
+    assert explain(error_of(lambda: import_module("mmseg.nothing"))) is None
 
 
 def test_what_a_constructor_of_a_library_refuses_is_explained():
