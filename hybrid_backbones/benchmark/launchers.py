@@ -219,11 +219,21 @@ def require_none_queued(out: Path) -> None:
 
 
 def queued_job(out: Path) -> str | None:
-    """Return the last job that was submitted for a folder, None if it has ended."""
+    """Return the last job that was submitted for a folder, None if it has ended.
+
+    Raises:
+        ValueError: if Slurm does not answer.
+    """
     last = out / JOB_ID
     if not last.is_file() or shutil.which("squeue") is None:
         return None
     job = last.read_text()
     command = ["squeue", "--noheader", f"--jobs={job}"]
-    # nothing is said of a job that Slurm has forgotten
-    return job if subprocess.run(command, capture_output=True, text=True).stdout.strip() else None
+    done = subprocess.run(command, capture_output=True, text=True)
+    # what it says of a job that it has forgotten
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise ValueError(
+            f"squeue must say whether job {job} of {out} has ended, but failed "
+            f"({' '.join(done.stderr.split())}): give the command again when Slurm answers"
+        )
+    return job if done.stdout.strip() else None

@@ -189,7 +189,10 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     assert all(run.result is not None for run in runs)
     with pytest.raises(ValueError, match="scancel 42"):
         require_none_queued(tmp_path)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\n")
+    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho timed out >&2; exit 1\n")
+    with pytest.raises(ValueError, match=r"job 42 of .* failed \(timed out\)"):
+        queued_job(tmp_path)
+    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho Invalid job id specified >&2; exit 1\n")
     (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
     assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
