@@ -44,6 +44,7 @@ class Plan:
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
         row_limit, tests_limit: seconds after which a row, or all tests, are stopped and failed.
+        limit: seconds after which no further step begins.
     """
 
     device: str = "cuda"
@@ -65,6 +66,7 @@ class Plan:
     configs: tuple[str, ...] = ("maskrcnn_acmix_r50", "maskrcnn_biformer_s")
     row_limit: float = 240
     tests_limit: float = 600
+    limit: float = 1200
 
     def settings(self, size: tuple[int, int], **others) -> Settings:
         """Return the settings of one step."""
@@ -234,6 +236,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _take(name: str, plan: Plan) -> tuple[Settings, list[dict]]:
+    """Take a step; where it fails, its only row says why."""
+    try:
+        return STEPS[name](plan)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        reason = f"this step needs {package}, which is not installed"
+    except Exception as error:  # a step that fails must not stop the others
+        traceback.print_exc()
+        reason = explain_failure(error)
+    return plan.settings(plan.image_size), [dict(step=name, error=reason)]
+
+
+def _leave_out(name: str, plan: Plan) -> tuple[Settings, list[dict]]:
+    reason = f"not begun, as those before took more than {plan.limit:g} s: give --only {name}"
+    return plan.settings(plan.image_size), [dict(step=name, error=reason)]
+
+
 def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float, int]]:
     """Run the steps in order, and save the table of each in `out` as soon as it is complete.
 
@@ -243,19 +263,11 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
     Yields:
         for each step its name, its duration in seconds, and the number of rows that failed.
     """
+    begin = perf_counter()
     for name in steps:
         start = perf_counter()
-        try:
-            settings, rows = STEPS[name](plan)
-        except ModuleNotFoundError as error:
-            settings = plan.settings(plan.image_size)
-            package = str(error.name).partition(".")[0]
-            reason = f"this step needs {package}, which is not installed"
-            rows = [dict(step=name, error=reason)]
-        except Exception as error:  # a step that fails must not stop the others
-            traceback.print_exc()
-            settings = plan.settings(plan.image_size)
-            rows = [dict(step=name, error=explain_failure(error))]
+        late = start - begin > plan.limit
+        settings, rows = _leave_out(name, plan) if late else _take(name, plan)
         if rows:
             report(rows, describe(settings), out / f"{plan.device}_{name}.json")
         if name == "kernels" and "operator" in rows[0]:

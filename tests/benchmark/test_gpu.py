@@ -233,6 +233,18 @@ def test_a_step_that_fails_has_its_reason_in_its_table_and_stops_no_other(tmp_pa
     assert not (tmp_path / TABLE.name).exists()
 
 
+def test_no_step_begins_after_the_time_of_the_proof(tmp_path, monkeypatch):
+    def take(plan):
+        sleep(0.1)
+        return plan.settings(plan.odd_size), []
+
+    for name in ("tests", "errors"):
+        monkeypatch.setitem(gpu.STEPS, name, take)
+    brief = replace(REHEARSAL, limit=0.05)
+    assert [failed for *_, failed in prove(brief, ["tests", "errors"], tmp_path)] == [0, 1]
+    assert "give --only errors" in (tmp_path / "cpu_errors.json").read_text()
+
+
 @pytest.mark.parametrize("of", [0, 1, 2])
 def test_errors_that_are_no_numbers_are_failures(of, monkeypatch):
     apply, *others = OPERATORS["local_attention"]
