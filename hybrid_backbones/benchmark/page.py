@@ -48,12 +48,15 @@ SECTIONS = {
     "kept": (
         "What backbones keep for the backward pass",
         "Kept memory and launches are counts, which are exact: launches are those of a GPU, where "
-        "Triton's kernels are the default, counted on a CPU. The published networks keep 1111 MiB "
-        "(ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, hybrid) and 128 (SwiftFormer-L1) at this "
-        "size, and launch 1433, 2053, 825 and 863 operations without stochastic depth, which "
-        "BiFormer-S and UniFormer-S have here (without it they launch 1726 and 704). Where Triton "
-        "is missing, ACmix-R50 launches 2162 operations and BiFormer-S 2524, more than was "
-        "published: `tiled` and `chunked` take the place of each kernel, in the chunks of a GPU.",
+        "Triton's kernels are the default, counted on a CPU, and what is kept is that of the forms "
+        "for CPUs. On a GPU local attention also keeps two statistics for each head and position, "
+        "and windows (ACmix-Swin, MixFormer) more, as PyTorch's attention takes copies of them. "
+        "The published networks keep 1111 MiB (ACmix-R50), 611 (BiFormer-S), 200 (UniFormer-S, "
+        "hybrid) and 128 (SwiftFormer-L1) at this size, and launch 1433, 2053, 825 and 863 "
+        "operations without stochastic depth, which BiFormer-S and UniFormer-S have here (without "
+        "it they launch 1726 and 704). Where Triton is missing, ACmix-R50 launches 2162 operations "
+        "and BiFormer-S 2524, more than was published: `tiled` and `chunked` take the place of "
+        "each kernel, in the chunks of a GPU.",
     ),
     "backbones": ("Backbones", "Beside torchvision's ResNet-50 and Swin-T."),
     "compiled": (
