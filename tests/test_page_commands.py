@@ -26,7 +26,7 @@ PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 # tool, which the file names; the first that matches counts
 ELSEWHERE = {
     r"^pip install|^python -m pytest": ".ci/run",
-    r"leaderboard.* --launcher": "tests/benchmark/test_leaderboard.py",
+    r"leaderboard.* --launcher": "tests/benchmark/test_launchers.py",
     r"leaderboard": "tests/tools/test_leaderboard.py",
     r"tools/dist_train\.sh": "tests/tools/test_train.py",
     r"^torchrun": "tests/tools/test_clusters.py",
