@@ -54,8 +54,9 @@ class Cost(NamedTuple):
 
 def with_default_roots(text: str, cfg: Config) -> str:
     """Return the JSON of a config's settings as it is where no variable says where data are."""
-    for name in ROOTS.keys() & cfg.env_variables.keys():
-        root = os.environ[name]
+    roots = {name: os.environ[name] for name in ROOTS if name in cfg.env_variables}
+    # one may lie in another
+    for name, root in sorted(roots.items(), key=lambda item: -len(item[1])):
         # the folder itself, or a path in it
         end = "" if root.endswith("/") else r'(?=[/"])'
         text = re.sub(f'"{re.escape(json.dumps(root)[1:-1])}{end}', f'"{ROOTS[name]}', text)
