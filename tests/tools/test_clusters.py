@@ -236,16 +236,11 @@ def test_a_process_that_hangs_is_named_and_all_end(tmp_path, sign, place):
 
 SLEEPER = """
 import time
-
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-
+from mmengine import HOOKS, dist, hooks
 @HOOKS.register_module()
-class Sleeper(Hook):
+class Sleeper(hooks.Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if get_rank() == 1 and runner.iter == 2:
+        if dist.get_rank() == 1 and runner.iter == 2:
             time.sleep(300)
 """
 
