@@ -26,8 +26,8 @@ FROM_SCRATCH = dict(
 DETECTION = dict(scales=[4], octave_base_scale=2, nms_pre=200, max_per_img=100)
 # epochs and validation interval; heads without RoIs need more steps, which cost less, queries most
 LENGTHS = dict(rois=(4, 2), dense=(9, 3), queries=(10, 5))
-# training steps of segmentation
-NUM_STEPS = dict(dense=180, queries=450)
+# training steps of segmentation; those of UperNet's wide pyramid cost twice as much as others
+NUM_STEPS = dict(dense=180, upernet=60, queries=450)
 # anchors (RPN) and RoIs sampled per image for the losses; a RoI costs as much as a small image
 NUM_SAMPLES = 32
 NUM_SCENES = SCENES[0][2]
@@ -171,7 +171,8 @@ def _segmentation(cfg: Config, root: Path) -> dict:
             metainfo=dict(classes=classes, palette=list(PALETTE)),
         )
 
-    num_iters = NUM_STEPS["queries" if queries else "dense"]
+    has_pyramid = any(part.get("type") == "UPerHead" for part in dicts(cfg.model))
+    num_iters = NUM_STEPS["queries" if queries else "upernet" if has_pyramid else "dense"]
     set_interval(cfg, "checkpoint", num_iters // 3)
     return dict(
         train_dataloader=_train_loader(dataset("training"), train, 4, "SeededInfiniteSampler"),
