@@ -22,8 +22,8 @@ from ..config_files import find_config
 from ..mini.preset import MINI_ROOT, SEGMENTATION_CROP, dicts
 from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
 from ..training.errors import explain, stop_on_sigterm
-from ..training.launch import TEST_KEYS, TRAIN_KEYS, read_config
 from ..training.requirements import require_keys, require_writable_file
+from ..training.run_config import TEST_KEYS, TRAIN_KEYS, read_config
 from ..training.work_dir import locked
 from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board

@@ -30,7 +30,7 @@ from mmengine.registry import DATASETS
 from ..checkpoints import guard_loads, read_checkpoint
 from ..inference.demo import build_trained
 from ..training import launch
-from ..training.errors import stop_on_sigterm
+from ..training.errors import one_line_errors, stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.with_parent:
         threading.Thread(target=end_with_input, daemon=True).start()
     run = Run.load(args.folder)
-    with launch.one_line_errors(), guard_loads(run_code=False):
+    with one_line_errors(), guard_loads(run_code=False):
         stop_on_sigterm(*SIGNALS)
         if args.launcher == "pytorch":
             with _noting_failure(run):

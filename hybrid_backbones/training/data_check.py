@@ -19,9 +19,9 @@ from ..datasets.inspection.lettering import fonts_for
 from ..datasets.inspection.sheet import draw_sheet
 from ..mini.preset import dicts
 from .checks import require_data
-from .launch import read_settings
 from .own_data import apply_own_data
 from .requirements import require_keys, require_writable_file
+from .run_config import read_settings
 from .seeding import SeededIndex
 
 LOADERS = dict(training="train_dataloader", validation="val_dataloader")

@@ -13,7 +13,7 @@ from tool_runs import REPOSITORY, run_warm
 
 from hybrid_backbones.mini.preset import dicts
 from hybrid_backbones.mini.shapes import CLASSES
-from hybrid_backbones.training.launch import read_config
+from hybrid_backbones.training.run_config import read_config
 
 pytestmark = pytest.mark.upstream
 CONFIGS = REPOSITORY / "configs"

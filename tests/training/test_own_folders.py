@@ -10,7 +10,7 @@ from tiers import one_of_each
 from tool_runs import REPOSITORY
 
 from hybrid_backbones.mini.preset import dicts
-from hybrid_backbones.training.launch import read_config
+from hybrid_backbones.training.run_config import read_config
 
 pytestmark = pytest.mark.upstream
 # not in the order of the alphabet
