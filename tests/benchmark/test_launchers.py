@@ -146,23 +146,15 @@ def test_each_run_has_gpus_of_its_own_and_too_few_are_refused(make, monkeypatch)
         next(run_here(runs, 3))
 
 
-SBATCH = """#!/bin/bash
-# all tasks of the array, one after the other
+SBATCH = """# all tasks of the array, one after the other
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "${@: -1}")
 for i in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$i bash "${@: -1}" < /dev/null || exit 1; done
 echo "42;cluster"
 """
 
 
-def install(folder, **programs):
-    folder.mkdir()
-    for name, text in programs.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-
-
 @pytest.mark.usefixtures("fake")
-def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch):
+def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, install, monkeypatch):
     runs = [replace(make(name), processes=4) for name in ("a", "b c")]
     options = ["partition=gpu", "exclusive", "gres=gpu:h100:4", "comment=two words"]
     script = write_script(runs, tmp_path, 3, options)
@@ -183,26 +175,28 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=rf"nothing was submitted: .* run sbatch {script}"):
         submit(script)
-    install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
+    install(sbatch=SBATCH, squeue="echo waiting")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{path}")
     assert "as job 42;" in submit(script)
     assert all(run.result is not None for run in runs)
     with pytest.raises(ValueError, match="scancel 42"):
         require_none_queued(tmp_path)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho timed out >&2; exit 1\n")
+    install(squeue="echo timed out >&2; exit 1")
     with pytest.raises(ValueError, match=r"job 42 of .* failed \(timed out\)"):
         queued_job(tmp_path)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho Invalid job id specified >&2; exit 1\n")
-    (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
+    install(
+        squeue="echo Invalid job id specified >&2; exit 1",
+        sbatch="echo no such partition >&2; exit 1",
+    )
     assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
         submit(script)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, monkeypatch, number):
+def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, install, monkeypatch, number):
     noted = tmp_path / "noted"
-    install(tmp_path / "bin", scontrol=f'#!/bin/sh\necho "$@" > {noted}\n')
+    install(scontrol=f'echo "$@" > {noted}')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
