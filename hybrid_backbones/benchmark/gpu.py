@@ -240,12 +240,13 @@ def _take(name: str, plan: Plan) -> tuple[Settings, list[dict]]:
     """Take a step; where it fails, its only row says why."""
     try:
         return STEPS[name](plan)
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        reason = f"this step needs {package}, which is not installed"
     except Exception as error:  # a step that fails must not stop the others
-        traceback.print_exc()
-        reason = explain_failure(error)
+        package = str(getattr(error, "name", None)).partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package != __package__.partition(".")[0]:
+            reason = f"this step needs {package}, which is not installed"
+        else:
+            traceback.print_exc()
+            reason = explain_failure(error)
     return plan.settings(plan.image_size), [dict(step=name, error=reason)]
 
 
