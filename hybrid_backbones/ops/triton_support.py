@@ -144,7 +144,8 @@ def register_gradient(
         if not torch.is_grad_enabled():
             grads = backward(grad, *saved, *ctx.settings)
             return *grads, *[None] * (len(needed) - len(grads))
-        tensors = saved[: len(needed) - len(ctx.settings)]
+        # views, as a tensor that comes from another one would pass its gradient on to that one
+        tensors = [x.view_as(x) for x in saved[: len(needed) - len(ctx.settings)]]
         sources = [*compress(tensors, needed)]
         out = portable(*tensors, *ctx.settings)
         found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
