@@ -68,7 +68,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"Triton {'.'.join(map(str, MIN_VERSION))} or later is not installed"
     if INTERPRETED:
         return None
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.version.hip:
         return f"it needs a CUDA device or TRITON_INTERPRET=1 set before the import, got {device}"
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
