@@ -17,9 +17,9 @@ def scale_of(panel):
 
 @pytest.mark.parametrize("values", [[[1, 2], [np.nan, 3]], [[0, 1], [1, 0]]])
 def test_what_is_counted_has_whole_numbers_on_its_scale(values):
-    heat = Heat(np.ones((8, 8, 3)), np.array(values), "rank", (8, 8))
+    heat = Heat("routes", np.ones((8, 8, 3)), np.array(values), "rank", (8, 8))
     assert (scale_of(heat) % 1 == 0).all()
 
 
 def test_what_is_measured_has_fractions_on_its_scale():
-    assert (scale_of(Matrix(np.array([[0.5, -1.0]]), "weight")) % 1 != 0).any()
+    assert (scale_of(Matrix("kernel", np.array([[0.5, -1.0]]), "weight")) % 1 != 0).any()
