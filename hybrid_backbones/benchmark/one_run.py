@@ -71,18 +71,22 @@ def main(arguments: list[str] | None = None) -> None:
             with _noting_failure(run):
                 launch.train(_training(run, "pytorch"))
             return
-        with queued_again_at_time_limit():
-            try:
-                _complete_alone(run)
-            finally:
-                if args.write_page:
-                    write_board(run.folder.parent)
+        try:
+            _complete_alone(run)
+        finally:
+            # last, as it can take longer than Slurm leaves a stopped task
+            if args.write_page:
+                write_board(run.folder.parent)
 
 
 def _complete_alone(run: Run) -> None:
     """Complete a run as soon as no other process does; exit with `IN_USE` if one does for long."""
     try:
-        with FileLock(run.folder / ".run.lock", timeout=PATIENCE), _noting_failure(run):
+        with (
+            FileLock(run.folder / ".run.lock", timeout=PATIENCE),
+            _noting_failure(run),
+            queued_again_at_time_limit(),
+        ):
             complete(run)
     except Timeout:
         sys.stderr.write(f"error: {run.folder} is in use by another process: wait for it\n")

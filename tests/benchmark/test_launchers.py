@@ -193,14 +193,35 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, install, mon
         submit(script)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, install, monkeypatch, number):
-    noted = tmp_path / "noted"
-    install(scontrol=f'echo "$@" > {noted}')
+@pytest.fixture
+def requeued(tmp_path, install, monkeypatch):
+    """The file with what was asked of Slurm, by a task of an array whose signals are the tests'."""
+    install(scontrol=f'echo "$@" > {tmp_path}/requeued')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setattr(one_run, "stop_on_sigterm", lambda *_: None)
+    return tmp_path / "requeued"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_task_is_queued_again_at_its_time_limit_alone(requeued, number):
     with pytest.raises(Terminated), queued_again_at_time_limit():
         raise Terminated(number)
-    assert noted.is_file() == (number == signal.SIGUSR1)
-    assert not noted.is_file() or noted.read_text() == "requeue 42_3\n"
+    assert requeued.is_file() == (number == signal.SIGUSR1)
+    assert not requeued.is_file() or requeued.read_text() == "requeue 42_3\n"
+
+
+def test_a_task_is_queued_again_before_the_page_is_written(make, requeued, monkeypatch):
+    def stop(run):
+        raise Terminated(signal.SIGUSR1)
+
+    def write_board(out):
+        assert requeued.is_file()
+        raise Terminated(signal.SIGTERM)
+
+    monkeypatch.setattr(one_run, "complete", stop)
+    monkeypatch.setattr(one_run, "write_board", write_board)
+    with pytest.raises(SystemExit) as ended:
+        one_run.main([str(make("a").folder), "--write-page"])
+    assert ended.value.code == 128 + signal.SIGTERM
