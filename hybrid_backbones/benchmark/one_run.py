@@ -85,7 +85,7 @@ def _complete_alone(run: Run) -> None:
         with (
             FileLock(run.folder / ".run.lock", timeout=PATIENCE),
             _noting_failure(run),
-            queued_again_at_time_limit(),
+            queued_again_at_time_limit(run),
         ):
             complete(run)
     except Timeout:

@@ -204,16 +204,47 @@ def requeued(tmp_path, install, monkeypatch):
     return tmp_path / "requeued"
 
 
+def save(run, name, seconds):
+    """Write a checkpoint of a run, as at a time in seconds."""
+    run.work_dir.mkdir(exist_ok=True)
+    (run.work_dir / name).touch()
+    os.utime(run.work_dir / name, (seconds, seconds))
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_task_is_queued_again_at_its_time_limit_alone(requeued, number):
-    with pytest.raises(Terminated), queued_again_at_time_limit():
+@pytest.mark.parametrize("last", [None, "epoch_3.pth", "stopped.pth"])
+def test_a_task_is_queued_again_at_its_time_limit_alone(make, requeued, number, last):
+    run = make("a")
+    if last:
+        save(run, last, 1)
+    with pytest.raises(Terminated), queued_again_at_time_limit(run):
+        save(run, "stopped.pth", 2)
         raise Terminated(number)
+    assert run.error is None
     assert requeued.is_file() == (number == signal.SIGUSR1)
     assert not requeued.is_file() or requeued.read_text() == "requeue 42_3\n"
 
 
+@pytest.mark.parametrize("last", [None, "epoch_3.pth"])
+def test_a_task_that_saves_nothing_within_its_time_limit_has_failed(
+    make, requeued, monkeypatch, last
+):
+    def stop(_):
+        raise Terminated(signal.SIGUSR1)
+
+    run = make("a")
+    if last:
+        save(run, last, 1)
+    monkeypatch.setattr(one_run, "complete", stop)
+    with pytest.raises(SystemExit, match="error: no progress within the time limit"):
+        one_run.main([str(run.folder)])
+    assert "give more by --sbatch time=" in run.error
+    assert not requeued.exists()
+
+
 def test_a_task_is_queued_again_before_the_page_is_written(make, requeued, monkeypatch):
     def stop(run):
+        save(run, "stopped.pth", 1)
         raise Terminated(signal.SIGUSR1)
 
     def write_board(out):
