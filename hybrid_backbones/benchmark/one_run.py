@@ -8,6 +8,7 @@ Usage: python -m hybrid_backbones.benchmark.one_run FOLDER [--with-parent] [--wr
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -170,6 +171,9 @@ def _train_distributed(run: Run) -> None:
     try:
         code = process.wait()
     except BaseException:
+        # another signal must not end the wait, which torchrun bounds
+        for number in (signal.SIGINT, *SIGNALS):
+            signal.signal(number, signal.SIG_IGN)
         # torchrun passes it on to its processes, which save first; of SIGUSR1 it would die
         process.terminate()
         process.wait()

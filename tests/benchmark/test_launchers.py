@@ -21,8 +21,8 @@ from hybrid_backbones.benchmark.launchers import (
     submit,
     write_script,
 )
-from hybrid_backbones.training.errors import Terminated
-from hybrid_backbones.training.stop import GRACE
+from hybrid_backbones.training.errors import Terminated, stop_on_sigterm
+from hybrid_backbones.training.stop import GRACE, SIGNALS
 
 # a run that says when it began and ended, and then does as its config is called
 FAKE = """
@@ -217,9 +217,13 @@ def test_a_task_is_queued_again_at_its_time_limit_alone(make, requeued, number, 
     run = make("a")
     if last:
         save(run, last, 1)
-    with pytest.raises(Terminated), queued_again_at_time_limit(run):
+
+    def stop():
         save(run, "stopped.pth", 2)
         raise Terminated(number)
+
+    with pytest.raises(Terminated), queued_again_at_time_limit(run):
+        stop()
     assert run.error is None
     assert requeued.is_file() == (number == signal.SIGUSR1)
     assert not requeued.is_file() or requeued.read_text() == "requeue 42_3\n"
@@ -256,3 +260,35 @@ def test_a_task_is_queued_again_before_the_page_is_written(make, requeued, monke
     with pytest.raises(SystemExit) as ended:
         one_run.main([str(make("a").folder), "--write-page"])
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.fixture
+def _stopped_by_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+    stop_on_sigterm(*SIGNALS)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# torchrun, whose processes take a while to save; each signal is to the run that started it
+TORCHRUN = """
+trap 'kill -{again} $PPID; sleep 0.5; touch {saved}; exit 1' TERM
+kill -USR1 $PPID
+while true; do sleep 0.1; done
+"""
+
+
+@pytest.mark.usefixtures("_stopped_by_signals")
+@pytest.mark.parametrize("again", ["INT", "TERM", "USR1"])
+def test_a_second_signal_does_not_end_the_wait_for_processes_that_save(
+    make, tmp_path, install, monkeypatch, again
+):
+    run, saved = replace(make("a"), processes=2), tmp_path / "saved"
+    run.settings.write_text("train_cfg = dict(max_epochs=1)")
+    install(torchrun=TORCHRUN.format(again=again, saved=saved))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/torchrun"))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        one_run.complete(run)
+    assert stop.value.number == signal.SIGUSR1
+    assert saved.is_file()
