@@ -83,6 +83,11 @@ class Plan:
             raise ValueError("--sbatch needs --launcher slurm")
         if self.mini and self.flags.get("pretrained"):
             raise ValueError("--pretrained downloads weights, --mini never does: leave one out")
+        if "randomness.seed" in self.options:
+            raise ValueError(
+                "randomness.seed of --cfg-options has no effect, as each run has its own: leave "
+                "it out, and say how many seeds by --seeds"
+            )
 
     @property
     def processes(self) -> int:
