@@ -20,7 +20,13 @@ from hybrid_backbones.benchmark.one_run import (
     training_seconds,
     training_speed,
 )
-from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
+from hybrid_backbones.benchmark.real_runs import (
+    Speed,
+    count_gpus,
+    count_images,
+    expected_cost,
+    read_speeds,
+)
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
 from hybrid_backbones.training import launch
@@ -176,6 +182,16 @@ def test_images_of_schedules_are_those_of_the_publications(repository):
     }
     # the mini preset brings the training data of a config without
     assert count_images(Config(dict(default_scope="mmdet"))) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["upernet_r50", "fpn_swiftformer_l1", "mask2former_ade_mixformer_b1"]
+)
+def test_the_gpus_of_a_schedule_of_iterations_see_the_images_of_the_publication(repository, name):
+    cfg = Config.fromfile(repository / f"configs/{name}.py")
+    step = count_gpus(cfg) * cfg.train_dataloader.batch_size
+    assert step * cfg.train_cfg.max_iters == count_images(cfg)
+    assert count_gpus(Config(dict(train_cfg=dict(max_epochs=12)))) is None
 
 
 def test_the_table_measured_on_a_gpu_is_read(tmp_path):
