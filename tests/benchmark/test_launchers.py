@@ -14,14 +14,13 @@ from hybrid_backbones.benchmark import launchers, one_run
 from hybrid_backbones.benchmark.launchers import (
     IN_USE,
     WARNING,
-    queued_again_at_time_limit,
     queued_job,
     require_none_queued,
     run_here,
     submit,
     write_script,
 )
-from hybrid_backbones.training.errors import Terminated, stop_on_sigterm
+from hybrid_backbones.training.errors import stop_on_sigterm
 from hybrid_backbones.training.stop import GRACE, SIGNALS
 
 # a run that says when it began and ended, and then does as its config is called
@@ -191,75 +190,6 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, install, mon
     assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
         submit(script)
-
-
-@pytest.fixture
-def requeued(tmp_path, install, monkeypatch):
-    """The file with what was asked of Slurm, by a task of an array whose signals are the tests'."""
-    install(scontrol=f'echo "$@" > {tmp_path}/requeued')
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    monkeypatch.setattr(one_run, "stop_on_sigterm", lambda *_: None)
-    return tmp_path / "requeued"
-
-
-def save(run, name, seconds):
-    """Write a checkpoint of a run, as at a time in seconds."""
-    run.work_dir.mkdir(exist_ok=True)
-    (run.work_dir / name).touch()
-    os.utime(run.work_dir / name, (seconds, seconds))
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-@pytest.mark.parametrize("last", [None, "epoch_3.pth", "stopped.pth"])
-def test_a_task_is_queued_again_at_its_time_limit_alone(make, requeued, number, last):
-    run = make("a")
-    if last:
-        save(run, last, 1)
-
-    def stop():
-        save(run, "stopped.pth", 2)
-        raise Terminated(number)
-
-    with pytest.raises(Terminated), queued_again_at_time_limit(run):
-        stop()
-    assert run.error is None
-    assert requeued.is_file() == (number == signal.SIGUSR1)
-    assert not requeued.is_file() or requeued.read_text() == "requeue 42_3\n"
-
-
-@pytest.mark.parametrize("last", [None, "epoch_3.pth"])
-def test_a_task_that_saves_nothing_within_its_time_limit_has_failed(
-    make, requeued, monkeypatch, last
-):
-    def stop(_):
-        raise Terminated(signal.SIGUSR1)
-
-    run = make("a")
-    if last:
-        save(run, last, 1)
-    monkeypatch.setattr(one_run, "complete", stop)
-    with pytest.raises(SystemExit, match="error: no progress within the time limit"):
-        one_run.main([str(run.folder)])
-    assert "give more by --sbatch time=" in run.error
-    assert not requeued.exists()
-
-
-def test_a_task_is_queued_again_before_the_page_is_written(make, requeued, monkeypatch):
-    def stop(run):
-        save(run, "stopped.pth", 1)
-        raise Terminated(signal.SIGUSR1)
-
-    def write_board(out):
-        assert requeued.is_file()
-        raise Terminated(signal.SIGTERM)
-
-    monkeypatch.setattr(one_run, "complete", stop)
-    monkeypatch.setattr(one_run, "write_board", write_board)
-    with pytest.raises(SystemExit) as ended:
-        one_run.main([str(make("a").folder), "--write-page"])
-    assert ended.value.code == 128 + signal.SIGTERM
 
 
 @pytest.fixture
