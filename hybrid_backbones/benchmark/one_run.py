@@ -47,6 +47,8 @@ from .zoo import count_costs
 
 # seconds until a stopped process of the same run has ended, and number of timed predictions
 PATIENCE, REPEATS = 2 * GRACE, 5
+# seconds between two notes of the memory
+INTERVAL = 30
 # how mmengine names the logs of a part of a training, when it begins
 TIMESTAMP = "%Y%m%d_%H%M%S"
 
@@ -145,13 +147,30 @@ def _train(run: Run) -> None:
     if run.processes > 1:
         _train_distributed(run)
     else:
-        parts = len(_training_parts(run))
-        try:
+        with _noting_memory(run):
             launch.train(_training(run, "none"))
-        finally:
+
+
+@contextmanager
+def _noting_memory(run: Run) -> Iterator[None]:
+    """Note the peak memory of this process at the end and before, as SIGKILL may end it."""
+    parts, ended = len(_training_parts(run)), threading.Event()
+
+    def note() -> None:
+        last = False
+        while not last:
+            last = ended.wait(INTERVAL)
             # not if there was nothing to train
             if len(_training_parts(run)) > parts:
                 _note_memory(run)
+
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _note_memory(run: Run) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import time
 from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
@@ -12,6 +13,7 @@ from itertools import combinations
 import pytest
 from mmengine.config import Config
 
+from hybrid_backbones.benchmark import one_run
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
 from hybrid_backbones.benchmark.one_run import (
     _train,
@@ -137,6 +139,24 @@ def test_the_memory_of_a_training_is_the_highest_of_all_parts_that_trained(make,
         with pytest.raises(Terminated):
             _train(run)
         assert (_training_memory(run) == earlier) == (earlier == 1e9)
+
+
+def test_the_memory_is_noted_before_a_training_is_killed(make, monkeypatch):
+    run = make("maskrcnn_r50")
+    run.settings.write_text("train_cfg = dict(max_epochs=1)\n")
+    monkeypatch.setattr(one_run, "INTERVAL", 0.01)
+
+    def train(_):
+        part = run.work_dir / "part" / "vis_data"
+        part.mkdir(parents=True)
+        (part / "scalars.json").write_text('{"loss": 1.0}')
+        end = time.monotonic() + 10
+        while _training_memory(run) is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(launch, "train", train)
+    _train(run)
 
 
 def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
