@@ -248,6 +248,7 @@ def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
         (dict(gpus=2), "--launcher torchrun or slurm"),
         (dict(sbatch=["a=b"]), "--launcher slurm"),
         (dict(mini=True, flags=dict(pretrained=True)), "--mini never does"),
+        (dict(options={"randomness.seed": 1}), "how many seeds by --seeds"),
     ):
         with pytest.raises(ValueError, match=words):
             Plan([], tmp_path, **wrong)

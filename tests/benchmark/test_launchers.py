@@ -14,15 +14,14 @@ from hybrid_backbones.benchmark import launchers, one_run
 from hybrid_backbones.benchmark.launchers import (
     IN_USE,
     WARNING,
-    queued_again_at_time_limit,
     queued_job,
     require_none_queued,
     run_here,
     submit,
     write_script,
 )
-from hybrid_backbones.training.errors import Terminated
-from hybrid_backbones.training.stop import GRACE
+from hybrid_backbones.training.errors import stop_on_sigterm
+from hybrid_backbones.training.stop import GRACE, SIGNALS
 
 # a run that says when it began and ended, and then does as its config is called
 FAKE = """
@@ -193,14 +192,33 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, install, mon
         submit(script)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, install, monkeypatch, number):
-    noted = tmp_path / "noted"
-    install(scontrol=f'echo "$@" > {noted}')
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    with pytest.raises(Terminated), queued_again_at_time_limit():
-        raise Terminated(number)
-    assert noted.is_file() == (number == signal.SIGUSR1)
-    assert not noted.is_file() or noted.read_text() == "requeue 42_3\n"
+@pytest.fixture
+def _stopped_by_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+    stop_on_sigterm(*SIGNALS)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# torchrun, whose processes take a while to save; each signal is to the run that started it
+TORCHRUN = """
+trap 'kill -{again} $PPID; sleep 0.5; touch {saved}; exit 1' TERM
+kill -USR1 $PPID
+while true; do sleep 0.1; done
+"""
+
+
+@pytest.mark.usefixtures("_stopped_by_signals")
+@pytest.mark.parametrize("again", ["INT", "TERM", "USR1"])
+def test_a_second_signal_does_not_end_the_wait_for_processes_that_save(
+    make, tmp_path, install, monkeypatch, again
+):
+    run, saved = replace(make("a"), processes=2), tmp_path / "saved"
+    run.settings.write_text("train_cfg = dict(max_epochs=1)")
+    install(torchrun=TORCHRUN.format(again=again, saved=saved))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/torchrun"))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        one_run.complete(run)
+    assert stop.value.number == signal.SIGUSR1
+    assert saved.is_file()
