@@ -8,7 +8,7 @@ from io import BytesIO
 from mmap import mmap
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # what Pillow raises for damaged files
 DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
@@ -83,6 +83,22 @@ def has_16_bits(picture: Image.Image) -> bool:
     """Return whether a picture has one channel of 16 bits."""
     # Pillow widens 16-bit PNM, and before version 10.3 16-bit PNG, to mode I
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF")
+
+
+def stored_bits(content: bytes, picture: Image.Image) -> int:
+    """Return the bits of a channel in a file, which Pillow widens or narrows to 8.
+
+    Args:
+        content: bytes of the file.
+        picture: what :func:`decode` made of them.
+    """
+    if picture.mode == "1":
+        return 1
+    if picture.format == "PNG":
+        # the depth is in the header
+        return content[24]
+    # only TIFF has tags
+    return max(getattr(picture, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
 
 
 def turn_upright(picture: Image.Image, name: str) -> Image.Image:

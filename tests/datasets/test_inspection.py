@@ -1,13 +1,11 @@
 """Laws of the inspection of images and annotation files: each planted fault is found, no other."""
 
 import json
-import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
-from inspection_cases import HEIGHT, WIDTH, cut, noise
+from inspection_cases import HEIGHT, WIDTH, cut, noise, write_png
 from PIL import Image
 
 from hybrid_backbones.datasets import coco_checks
@@ -49,20 +47,6 @@ def rotate(path):
     picture.save(path, exif=exif)
 
 
-def deep_colours(path):
-    """Write colours of 16 bits, which Pillow itself cannot."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
-    rows = (b"\0" + bytes(6 * WIDTH)) * HEIGHT
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
 # name: what is done to the file of an image, and the kind of problem that it is
 FILES = {
     "missing": (lambda path: path.unlink(), images.MISSING),
@@ -74,7 +58,10 @@ FILES = {
         lambda path: Image.fromarray(noise((HEIGHT, WIDTH), np.uint16)).save(path),
         images.DEEP,
     ),
-    "16 bits of colours": (deep_colours, images.DEEP),
+    "16 bits of colours": (
+        lambda path: write_png(path, WIDTH, 16, 2, [bytes(6 * WIDTH)] * HEIGHT),
+        images.DEEP,
+    ),
     "32 bits": (
         lambda path: Image.fromarray(noise((HEIGHT, WIDTH), np.float32)).save(path, "TIFF"),
         images.REFUSED,

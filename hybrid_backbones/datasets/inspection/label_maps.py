@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..pictures import IGNORED, decode
-from ..segmentation import LABEL_MODES, class_of_label, labels_without_class
+from ..segmentation import LABEL_MODES, class_of_label, labels_without_class, read_labels
 from .images import UNOPENED, ImageReport, inspect_image
 
 MISSING = "label maps missing"
@@ -43,7 +43,8 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     """
     path, nothing = Path(info["seg_map_path"]), np.zeros(info["num_classes"], int)
     try:
-        picture = decode(path.read_bytes(), path.name)
+        content = path.read_bytes()
+        picture = decode(content, path.name)
     except FileNotFoundError:
         return MapReport([(MISSING, str(path))], nothing)
     except OSError as error:
@@ -55,7 +56,7 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     problems = []
     if image.size not in (None, picture.size):
         problems.append((RESIZED, f"{path} ({'×'.join(map(str, picture.size))})"))
-    labels = np.asarray(picture, dtype=np.uint8)
+    labels = read_labels(content, picture)
     class_of = class_of_label(info)
     if unknown := labels_without_class(labels, class_of, info["num_classes"]):
         more = " ..." * (len(unknown) > 5)
