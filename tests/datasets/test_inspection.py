@@ -260,6 +260,18 @@ def test_a_file_of_something_else_is_a_problem(tmp_path, text):
     assert inspect(tmp_path, text).problems
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_in_an_encoding_that_a_training_does_not_read_is_a_problem(
+    tmp_path, content, encoding
+):
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(content), encoding)
+    found = inspect_coco(path, tmp_path, ("cat", "dog"), "set", quiet=True).problems.examples
+    assert found.keys() == {coco.NO_FILE}
+    with pytest.raises(ValueError, match=r"all\.json"):
+        CheckedCOCO(str(path), ["cat", "dog"], False)
+
+
 def test_a_line_has_a_count_and_the_first_examples():
     problems = Problems()
     problems.add("images missing", *"abcd")
