@@ -4,8 +4,11 @@ import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 HEIGHT, WIDTH = 20, 30
+# tag of EXIF
+ORIENTATION = 0x0112
 
 
 def noise(shape=(HEIGHT, WIDTH, 3), dtype=np.uint8):
@@ -14,6 +17,13 @@ def noise(shape=(HEIGHT, WIDTH, 3), dtype=np.uint8):
 
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rotate(path):
+    picture = Image.fromarray(noise((WIDTH, HEIGHT, 3)))
+    exif = picture.getexif()
+    exif[ORIENTATION] = 6
+    picture.save(path, exif=exif)
 
 
 def write_png(path, width, bits, color, rows):

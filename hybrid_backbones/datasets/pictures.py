@@ -11,7 +11,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # what Pillow raises for damaged files
-DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, TypeError, AttributeError),
+    struct.error,
+)
 # a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100
 # label of the pixels that are ignored in label maps
@@ -74,9 +77,14 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     return _scale_down(picture, name) if has_16_bits(picture) else picture
 
 
-def is_rotated(picture: Image.Image) -> bool:
-    """Return whether the EXIF data of a picture say that it is stored rotated or mirrored."""
-    return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+def is_rotated(picture: Image.Image, name: str) -> bool:
+    """Return whether the EXIF data of a picture say that it is stored rotated or mirrored.
+
+    Raises:
+        ValueError: if the EXIF data are damaged, as :func:`decode_picture` does.
+    """
+    with _naming(name):
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def has_16_bits(picture: Image.Image) -> bool:

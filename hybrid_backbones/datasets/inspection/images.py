@@ -49,19 +49,22 @@ def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageRep
         return ImageReport([(UNOPENED, f"{path} ({getattr(error, 'strerror', error)})")])
     try:
         picture = decode(content, path.name)
+        rotated = is_rotated(picture, path.name)
     except ValueError as error:
         return ImageReport([(UNREADABLE, f"{path} ({_reason(error)})")])
     problems = []
-    if is_rotated(picture):
+    if rotated:
         problems.append((ROTATED, str(path)))
     if has_16_bits(picture) or stored_bits(content, picture) == 16:
         problems.append((DEEP, str(path)))
     try:
         picture = turn_upright(picture, path.name)
-    except ValueError:
-        return ImageReport(
-            [*problems, (REFUSED, f"{path} ({picture.mode}, {_size(picture.size)})")]
-        )
+    except ValueError as error:
+        problem = REFUSED, f"{path} ({picture.mode}, {_size(picture.size)})"
+        if error.__cause__:
+            # EXIF data that are damaged in other entries
+            problem = UNREADABLE, f"{path} ({_reason(error)})"
+        return ImageReport([*problems, problem])
     if stated not in (None, picture.size):
         example = f"{path} ({_size(picture.size)}, annotated {_size(stated)})"
         problems.append((RESIZED, example))
