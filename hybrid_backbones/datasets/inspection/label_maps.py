@@ -15,13 +15,15 @@ NO_LABELS = "label maps of other than one channel of 8 bits"
 RESIZED = "label maps of another size than their image"
 ABOVE = "label maps with labels above the classes"
 EMPTY = "label maps without a class"
+ONE_CLASS = "sets of label maps with one class alone beside label 255, which is ignored"
 
 
 class MapReport(NamedTuple):
-    """Problems of a label map as (kind, example), and its pixels by class index."""
+    """Problems of a label map as (kind, example), its pixels by class index, and its labels."""
 
     problems: list[tuple[str, str]]
     num_pixels: np.ndarray
+    labels: frozenset[int] = frozenset()
 
 
 def inspect_pair(info: dict) -> tuple[ImageReport, MapReport]:
@@ -64,4 +66,5 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     classes = class_of[labels]
     if (classes == IGNORED).all():
         problems.append((EMPTY, str(path)))
-    return MapReport(problems, np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]])
+    num_pixels = np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]]
+    return MapReport(problems, num_pixels, frozenset(np.unique(labels).tolist()))
