@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from ..datasets.inspection.charts import draw_overview
 from ..datasets.inspection.coco import inspect_coco
-from ..datasets.inspection.findings import Findings, Problems, shared_images
+from ..datasets.inspection.findings import Findings, Problems, printable, shared_images
 from ..datasets.inspection.folders import inspect_folders
 from ..datasets.inspection.lettering import fonts_for
 from ..datasets.inspection.sheet import draw_sheet
@@ -98,7 +98,7 @@ def check_data(args: Namespace) -> DataReport:
         lines.append(f"{sheet.name} is not drawn, since no sample of the training set can be made")
     num_problems = len(faults) + sum(len(findings.problems) for findings in sets.values())
     names = set(classes).union(*(one.classes for one in listed.values()))
-    return DataReport(lines, num_problems, pictures, names)
+    return DataReport([*map(printable, lines)], num_problems, pictures, names)
 
 
 def draw_pictures(report: DataReport) -> list[str]:
@@ -118,7 +118,9 @@ def draw_pictures(report: DataReport) -> list[str]:
                 lines.append(f"{path.name} cannot be drawn: {error!r}")
             else:
                 drawn.append(str(path))
-    return [*lines, f"look at {' '.join(drawn)}"] if drawn else lines
+    if drawn:
+        lines.append(f"look at {' '.join(drawn)}")
+    return [*map(printable, lines)]
 
 
 def _inspect(cfg: Config, loader: str, name: str) -> Findings:
