@@ -4,30 +4,24 @@ pycocotools notes for each detection the id of the annotation that it matches, a
 for none: so it would miss the annotation with id 0, and fail on ids of text.
 """
 
-from functools import wraps
-
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.evaluation import CocoMetric
-
-_init_by_mmdet = CocoMetric.__init__
+from mmdet.evaluation.metrics import coco_metric
 
 
-@wraps(_init_by_mmdet)
-def init_with_numbers(self: CocoMetric, *args, **kwargs) -> None:
-    """Initialise as mmdet does, and number the annotations."""
-    _init_by_mmdet(self, *args, **kwargs)
-    if self._coco_api is not None:
-        number_annotations(self._coco_api)
+class NumberedCOCO(COCO):
+    """pycocotools' index of an annotation file, with ids that it can note for a match.
+
+    Annotations of which one has another id are numbered from 1.
+    """
+
+    def createIndex(self) -> None:  # noqa: N802 - pycocotools calls it with the file's contents
+        """Number the annotations if necessary, and index the contents."""
+        annotations = self.dataset.get("annotations", [])
+        if any(one["id"] == 0 or isinstance(one["id"], str) for one in annotations):
+            for number, one in enumerate(annotations, 1):
+                one["id"] = number
+        super().createIndex()
 
 
-def number_annotations(annotated: COCO) -> None:
-    """Number annotations from 1, in place, if an id is one that pycocotools cannot note."""
-    annotations = annotated.dataset.get("annotations", [])
-    if any(one["id"] == 0 or isinstance(one["id"], str) for one in annotations):
-        for number, one in enumerate(annotations, 1):
-            one["id"] = number
-        annotated.createIndex()
-
-
-# a subclass would not do: all configs, and those of the hosts, name mmdet's
-CocoMetric.__init__ = init_with_numbers
+# a subclass of the metric would not do: all configs, and those of the hosts, name mmdet's
+coco_metric.COCO = NumberedCOCO
