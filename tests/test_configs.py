@@ -86,10 +86,13 @@ def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path)
         with torch.device(device):
             model = MODELS.build(cfg.model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    require_channels(cfg.model, model.backbone)
     taken = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
     # the optimizer wrapper adds a scalar of its own, of which it logs the learning rate
     assert [taken[id(p)] for p in model.parameters()] == [1] * len(list(model.parameters()))
+    backbone = {id(p) for p in model.backbone.parameters()}
+    groups = [g for g in optimizer.param_groups if not backbone.isdisjoint(map(id, g["params"]))]
+    assert len({group["lr"] for group in groups}) == 1, "the backbone has one rate"
+    require_channels(cfg.model, model.backbone)
 
 
 @pytest.mark.parametrize("path", EACH)
