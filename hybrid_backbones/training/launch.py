@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, read_checkpoint, require_resumable, unwrap
-from .batch_size import set_batch_size
+from .batch_size import AUTO, set_batch_size
 from .checks import IterationsHook, require_batches, require_channels, require_length
 from .compilation import compile_backbone, require_compiler
 from .distributed import register_for_processes
@@ -24,13 +24,18 @@ from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .outputs import RunnerBesideConfig, require_different_names, show_in
 from .progress import ProgressHook
 from .requirements import require_writable_file
-from .restarts import BeginHook, resume_after_restart
-from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
+from .restarts import BeginHook, find_own_checkpoint, resume_after_restart
+from .resume import (
+    adopt_settings,
+    checkpoint_to_resume,
+    progress,
+    require_averaging,
+    trained_batch_size,
+)
 from .run_config import TEST_KEYS, TRAIN_KEYS, prepare_run
 from .saving import (
     LoadFromHook,
     advice_for_a_full_disk,
-    find_last_checkpoint,
     remove_drafts,
     require_elsewhere,
 )
@@ -60,7 +65,7 @@ def train(args: Namespace) -> None:
         with stoppable() as request, locked(Path(cfg.work_dir)) if first else nullcontext():
             _train(args, cfg, request)
     except KeyboardInterrupt as stop:
-        last = find_last_checkpoint(cfg.work_dir)
+        last = find_own_checkpoint(args.resume, cfg.work_dir)
         kept = f"continue from {last} with --resume" if last else "there is no checkpoint yet"
         stop.args = (kept,)
         raise
@@ -68,19 +73,20 @@ def train(args: Namespace) -> None:
 
 def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     """Train in a work dir that the caller has locked."""
-    resume_after_restart(args, cfg.work_dir)
+    is_restart = resume_after_restart(args, cfg.work_dir)
     _apply_flags(args, cfg)
     # a resumed training has its weights already
     pretrained = args.pretrained and not args.resume
     weights = choose_weights(cfg, args.cfg_options or {}, pretrained=pretrained)
     differences = []
+    resumed = _read_resumed(args, cfg) if args.resume else None
+    if args.resume and resumed is None:
+        return
+    if resumed and is_restart and args.batch_size == AUTO:
+        args.batch_size = trained_batch_size(resumed.checkpoint)
     if args.batch_size:
         differences.append(set_batch_size(cfg, args.batch_size, resumes=bool(args.resume)))
-    resumed = None
-    if args.resume:
-        resumed = _read_resumed(args, cfg)
-        if resumed is None:
-            return
+    if resumed:
         differences += adopt_settings(cfg, resumed.checkpoint)
         cfg.resume, cfg.load_from = True, str(resumed.path)
     elif cfg.get("load_from"):
