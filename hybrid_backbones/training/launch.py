@@ -19,6 +19,7 @@ from .batch_size import AUTO, set_batch_size
 from .checks import IterationsHook, require_batches, require_channels, require_length
 from .compilation import compile_backbone, require_compiler
 from .distributed import register_for_processes
+from .early_stopping import KeepCountsHook, has_stopped, read_validations
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .outputs import RunnerBesideConfig, require_different_names, show_in
@@ -45,11 +46,15 @@ from .work_dir import is_first_process, locked
 
 
 class Resumed(NamedTuple):
-    """Checkpoint from which a training goes on, and how many epochs or iterations it had done."""
+    """Checkpoint from which a training goes on, and how many epochs or iterations it had done.
+
+    `validations` is what its early stopping had counted.
+    """
 
     path: Path
     checkpoint: Mapping
     done: int
+    validations: dict[str, dict]
 
 
 def train(args: Namespace) -> None:
@@ -143,7 +148,15 @@ def _read_resumed(args: Namespace, cfg: Config) -> Resumed | None:
             f"with hb test, or raise train_cfg.max_{unit}s to train longer"
         )
         return None
-    return Resumed(path, checkpoint, done)
+    iteration = checkpoint["meta"]["iter"]
+    validations = read_validations(path, iteration)
+    if has_stopped(cfg, validations, iteration):
+        print_log(
+            f"already finished: {path} was saved at {unit} {done}, where the training stopped "
+            "early. Evaluate it with hb test, or leave EarlyStoppingHook out to train longer"
+        )
+        return None
+    return Resumed(path, checkpoint, done, validations)
 
 
 def _make_runner(
@@ -163,6 +176,7 @@ def _make_runner(
     runner.register_hook(IterationsHook())
     meta = resumed.checkpoint["meta"] if resumed else None
     runner.register_hook(StopHook(request, meta, cfg.optim_wrapper.get("accumulative_counts", 1)))
+    runner.register_hook(KeepCountsHook(resumed.validations if resumed else {}))
     register_for_processes(runner)
     if args.compile:
         compile_backbone(runner.model)
