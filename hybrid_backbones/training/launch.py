@@ -15,22 +15,28 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import load_trained, read_checkpoint, require_resumable, unwrap
-from .batch_size import set_batch_size
+from .batch_size import AUTO, set_batch_size
 from .checks import IterationsHook, require_batches, require_channels, require_length
 from .compilation import compile_backbone, require_compiler
 from .distributed import register_for_processes
+from .early_stopping import KeepCountsHook, has_stopped, read_validations
 from .initial_weights import choose_weights
 from .mixed_precision import DEFAULTS, DTYPES, train_in_mixed_precision
 from .outputs import RunnerBesideConfig, require_different_names, show_in
 from .progress import ProgressHook
 from .requirements import require_writable_file
-from .restarts import BeginHook, resume_after_restart
-from .resume import adopt_settings, checkpoint_to_resume, progress, require_averaging
+from .restarts import BeginHook, find_own_checkpoint, resume_after_restart
+from .resume import (
+    adopt_settings,
+    checkpoint_to_resume,
+    progress,
+    require_averaging,
+    trained_batch_size,
+)
 from .run_config import TEST_KEYS, TRAIN_KEYS, prepare_run
 from .saving import (
     LoadFromHook,
     advice_for_a_full_disk,
-    find_last_checkpoint,
     remove_drafts,
     require_elsewhere,
 )
@@ -40,11 +46,15 @@ from .work_dir import is_first_process, locked
 
 
 class Resumed(NamedTuple):
-    """Checkpoint from which a training goes on, and how many epochs or iterations it had done."""
+    """Checkpoint from which a training goes on, and how many epochs or iterations it had done.
+
+    `validations` is what its early stopping had counted.
+    """
 
     path: Path
     checkpoint: Mapping
     done: int
+    validations: dict[str, dict]
 
 
 def train(args: Namespace) -> None:
@@ -60,7 +70,7 @@ def train(args: Namespace) -> None:
         with stoppable() as request, locked(Path(cfg.work_dir)) if first else nullcontext():
             _train(args, cfg, request)
     except KeyboardInterrupt as stop:
-        last = find_last_checkpoint(cfg.work_dir)
+        last = find_own_checkpoint(args.resume, cfg.work_dir)
         kept = f"continue from {last} with --resume" if last else "there is no checkpoint yet"
         stop.args = (kept,)
         raise
@@ -68,19 +78,20 @@ def train(args: Namespace) -> None:
 
 def _train(args: Namespace, cfg: Config, request: StopRequest) -> None:
     """Train in a work dir that the caller has locked."""
-    resume_after_restart(args, cfg.work_dir)
+    is_restart = resume_after_restart(args, cfg.work_dir)
     _apply_flags(args, cfg)
     # a resumed training has its weights already
     pretrained = args.pretrained and not args.resume
     weights = choose_weights(cfg, args.cfg_options or {}, pretrained=pretrained)
     differences = []
+    resumed = _read_resumed(args, cfg) if args.resume else None
+    if args.resume and resumed is None:
+        return
+    if resumed and is_restart and args.batch_size == AUTO:
+        args.batch_size = trained_batch_size(resumed.checkpoint)
     if args.batch_size:
         differences.append(set_batch_size(cfg, args.batch_size, resumes=bool(args.resume)))
-    resumed = None
-    if args.resume:
-        resumed = _read_resumed(args, cfg)
-        if resumed is None:
-            return
+    if resumed:
         differences += adopt_settings(cfg, resumed.checkpoint)
         cfg.resume, cfg.load_from = True, str(resumed.path)
     elif cfg.get("load_from"):
@@ -137,7 +148,15 @@ def _read_resumed(args: Namespace, cfg: Config) -> Resumed | None:
             f"with hb test, or raise train_cfg.max_{unit}s to train longer"
         )
         return None
-    return Resumed(path, checkpoint, done)
+    iteration = checkpoint["meta"]["iter"]
+    validations = read_validations(path, iteration)
+    if has_stopped(cfg, validations, iteration):
+        print_log(
+            f"already finished: {path} was saved at {unit} {done}, where the training stopped "
+            "early. Evaluate it with hb test, or leave EarlyStoppingHook out to train longer"
+        )
+        return None
+    return Resumed(path, checkpoint, done, validations)
 
 
 def _make_runner(
@@ -157,6 +176,7 @@ def _make_runner(
     runner.register_hook(IterationsHook())
     meta = resumed.checkpoint["meta"] if resumed else None
     runner.register_hook(StopHook(request, meta, cfg.optim_wrapper.get("accumulative_counts", 1)))
+    runner.register_hook(KeepCountsHook(resumed.validations if resumed else {}))
     register_for_processes(runner)
     if args.compile:
         compile_backbone(runner.model)
