@@ -27,3 +27,5 @@ model = dict(
 optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))
 
 sync_bn = "torch"
+# without objects in a batch, the head's kernels have no gradient
+find_unused_parameters = True

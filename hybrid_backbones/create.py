@@ -43,6 +43,8 @@ BACKBONES = {
     for prefix, network, argument, sizes in FAMILIES
     for size in sizes
 }
+# arguments of the hosts that say which weights to load
+FOR_CONFIGS = {"init_cfg", "pretrained"}
 
 
 def list_backbones() -> list[str]:
@@ -94,9 +96,9 @@ def create_backbone(
     build = BACKBONES[name]
     if again := settings.keys() & build.keywords:
         raise ValueError(f"{name!r} says {', '.join(again)} already: choose another name instead")
-    if "init_cfg" in settings:
-        raise ValueError("init_cfg is for configs, and loads nothing here: give checkpoint=...")
-    known = _settings_of(build.func) - {*build.keywords, "init_cfg"}
+    if given := sorted(settings.keys() & FOR_CONFIGS):
+        raise ValueError(f"{given[0]} is for configs, and loads nothing here: give checkpoint=...")
+    known = _settings_of(build.func) - {*build.keywords, *FOR_CONFIGS}
     if unknown := [setting for setting in settings if setting not in known]:
         advice = did_you_mean(unknown[0], known) or f": it takes {', '.join(sorted(known))}"
         raise TypeError(f"backbone {name!r} has no argument {unknown[0]!r}{advice}")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
+
 from .installation import install_command
 from .suggestions import did_you_mean
 from .training.seeding import BROWSING
@@ -64,9 +66,11 @@ def run_script(host: str, name: str, arguments: Sequence[str]) -> None:
     """Run a script of a host as the main program, as `python SCRIPT ARGUMENTS` would.
 
     Raises:
-        ValueError: if there is no such script, or it needs a package or a file that is missing.
+        ValueError: if there is no such script, it needs a package or a file that is missing, or is
+            given a config with `own_data`, which it would ignore.
     """
     script = find_script(host, name)
+    _require_whole_configs(host, arguments)
     sys.argv = [str(script), *arguments]
     # scripts import their neighbours
     sys.path.insert(0, str(script.parent))
@@ -81,3 +85,13 @@ def run_script(host: str, name: str, arguments: Sequence[str]) -> None:
     finally:
         BROWSING.reset(token)
         sys.path.remove(str(script.parent))
+
+
+def _require_whole_configs(host: str, arguments: Sequence[str]) -> None:
+    for config in arguments:
+        is_file = config.endswith(".py") and Path(config).is_file()
+        if is_file and Config.fromfile(config).get("own_data"):
+            raise ValueError(
+                f"{config} has own_data, which scripts of {host} do not know: give them the "
+                "config that a training with it leaves in its work dir"
+            )

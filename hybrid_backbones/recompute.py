@@ -27,6 +27,10 @@ def recompute_before_last(
         modules: all modules that `function` calls. They run again with the weights and modes of the
             forward pass, which `torch.func.functional_call` and :meth:`nn.Module.eval` may have
             changed meanwhile, and running statistics stay as they are.
+
+    Raises:
+        RuntimeError: in the backward pass, if a weight was changed in place since the forward pass,
+            as by the step of an optimizer; autograd refuses that, too, of what it keeps.
     """
     if not torch.is_grad_enabled() or is_transformed():
         return function(*inputs)
@@ -60,10 +64,16 @@ class _AsInForward:
 
     def __init__(self, modules: Iterable[nn.Module]):
         self.forward = [_state_of(inner) for module in modules for inner in module.modules()]
+        self.versions = [(x, x._version) for state in self.forward for x in _constants_of(*state)]
         self.before: list[tuple] = []
         self.kept: list[tuple] = []
 
     def __enter__(self) -> None:
+        if any(x._version != version for x, version in self.versions):
+            raise RuntimeError(
+                "a weight was changed in place between a forward pass and its backward pass, which "
+                "computes the forward pass again: step the optimizer after the backward pass"
+            )
         self.before = [_state_of(module) for module, *_ in self.forward]
         _set_states(self.forward)
         self.kept = [
@@ -86,6 +96,15 @@ class _AsInForward:
 def _state_of(module: nn.Module) -> tuple[nn.Module, bool, dict, dict]:
     """Return a module with its mode, parameters and buffers, of which no values are copied."""
     return module, module.training, {**module._parameters}, {**module._buffers}
+
+
+def _constants_of(
+    module: nn.Module, training: bool, parameters: dict, buffers: dict
+) -> list[Tensor]:
+    """Return the tensors of a module that its forward pass does not change."""
+    return [
+        x for x in (*parameters.values(), *({} if training else buffers).values()) if x is not None
+    ]
 
 
 def _set_states(states: Iterable[tuple[nn.Module, bool, dict, dict]]) -> None:

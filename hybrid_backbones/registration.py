@@ -19,7 +19,7 @@ from .installation import install_command
 MODULES = {
     ("mmdet", "DATASETS"): ("datasets.coco", "locformer.data"),
     ("mmdet", "TRANSFORMS"): ("locformer.data",),
-    ("mmdet", "METRICS"): ("locformer.metric",),
+    ("mmdet", "METRICS"): ("datasets.coco_metric", "locformer.metric"),
     ("mmdet", "MODELS"): ("locformer",),
     ("mmdet", "VISUALIZERS"): ("inference.enlarged_detections",),
     ("mmseg", "DATASETS"): ("datasets.segmentation",),

@@ -13,7 +13,7 @@ from hybrid_backbones.benchmark import model_index
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.checkpoints import PUBLISHED
 from hybrid_backbones.config_files import CONFIGS, MIM, find_config
-from hybrid_backbones.training.launch import read_config
+from hybrid_backbones.training.run_config import read_config
 
 pytestmark = pytest.mark.upstream
 NAME = "maskrcnn_uniformer_s"

@@ -22,7 +22,9 @@ from hybrid_backbones.training.checks import require_channels
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 # those for own data have the models of others
-EACH = one_of_each(find_configs(CONFIGS[0].parent), pytest.mark.upstream)
+ZOO = find_configs(CONFIGS[0].parent)
+EACH = one_of_each(ZOO, pytest.mark.upstream)
+NO_CLASSIFIER = one_of_each(path for path in ZOO if not path.stem.startswith("imagenet_"))
 # heads whose training resizes by chance, in one of several ways
 MANY_SIZES = ("locformer_", "dino_", "deformable_detr_", "mask2former_coco_", "rtmdet")
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -84,10 +86,13 @@ def test_its_optimizer_takes_each_parameter_once_and_its_head_the_channels(path)
         with torch.device(device):
             model = MODELS.build(cfg.model)
         optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
-    require_channels(cfg.model, model.backbone)
     taken = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
     # the optimizer wrapper adds a scalar of its own, of which it logs the learning rate
     assert [taken[id(p)] for p in model.parameters()] == [1] * len(list(model.parameters()))
+    backbone = {id(p) for p in model.backbone.parameters()}
+    groups = [g for g in optimizer.param_groups if not backbone.isdisjoint(map(id, g["params"]))]
+    assert len({group["lr"] for group in groups}) == 1, "the backbone has one rate"
+    require_channels(cfg.model, model.backbone)
 
 
 @pytest.mark.parametrize("path", EACH)
@@ -115,34 +120,35 @@ def test_the_demo_draws_over_the_whole_image(name, mini_root, tmp_path):
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
 
 
+@pytest.mark.parametrize("path", NO_CLASSIFIER)
+def test_processes_wait_for_no_gradient_that_a_batch_without_objects_does_not_have(path, mini_root):
+    cfg = Config.fromfile(path)
+    apply_mini(cfg, mini_root)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model, batch = model_and_batch(cfg)
+        for sample in batch["data_samples"]:
+            if "gt_instances" in sample:
+                sample.gt_instances = sample.gt_instances[:0]
+            if "gt_sem_seg" in sample:
+                sample.gt_sem_seg.data.fill_(255)
+        backward(model, batch)
+    is_missing = any(p.grad is None for p in model.parameters() if p.requires_grad)
+    assert is_missing == cfg.get("find_unused_parameters", False)
+
+
 def train_a_step_and_predict(cfg):
-    if cfg.default_scope == "mmpretrain":
-        cfg.model.data_preprocessor = cfg.data_preprocessor
-    # synchronised normalisation is for several processes; the Runner reverts it likewise
-    for settings in dicts(cfg.model):
-        if settings.get("type") == "SyncBN":
-            settings.type = "BN"
     # masks of a hundred boxes that mean nothing would take half of the time
     for settings in dicts(cfg.model.get("test_cfg", {})):
         if "max_per_img" in settings:
             settings.max_per_img = 10
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    model.train()
-    # the first transform of a training wants its sampler
-    cfg.train_dataloader.dataset.pipeline.pop(0)
-    train_set, val_set = (
-        DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.val_dataloader)
-    )
-    batch = pseudo_collate([train_set[0], train_set[1]])
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    loss, _ = model.parse_losses(losses)
-    loss.backward()
+    model, batch = model_and_batch(cfg)
+    loss = backward(model, batch)
     assert torch.isfinite(loss)
     gradients = [p.grad for p in model.backbone.parameters()]
     assert all(g is not None and torch.isfinite(g).all() for g in gradients)
 
     model.eval()
+    val_set = DATASETS.build(cfg.val_dataloader.dataset)
     for i in (0, 1):
         (prediction,) = model.test_step(pseudo_collate([val_set[i]]))
         if cfg.default_scope == "mmseg":
@@ -151,3 +157,26 @@ def train_a_step_and_predict(cfg):
             assert torch.isfinite(prediction.pred_instances.bboxes).all()
         else:
             torch.testing.assert_close(prediction.pred_score.sum(), torch.tensor(1.0))
+
+
+def model_and_batch(cfg):
+    """Build the model of a mini run, and a batch of two training images."""
+    if cfg.default_scope == "mmpretrain":
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    # synchronised normalisation is for several processes; the Runner reverts it likewise
+    for settings in dicts(cfg.model):
+        if settings.get("type") == "SyncBN":
+            settings.type = "BN"
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    # the first transform of a training wants its sampler
+    cfg.train_dataloader.dataset.pipeline.pop(0)
+    train_set = DATASETS.build(cfg.train_dataloader.dataset)
+    return model.train(), pseudo_collate([train_set[0], train_set[1]])
+
+
+def backward(model, batch):
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    return loss

@@ -92,7 +92,8 @@ def test_a_wrong_name_gets_one_line():
     ("settings", "line"),
     [
         (dict(arch="l1"), "'swiftformer_xs' says arch already"),
-        (dict(init_cfg=dict(type="Published")), "give checkpoint="),
+        (dict(init_cfg=dict(type="Published")), "init_cfg is for configs.* give checkpoint="),
+        (dict(pretrained=True), "pretrained is for configs.* give checkpoint="),
     ],
 )
 def test_a_setting_that_the_name_or_the_checkpoint_gives_is_refused(settings, line):

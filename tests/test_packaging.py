@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -215,3 +216,40 @@ def test_every_imported_package_is_declared():
     declared = set(ranges(*EXTRAS))
     # triton can be absent, and has the name of its distribution
     assert imported <= declared.union(*map(top_level_names, declared))
+
+
+def brought_by(requirements):
+    """Return the names of all distributions that requirements install here."""
+    left, found = [*requirements], set()
+    while left:
+        one = left.pop()
+        asked = (canonicalize_name(one.name), frozenset(one.extras))
+        if asked in found:
+            continue
+        found.add(asked)
+        try:
+            needs = map(Requirement, metadata.requires(one.name) or ())
+        except metadata.PackageNotFoundError:
+            continue
+        extras = [dict(extra=extra) for extra in ("", *one.extras)]
+        left += [n for n in needs if n.marker is None or any(map(n.marker.evaluate, extras))]
+    return {name for name, _ in found}
+
+
+def test_a_backbone_is_built_with_nothing_but_what_its_extra_brings():
+    brought = brought_by(ranges("backbones").values())
+    absent = [
+        module
+        for module, providers in metadata.packages_distributions().items()
+        if module != "hybrid_backbones" and brought.isdisjoint(map(canonicalize_name, providers))
+    ]
+    assert {"mmcv", "mmdet", "mmpretrain", "mmseg"} <= {*absent}
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent}))
+import torch, hybrid_backbones
+maps = hybrid_backbones.create_backbone("uniformer_xxs")(torch.rand(1, 3, 64, 64))
+print(len(maps))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr

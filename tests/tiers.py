@@ -9,7 +9,7 @@ QUICK = {
     *("imagenet_acmix_r26", "imagenet_acmix_swin_t", "imagenet_biformer_stl"),
     *("imagenet_mixformer_b0", "imagenet_uniformer_xxs", "imagenet_xvolution_r34_sa"),
     *("maskrcnn_uniformer_s_3x", "retinanet_swiftformer_l1", "fpn_swiftformer_l1"),
-    *("upernet_acmix_r26", "locformer_swin_t"),
+    *("upernet_acmix_r26", "locformer_swin_t", "locformer_swin_t_released"),
     *("cascade_rcnn_swiftformer_xs", "rtmdet_uniformer_xxs", "rtmdetins_mixformer_b1"),
     *("deformable_detr_uniformer_xxs", "dino_mixformer_b1", "segformer_uniformer_xxs"),
     *("mask2former_coco_swiftformer_xs", "mask2former_ade_mixformer_b1"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hybrid_backbones.deploy.page import write_page
-from hybrid_backbones.training.launch import one_line_errors
+from hybrid_backbones.training.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.explain.page import write_page
-from hybrid_backbones.training.launch import one_line_errors
+from hybrid_backbones.training.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 

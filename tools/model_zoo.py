@@ -17,7 +17,7 @@ from hybrid_backbones.benchmark import model_index
 from hybrid_backbones.benchmark.zoo import find_configs, measure_config, write_zoo
 from hybrid_backbones.benchmark.zoo_table import FILE, add_measured, save_zoo
 from hybrid_backbones.config_files import MIM
-from hybrid_backbones.training.launch import one_line_errors
+from hybrid_backbones.training.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hybrid_backbones.benchmark.overview import draw_accuracy
 from hybrid_backbones.benchmark.page_parts import fill_parts
 from hybrid_backbones.cli.reference import PARTS
-from hybrid_backbones.training.launch import one_line_errors
+from hybrid_backbones.training.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 

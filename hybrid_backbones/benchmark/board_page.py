@@ -43,6 +43,10 @@ them.
 
 SIZES = "Backbones whose smallest size was not run:"
 COST = """\
+A schedule of iterations, as for ADE20K, sees the images of its recipe, as below, only with the
+number of GPUs that its commands name; twice as many GPUs see, and cost, twice as much. One of
+epochs sees the same images with any number.
+
 The cost is that of one device: images of the whole schedule, by images per second at the real size,
 which were measured of the config itself, or else estimated by FLOPs from the fastest and the
 slowest that were measured. Validation and waiting for data come on top. There is none (-) where the

@@ -16,33 +16,35 @@ def write_fastest(measured: Path, errors: Path, out: Path) -> None:
 
     Args:
         measured: table of kernels.
-        errors: table of their errors; where it was not written, all count as right.
+        errors: table of their errors; where there is none, all count as right.
         out: file to write.
     """
     saved = json.loads(measured.read_text())
-    checked = json.loads(errors.read_text())["rows"] if errors.exists() else []
+    checked = json.loads(errors.read_text())["rows"] if errors.exists() else None
     origin = {key: saved[key] for key in ("device_name", "torch", "date", "command")}
     found = dict(origin, fastest=find_fastest(saved["rows"], checked))
     write_whole(out, json.dumps(found, indent=2) + "\n")
 
 
 def find_fastest(
-    rows: Iterable[dict[str, Any]], errors: Iterable[dict[str, Any]] = ()
+    rows: Iterable[dict[str, Any]], errors: Iterable[dict[str, Any]] | None = None
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Return the fastest implementation by operator, dtype and time.
 
     It takes the least time for all sizes together. The reference is left out, whose memory is many
-    times that of the maps, and so is what was not measured at all sizes, or is wrong.
+    times that of the maps, and so is what was not measured at all sizes, or not found right.
 
     Args:
         rows: those of :func:`.benchmark_kernels`.
-        errors: those of :func:`.benchmark_errors`.
+        errors: those of :func:`.benchmark_errors`; without them, all count as right.
     """
-    wrong = {_names(row) for row in errors if "error" in row and "operator" in row}
+    rows = list(rows)
+    checked = rows if errors is None else errors
+    right = {_names(row) for row in checked if "operator" in row and "error" not in row}
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         group = groups.setdefault((row["operator"], row["dtype"]), [])
-        if _names(row) not in wrong:
+        if _names(row) in right:
             group.append(row)
     found: dict[str, dict[str, dict[str, str]]] = {}
     for (operator, dtype), group in groups.items():

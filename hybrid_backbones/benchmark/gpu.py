@@ -20,7 +20,7 @@ from .accuracy import benchmark_errors
 from .fastest import write_fastest
 from .kernels import benchmark_kernels
 from .probes import run_alone
-from .rows import explain_failure
+from .rows import DEADLINE, explain_failure
 from .settings import DTYPES, Settings, describe
 from .tables import report
 
@@ -44,7 +44,7 @@ class Plan:
         image_size: image of backbones and detectors.
         backbones, compiled, configs: what is measured, graphed or compiled, or trained.
         row_limit, tests_limit: seconds after which a row, or all tests, are stopped and failed.
-        limit: seconds after which no further step begins.
+        limit: seconds after which no further step or row begins, and the last row is stopped.
     """
 
     device: str = "cuda"
@@ -240,12 +240,13 @@ def _take(name: str, plan: Plan) -> tuple[Settings, list[dict]]:
     """Take a step; where it fails, its only row says why."""
     try:
         return STEPS[name](plan)
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        reason = f"this step needs {package}, which is not installed"
     except Exception as error:  # a step that fails must not stop the others
-        traceback.print_exc()
-        reason = explain_failure(error)
+        package = str(getattr(error, "name", None)).partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package != __package__.partition(".")[0]:
+            reason = f"this step needs {package}, which is not installed"
+        else:
+            traceback.print_exc()
+            reason = explain_failure(error)
     return plan.settings(plan.image_size), [dict(step=name, error=reason)]
 
 
@@ -267,7 +268,9 @@ def prove(plan: Plan, steps: list[str], out: Path) -> Iterator[tuple[str, float,
     for name in steps:
         start = perf_counter()
         late = start - begin > plan.limit
+        token = DEADLINE.set(begin + plan.limit)
         settings, rows = _leave_out(name, plan) if late else _take(name, plan)
+        DEADLINE.reset(token)
         if rows:
             report(rows, describe(settings), out / f"{plan.device}_{name}.json")
         if name == "kernels" and "operator" in rows[0]:

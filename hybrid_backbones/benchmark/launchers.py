@@ -16,6 +16,7 @@ import torch
 
 from ..threads import THREADS_OF_USER, usable_cores
 from ..training.errors import Terminated
+from ..training.saving import find_last_checkpoint
 from ..training.stop import GRACE
 from .runs import Run
 from .tables import write_whole
@@ -165,15 +166,32 @@ def write_script(runs: Sequence[Run], out: Path, jobs: int, options: Sequence[st
 
 
 @contextmanager
-def queued_again_at_time_limit() -> Iterator[None]:
-    """Let Slurm queue this task of an array again if SIGUSR1, ahead of its time limit, stops it."""
+def queued_again_at_time_limit(run: Run) -> Iterator[None]:
+    """Let Slurm queue this task of an array again if SIGUSR1, ahead of its time limit, stops it.
+
+    Raises:
+        ValueError: if its run has saved no checkpoint, and would not the next time.
+    """
+    begin = _progress(run)
     try:
         yield
     except Terminated as stop:
         if stop.number == signal.SIGUSR1 and "SLURM_ARRAY_JOB_ID" in os.environ:
+            # a training saves before it stops, but an evaluation begins anew
+            if _progress(run) == begin:
+                raise ValueError(
+                    "no progress within the time limit of Slurm, as no checkpoint was saved: give "
+                    "more by --sbatch time=D-HH:MM:SS"
+                ) from stop
             task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
             subprocess.run(["scontrol", "requeue", task])
         raise
+
+
+def _progress(run: Run) -> tuple[Path, int] | None:
+    """Return the last checkpoint of a run and when it was written; None if there is none."""
+    last = find_last_checkpoint(run.work_dir)
+    return None if last is None else (last, last.stat().st_mtime_ns)
 
 
 def _quoted(value: str) -> str:

@@ -22,13 +22,13 @@ from ..config_files import find_config
 from ..mini.preset import MINI_ROOT, SEGMENTATION_CROP, dicts
 from ..mini.shapes import SCENE_SIZES, SINGLE_SIZE
 from ..training.errors import explain, stop_on_sigterm
-from ..training.launch import TEST_KEYS, TRAIN_KEYS, read_config
 from ..training.requirements import require_keys, require_writable_file
+from ..training.run_config import TEST_KEYS, TRAIN_KEYS, read_config
 from ..training.work_dir import locked
 from .board_entries import Entry
 from .board_page import PAGE, save_board, write_board
 from .launchers import queued_job, require_none_queued, run_here, submit, write_script
-from .real_runs import count_images, with_default_roots
+from .real_runs import count_gpus, count_images, with_default_roots
 from .runs import Run, reason_of
 from .tables import write_whole
 from .zoo import published_of, published_size
@@ -83,6 +83,11 @@ class Plan:
             raise ValueError("--sbatch needs --launcher slurm")
         if self.mini and self.flags.get("pretrained"):
             raise ValueError("--pretrained downloads weights, --mini never does: leave one out")
+        if "randomness.seed" in self.options:
+            raise ValueError(
+                "randomness.seed of --cfg-options has no effect, as each run has its own: leave "
+                "it out, and say how many seeds by --seeds"
+            )
 
     @property
     def processes(self) -> int:
@@ -128,7 +133,7 @@ class Plan:
         scope = cfg.default_scope
         if scope not in MINI_SIZES:
             raise ValueError(f"default_scope must be one of {sorted(MINI_SIZES)}, got {scope!r}")
-        images = count_images(Config.fromfile(path) if self.mini else cfg)
+        real = Config.fromfile(path) if self.mini else cfg
         published = published_of(path)
         size = MINI_SIZES[scope] if self.mini else published_size(published, scope)
         flags = self._flags(cfg)
@@ -141,8 +146,8 @@ class Plan:
         if self.mini:
             text = text.replace(str(Path(MINI_ROOT).resolve()), MINI_ROOT)
         digest = sha256(text.encode()).hexdigest()
-        known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, images=images)
-        known["published"] = published
+        known: dict[str, Any] = dict(scope=scope, size=size, flags=flags, published=published)
+        known |= dict(images=count_images(real), gpus=count_gpus(real))
         runs = [self._run_of(path, seed, digest, **known) for seed in range(self.seeds)]
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)

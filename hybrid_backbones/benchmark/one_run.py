@@ -6,20 +6,18 @@ Usage: python -m hybrid_backbones.benchmark.one_run FOLDER [--with-parent] [--wr
 """
 
 import argparse
-import json
-import resource
+import signal
 import subprocess
 import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from hashlib import sha256
 from numbers import Real
 from pathlib import Path
-from statistics import median
 
 import torch
 from filelock import FileLock, Timeout
@@ -30,7 +28,7 @@ from mmengine.registry import DATASETS
 from ..checkpoints import guard_loads, read_checkpoint
 from ..inference.demo import build_trained
 from ..training import launch
-from ..training.errors import stop_on_sigterm
+from ..training.errors import one_line_errors, stop_on_sigterm
 from ..training.mini_models import end_with_input, find_finished
 from ..training.outputs import SHOW_DIR_KEYS
 from ..training.saving import find_last_checkpoint
@@ -41,13 +39,11 @@ from .probes import time_call
 from .rows import attempt
 from .runs import Run, reason_of
 from .settings import device_name
-from .tables import write_whole
+from .training_figures import noting_memory, training_memory, training_seconds, training_speed
 from .zoo import count_costs
 
 # seconds until a stopped process of the same run has ended, and number of timed predictions
 PATIENCE, REPEATS = 2 * GRACE, 5
-# how mmengine names the logs of a part of a training, when it begins
-TIMESTAMP = "%Y%m%d_%H%M%S"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,24 +61,28 @@ def main(arguments: list[str] | None = None) -> None:
     if args.with_parent:
         threading.Thread(target=end_with_input, daemon=True).start()
     run = Run.load(args.folder)
-    with launch.one_line_errors(), guard_loads(run_code=False):
+    with one_line_errors(), guard_loads(run_code=False):
         stop_on_sigterm(*SIGNALS)
         if args.launcher == "pytorch":
             with _noting_failure(run):
                 launch.train(_training(run, "pytorch"))
             return
-        with queued_again_at_time_limit():
-            try:
-                _complete_alone(run)
-            finally:
-                if args.write_page:
-                    write_board(run.folder.parent)
+        try:
+            _complete_alone(run)
+        finally:
+            # last, as it can take longer than Slurm leaves a stopped task
+            if args.write_page:
+                write_board(run.folder.parent)
 
 
 def _complete_alone(run: Run) -> None:
     """Complete a run as soon as no other process does; exit with `IN_USE` if one does for long."""
     try:
-        with FileLock(run.folder / ".run.lock", timeout=PATIENCE), _noting_failure(run):
+        with (
+            FileLock(run.folder / ".run.lock", timeout=PATIENCE),
+            _noting_failure(run),
+            queued_again_at_time_limit(run),
+        ):
             complete(run)
     except Timeout:
         sys.stderr.write(f"error: {run.folder} is in use by another process: wait for it\n")
@@ -118,7 +118,7 @@ def complete(run: Run) -> None:
         weights=hash_weights(checkpoint),
         train_images_per_s=training_speed(run, cfg),
         train_seconds=training_seconds(run),
-        train_memory_mib=_training_memory(run),
+        train_memory_mib=training_memory(run),
         processes=run.processes,
         device=device_name(_device()),
         threads=torch.get_num_threads(),
@@ -140,21 +140,8 @@ def _train(run: Run) -> None:
     if run.processes > 1:
         _train_distributed(run)
     else:
-        parts = len(_training_parts(run))
-        try:
+        with noting_memory(run):
             launch.train(_training(run, "none"))
-        finally:
-            # not if there was nothing to train
-            if len(_training_parts(run)) > parts:
-                _note_memory(run)
-
-
-def _note_memory(run: Run) -> None:
-    """Write the peak memory of this process in MiB, unless that of an earlier part is higher."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # from KiB
-    path = run.folder / "memory.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else 0.0
-    write_whole(path, json.dumps(max(peak, earlier)))
 
 
 def _train_distributed(run: Run) -> None:
@@ -166,6 +153,9 @@ def _train_distributed(run: Run) -> None:
     try:
         code = process.wait()
     except BaseException:
+        # another signal must not end the wait, which torchrun bounds
+        for number in (signal.SIGINT, *SIGNALS):
+            signal.signal(number, signal.SIG_IGN)
         # torchrun passes it on to its processes, which save first; of SIGUSR1 it would die
         process.terminate()
         process.wait()
@@ -212,53 +202,6 @@ def hash_weights(checkpoint: Path) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def training_speed(run: Run, cfg: Config) -> float | None:
-    """Return the images per second of the training, from the median step of its logs."""
-    # the first line of each part warms up
-    lines = [line for part in _training_parts(run) for line in part[1:] or part]
-    seconds = [line["time"] for line in lines if line.get("time")]
-    if not seconds:
-        return None
-    return cfg.train_dataloader.batch_size * run.processes / median(seconds)
-
-
-def training_seconds(run: Run) -> float | None:
-    """Return how long all parts of the training took, each from its name to its last logged line.
-
-    Thus also a part counts that was killed.
-    """
-    seconds = [
-        log.stat().st_mtime - datetime.strptime(log.stem, TIMESTAMP).timestamp()
-        for log in run.work_dir.glob("*/*.log")
-        if log.stem == log.parent.name
-    ]
-    return round(sum(seconds)) if seconds else None
-
-
-def _training_memory(run: Run) -> float | None:
-    """Return the peak memory of the training in MiB: of the GPU, else of the whole process."""
-    # each line has the peak since the one before
-    lines = [line for part in _training_parts(run) for line in part]
-    logged = [line["memory"] for line in lines if "memory" in line]
-    path = run.folder / "memory.json"
-    if logged or not path.is_file():
-        return max(logged, default=None)
-    return json.loads(path.read_text())
-
-
-def _training_parts(run: Run) -> list[list[dict]]:
-    """Return the logged lines of training steps, of each part of the training."""
-    parts = []
-    for path in sorted(run.work_dir.glob("*/vis_data/scalars.json")):
-        lines = []
-        for text in path.read_text().splitlines():
-            # a full disk can cut off a line
-            with suppress(json.JSONDecodeError):
-                lines.append(json.loads(text))
-        parts.append([line for line in lines if "loss" in line])
-    return parts
 
 
 def _count(cfg: Config, size: tuple[int, int]) -> dict:

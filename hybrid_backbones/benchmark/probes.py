@@ -122,7 +122,7 @@ class Process:
             if wait([call], limit).not_done:
                 os.kill(number, signal.SIGKILL)
                 self.stop()
-                raise RuntimeError(f"stopped after {limit:g} s, the limit for it")
+                raise RuntimeError(f"stopped after {limit:.4g} s, the limit for it")
             return call.result()
         except BrokenProcessPool:
             raise RuntimeError("the process died, most likely for lack of memory") from None

@@ -27,7 +27,7 @@ ROOTS = dict(
     IMAGENET_ROOT="data/imagenet",
     SKETCH_ROOT="data/sketches",
 )
-# of the example commands
+# of the commands for configs that see the same images with any number
 NUM_GPUS = 8
 
 
@@ -78,6 +78,18 @@ def count_images(cfg: Config) -> int | None:
     if kind in DATASETS.get(cfg.default_scope, ()) and train.get("max_epochs"):
         return NUM_IMAGES[cfg.default_scope] * train["max_epochs"]
     return None
+
+
+def count_gpus(cfg: Config) -> int | None:
+    """Return with how many GPUs a training sees as many images as :func:`count_images` says.
+
+    They make up the batch of the publication in a schedule of iterations; None for one of epochs,
+    which sees all images with any number.
+    """
+    base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+    if not base or not (cfg.get("train_cfg") or {}).get("max_iters"):
+        return None
+    return max(1, round(base / cfg.train_dataloader.batch_size))
 
 
 def read_speeds(tables: Iterable[Path]) -> list[Speed]:
@@ -141,25 +153,34 @@ def commands(runs: Sequence[Run], program: str) -> str:
     """Return the commands of the real runs of some configs: Slurm, torchrun, and one alone.
 
     Args:
-        runs: runs of the configs.
+        runs: runs of the configs; those with another number of GPUs have commands of their own.
         program: words by which the leaderboard is started.
     """
+    groups: dict[int, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.gpus or NUM_GPUS, []).append(run)
+    return "\n".join(_commands(members, program, gpus) for gpus, members in groups.items())
+
+
+def _commands(runs: Sequence[Run], program: str, gpus: int) -> str:
     names = [shlex.quote(name_config(run.config)) for run in runs]
     lines = "\n".join(f"  {name}" for name in dict.fromkeys(names))
-    flags = f"--pretrained --auto-scale-lr --gpus {NUM_GPUS} --out work_dirs/leaderboard"
+    # Slurm has one job for a folder at a time
+    out = f"work_dirs/leaderboard_{gpus}_gpus"
+    flags = f"--pretrained --auto-scale-lr --gpus {gpus} --out {out}"
     return f"""\
 ```bash
 configs=(
 {lines}
 )
-# on a cluster: a task of a Slurm array for each config, each on one node with {NUM_GPUS} GPUs
+# on a cluster: a task of a Slurm array for each config, each on one node with {gpus} GPUs
 {program} "${{configs[@]}}" {flags} \\
   --launcher slurm --jobs 4 --sbatch partition=gpu time=7-00:00:00
-# on one machine with {NUM_GPUS} GPUs: one config after the other
+# on one machine with {gpus} GPUs: one config after the other
 {program} "${{configs[@]}}" {flags} \\
   --launcher torchrun
 # one config alone; with --pretrained if it names published weights
-torchrun --nproc-per-node {NUM_GPUS} -m hybrid_backbones.cli train {names[0]} \\
+torchrun --nproc-per-node {gpus} -m hybrid_backbones.cli train {names[0]} \\
   --launcher pytorch --auto-scale-lr
 ```
 """

@@ -18,8 +18,9 @@ from ..checkpoints import PUBLISHED
 from ..checkpoints.fetch import describe, fetch, hash_file
 from ..checkpoints.published import similar_names
 from ..training.checks import require_data
-from ..training.launch import read_config, test
+from ..training.launch import test
 from ..training.requirements import require_writable_file
+from ..training.run_config import read_config
 from .settings import device_name
 from .tables import markdown_line, write_whole
 from .zoo import read_published, read_weights

@@ -32,6 +32,7 @@ class Run:
         size: height and width of the images for which FLOPs are counted.
         flags: flags of tools/train.py: `amp`, `pretrained` and `auto_scale_lr`.
         images: number of images that a training on the real data sees; None if unknown.
+        gpus: number of GPUs with which it sees them; None if it does with any number.
         processes: number of processes that train.
         published: published result in the docstring of the config, empty if there is none.
     """
@@ -45,6 +46,7 @@ class Run:
     size: tuple[int, int]
     flags: dict[str, Any]
     images: int | None
+    gpus: int | None = None
     processes: int = 1
     published: str = ""
 

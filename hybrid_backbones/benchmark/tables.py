@@ -41,7 +41,7 @@ FIGURES = {
         "forward (ms)", "median (min–max) of {repeats}, without gradients", compared=True
     ),
     "forward_copies": Figure(
-        "copies", "time beside that of the fastest copy of half of the moved bytes"
+        "copies", "time beside that of the fastest copy of half of the moved bytes, from no cache"
     ),
     "forward_backward_ms": Figure(
         "forward + backward (ms)", "median (min–max) of {repeats}", compared=True

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, beside those of `training.launch`."""
+"""Arguments that several commands share, beside those of `training.run_config`."""
 
 import argparse
 

@@ -12,7 +12,7 @@ from ..benchmark.tables import report
 from ..checkpoints import guard_loads
 from ..config_files import find_config
 from ..mini.shapes import SINGLE_SIZE
-from ..training import launch
+from ..training.errors import one_line_errors
 from ..training.requirements import require_writable_file
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     args = vars(make_parser().parse_args(arguments))
     table, out = args.pop("table"), args.pop("out")
     if table == "page":
-        with launch.one_line_errors():
+        with one_line_errors():
             text = write_page(args["folder"])
             require_writable_file(out)
             out.write_text(text)
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     measure, markdown = TABLES[table][0], args.pop("markdown")
     keys = ("only", "scales", "modes", "configs")
     own = {key: args.pop(key) for key in keys if key in args}
-    with launch.one_line_errors(), guard_loads():
+    with one_line_errors(), guard_loads():
         settings = Settings(**{name: value for name, value in args.items() if value is not None})
         require_writable_file(out)
         rows = measure(settings, **own)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 def run_jobs(args: dict, out: Path) -> int:
     """Time mini trainings at once; print and save the table."""
     config, jobs = args.pop("config"), args.pop("jobs")
-    with launch.one_line_errors():
+    with one_line_errors():
         given = {name: value for name, value in args.items() if value is not None}
         settings = Settings(SINGLE_SIZE, **given)
         if jobs < 2:

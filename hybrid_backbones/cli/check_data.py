@@ -7,8 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..training import launch
 from ..training.data_check import check_data, draw_pictures
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -21,18 +22,18 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the pictures of classes, boxes and samples after augmentation; default: "
         "work_dirs/check_data/CONFIG",
     )
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors():
+    with one_line_errors():
         report = check_data(args)
     # whatever happens to the pictures, the report is there
     print(*report.lines, sep="\n", flush=True)
-    with launch.one_line_errors():
+    with one_line_errors():
         lines = draw_pictures(report)
     for line in lines:
         print(line)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..checkpoints import guard_loads
 from ..explain.command import ALL, explain
 from ..explain.views import VIEWS
-from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments, read_config
 from .arguments import add_device
 
 
@@ -41,16 +42,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="what LocFormer searches for: images, FILE.ndjson or FILE.ndjson:INDEX (from 0)",
     )
     add_device(parser)
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         explain(
-            launch.read_config(args),
+            read_config(args),
             args.image,
             args.checkpoint,
             args.out,

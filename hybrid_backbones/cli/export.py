@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..checkpoints import guard_loads
 from ..deploy.report import describe
 from ..deploy.whole import export_trained
-from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments, read_config
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,16 +38,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-fuse", action="store_true", help="keep all layers as trained")
     parser.add_argument("--no-compile", action="store_true", help="do not time torch.compile")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         report = export_trained(
-            launch.read_config(args),
+            read_config(args),
             args.checkpoint,
             args.out,
             args.size,

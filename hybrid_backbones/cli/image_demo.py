@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..checkpoints import guard_loads
 from ..deploy.predictions import demo_file
 from ..inference.demo import demo
-from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments, read_config
 from .arguments import add_drawing_arguments
 
 
@@ -22,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
     add_drawing_arguments(parser)
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(arguments)
     drawing = dict(device=args.device, score_thr=args.score_thr)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         if args.checkpoint is None:
             if args.mini or args.cfg_options:
                 parser.error("--mini and --cfg-options are for a config and its checkpoint")
@@ -39,4 +40,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 parser.error("give the checkpoint after the config, or a file of hb export alone")
             demo_file(args.config, args.image, args.out, **drawing)
         else:
-            demo(launch.read_config(args), args.image, args.checkpoint, args.out, **drawing)
+            demo(read_config(args), args.image, args.checkpoint, args.out, **drawing)

@@ -15,7 +15,7 @@ from ..benchmark.leaderboard import SLURM_GPUS, Plan, lead
 from ..benchmark.settings import program
 from ..config_files import SPEEDS
 from ..training.cfg_options import CfgOptions
-from ..training.launch import one_line_errors
+from ..training.errors import one_line_errors
 
 
 def make_parser() -> argparse.ArgumentParser:

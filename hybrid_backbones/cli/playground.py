@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ..checkpoints import guard_loads
 from ..playground.command import playground
-from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments
 from .arguments import add_device
 
 
@@ -22,12 +23,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--port", type=int, default=7860, metavar="N", help="on this machine (default: 7860)"
     )
     add_device(parser)
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         playground(args)

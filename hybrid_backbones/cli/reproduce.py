@@ -11,7 +11,7 @@ from ..benchmark.reproduce import reproduce
 from ..checkpoints import guard_loads
 from ..config_files import CONFIGS
 from ..training.cfg_options import CfgOptions
-from ..training.launch import one_line_errors
+from ..training.errors import one_line_errors
 
 
 def make_parser() -> argparse.ArgumentParser:

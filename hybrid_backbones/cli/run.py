@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..checkpoints import guard_loads
 from ..host_scripts import HOSTS, find_scripts, run_script
-from ..training.launch import one_line_errors
+from ..training.errors import one_line_errors
 
 
 def make_parser() -> argparse.ArgumentParser:

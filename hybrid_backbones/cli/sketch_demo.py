@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ..checkpoints import guard_loads
 from ..inference.sketch import sketch_demo
-from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_config_arguments, read_config
 from .arguments import add_drawing_arguments
 
 
@@ -20,16 +21,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="config of the model, a file or its name")
     parser.add_argument("checkpoint", help="checkpoint of the model")
     add_drawing_arguments(parser)
-    launch.add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         sketch_demo(
-            launch.read_config(args),
+            read_config(args),
             args.image,
             args.sketch,
             args.checkpoint,

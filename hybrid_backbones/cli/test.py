@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from ..checkpoints import guard_loads
 from ..training import launch
+from ..training.errors import one_line_errors
+from ..training.run_config import add_run_arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,12 +22,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tta", action="store_true", help="average the predictions over flips and scales"
     )
-    launch.add_run_arguments(parser)
+    add_run_arguments(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
-    with launch.one_line_errors(), guard_loads(run_code=args.run_code):
+    with one_line_errors(), guard_loads(run_code=args.run_code):
         launch.test(args)

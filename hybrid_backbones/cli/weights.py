@@ -10,8 +10,9 @@ from pathlib import Path
 from ..checkpoints import commands, guard_loads
 from ..checkpoints.convert import convert, recognise
 from ..config_files import CONFIGS
-from ..training.launch import one_line_errors, read_config
+from ..training.errors import one_line_errors
 from ..training.requirements import require_writable_file
+from ..training.run_config import read_config
 
 
 def convert_to(args: argparse.Namespace) -> list[str]:

@@ -20,6 +20,7 @@ from .coco_checks import (
     consequence,
     find_faults,
 )
+from .palette import palette_for
 
 IDS, NUMBERS = (int, str), (int, float)
 # the kind of entry in each section, and the fields that it must have
@@ -181,7 +182,8 @@ class CheckedCOCO(COCO):
 class CheckedCocoDataset(CocoDataset):
     """COCO dataset of mmdet that checks the annotations against the config.
 
-    Masks are checked if the pipeline loads them.
+    Masks are checked if the pipeline loads them. Classes beyond COCO's 80 have colours, too, which
+    mmdet's pictures need.
 
     Raises:
         ValueError: names an annotation file that is missing or malformed, lacks a class of the
@@ -192,6 +194,8 @@ class CheckedCocoDataset(CocoDataset):
     def __init__(self, *args, metainfo: dict | None = None, **kwargs):
         self._chooses_classes = metainfo is not None and "classes" in metainfo
         super().__init__(*args, metainfo=metainfo, **kwargs)
+        meta = self._metainfo
+        meta["palette"] = palette_for(meta["palette"], len(meta["classes"]))
 
     @property
     def COCOAPI(self):  # noqa: N802 - mmdet's name for the reader

@@ -1,9 +1,11 @@
 """Table of checks for faulty boxes and masks in COCO's format."""
 
+import json
 import math
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,21 @@ REFUSED = "refused"
 MEASURED = "measured as they are"
 # a mask without area is a target of background alone
 EMPTY = "used as empty masks"
+
+
+def read_as_pycocotools(path: Path) -> Any:
+    """Read an annotation file in the encoding of pycocotools; json detects others from bytes.
+
+    Raises:
+        OSError, ValueError, RecursionError: if the file is missing or is not JSON.
+    """
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{error}: save it as UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+    return json.loads(text)
 
 
 def are_numbers(values: list) -> bool:

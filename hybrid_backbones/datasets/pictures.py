@@ -8,10 +8,13 @@ from io import BytesIO
 from mmap import mmap
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # what Pillow raises for damaged files
-DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, TypeError, struct.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, TypeError, AttributeError),
+    struct.error,
+)
 # a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100
 # label of the pixels that are ignored in label maps
@@ -74,15 +77,36 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     return _scale_down(picture, name) if has_16_bits(picture) else picture
 
 
-def is_rotated(picture: Image.Image) -> bool:
-    """Return whether the EXIF data of a picture say that it is stored rotated or mirrored."""
-    return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+def is_rotated(picture: Image.Image, name: str) -> bool:
+    """Return whether the EXIF data of a picture say that it is stored rotated or mirrored.
+
+    Raises:
+        ValueError: if the EXIF data are damaged, as :func:`decode_picture` does.
+    """
+    with _naming(name):
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
 
 
 def has_16_bits(picture: Image.Image) -> bool:
     """Return whether a picture has one channel of 16 bits."""
     # Pillow widens 16-bit PNM, and before version 10.3 16-bit PNG, to mode I
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format != "TIFF")
+
+
+def stored_bits(content: bytes, picture: Image.Image) -> int:
+    """Return the bits of a channel in a file, which Pillow widens or narrows to 8.
+
+    Args:
+        content: bytes of the file.
+        picture: what :func:`decode` made of them.
+    """
+    if picture.mode == "1":
+        return 1
+    if picture.format == "PNG":
+        # the depth is in the header
+        return content[24]
+    # only TIFF has tags
+    return max(getattr(picture, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, (8,)))
 
 
 def turn_upright(picture: Image.Image, name: str) -> Image.Image:

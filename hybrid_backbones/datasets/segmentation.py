@@ -5,8 +5,9 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.registry import DATASETS, TRANSFORMS
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
+from PIL import Image
 
-from .pictures import IGNORED, decode
+from .pictures import IGNORED, decode, stored_bits
 
 # Pillow's modes of one channel with 8 bits or fewer
 LABEL_MODES = ("L", "P", "1")
@@ -87,7 +88,23 @@ class LoadAnnotationsStrict(BaseTransform):
                 f"{width}×{height}, rotated upright by its EXIF orientation: scale the map, or use "
                 "the image that was annotated"
             )
-        return np.asarray(picture, dtype=np.uint8)
+        return read_labels(content, picture)
+
+
+def read_labels(content: bytes, picture: Image.Image) -> np.ndarray:
+    """Return the labels of a map as they are in the file, uint8 (H, W).
+
+    Pillow spreads greys of fewer than 8 bits over 0 to 255, as for a picture; mmseg takes these for
+    labels.
+
+    Args:
+        content: bytes of the file.
+        picture: what :func:`~.pictures.decode` made of them, of one of `LABEL_MODES`.
+    """
+    if picture.mode == "P":
+        return np.asarray(picture)
+    largest = 2 ** stored_bits(content, picture) - 1
+    return np.asarray(picture.convert("L")) // np.uint8(255 // largest)
 
 
 def class_of_label(info: dict) -> np.ndarray:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 # width of a panel in inches, and dots per inch: more than 512 dots for the image
 WIDTH, DPI = 4.4, 160
@@ -232,8 +232,13 @@ def _fit(axes: Axes, size: Sequence[int]) -> None:
 def _add_scale(axes: Axes, drawn: Any, label: str) -> None:
     scale = ScalarFormatter(useOffset=False)
     scale.set_powerlimits((-2, 3))
+    values = np.ma.filled(drawn.get_array().astype(float), np.nan)
+    finite = values[np.isfinite(values)]
+    # ranks and numbers of things have nothing in between
+    ticks = MaxNLocator(integer=True) if (finite == finite.round()).all() else None
     # an inset is as tall as the picture
-    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.02, 0, 0.035, 1)), format=scale)
+    inset = axes.inset_axes((1.02, 0, 0.035, 1))
+    bar = axes.figure.colorbar(drawn, cax=inset, format=scale, ticks=ticks)
     bar.set_label(label, fontsize=7.5)
     bar.ax.tick_params(labelsize=6.5)
     bar.ax.yaxis.get_offset_text().set_fontsize(6.5)

@@ -15,7 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmcv.transforms import Compose
-from mmdet.visualization import get_palette
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
@@ -25,6 +24,7 @@ from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
 
 from ..checkpoints import dataset_meta, load_trained
+from ..datasets.palette import palette_for
 from ..training.requirements import require_device, require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
 
@@ -107,15 +107,15 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
         # lazy, so that the files of the dataset are not required
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
         found = dataset.metainfo
-    classes, palette = found.get("classes"), found.get("palette")
+    classes = found.get("classes")
     if not classes:
         raise ValueError(
             f"neither {checkpoint} nor the test dataset of the config names the classes: use a "
             "checkpoint of hb train, or set test_dataloader.dataset.metainfo.classes"
         )
-    if not isinstance(palette, list | tuple) or len(palette) < len(classes):
-        palette = get_palette("random", len(classes))
-    return dict(classes=list(map(str, classes)), palette=[tuple(color) for color in palette])
+    # data sets of the hosts and their checkpoints may have too few colours, classifiers have none
+    palette = palette_for(found.get("palette"), len(classes))
+    return dict(classes=list(map(str, classes)), palette=palette)
 
 
 def build_visualizer(cfg: Config, checkpoint: str | Path) -> Visualizer:

@@ -68,7 +68,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"Triton {'.'.join(map(str, MIN_VERSION))} or later is not installed"
     if INTERPRETED:
         return None
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.version.hip:
         return f"it needs a CUDA device or TRITON_INTERPRET=1 set before the import, got {device}"
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_CAPABILITY:
@@ -144,7 +144,8 @@ def register_gradient(
         if not torch.is_grad_enabled():
             grads = backward(grad, *saved, *ctx.settings)
             return *grads, *[None] * (len(needed) - len(grads))
-        tensors = saved[: len(needed) - len(ctx.settings)]
+        # views, as a tensor that comes from another one would pass its gradient on to that one
+        tensors = [x.view_as(x) for x in saved[: len(needed) - len(ctx.settings)]]
         sources = [*compress(tensors, needed)]
         out = portable(*tensors, *ctx.settings)
         found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))

@@ -10,10 +10,10 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from ..checkpoints import PUBLISHED
-from ..training import launch
 from ..training.errors import stop_on_sigterm
 from ..training.mini_models import QUICK, MiniModel, MiniTraining
 from ..training.requirements import require_device
+from ..training.run_config import read_config
 from .models import Model, Models
 from .page import build, private_uploads, require_port, serving
 
@@ -31,7 +31,7 @@ def read_models(args: Namespace) -> Models:
         )
     models: list[Model] = []
     for config, checkpoint in zip(args.models[::2], args.models[1::2], strict=True):
-        cfg = launch.read_config(Namespace(**vars(args), config=config))
+        cfg = read_config(Namespace(**vars(args), config=config))
         is_address = checkpoint in PUBLISHED or ":" in checkpoint
         if not is_address and not Path(checkpoint).is_file():
             raise ValueError(

@@ -13,15 +13,15 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from ..datasets.inspection.charts import draw_overview
 from ..datasets.inspection.coco import inspect_coco
-from ..datasets.inspection.findings import Findings, Problems, shared_images
+from ..datasets.inspection.findings import Findings, Problems, printable, shared_images
 from ..datasets.inspection.folders import inspect_folders
 from ..datasets.inspection.lettering import fonts_for
 from ..datasets.inspection.sheet import draw_sheet
 from ..mini.preset import dicts
 from .checks import require_data
-from .launch import read_settings
 from .own_data import apply_own_data
 from .requirements import require_keys, require_writable_file
+from .run_config import read_settings
 from .seeding import SeededIndex
 
 LOADERS = dict(training="train_dataloader", validation="val_dataloader")
@@ -51,7 +51,7 @@ class DataReport(NamedTuple):
 
 
 def check_data(args: Namespace) -> DataReport:
-    """Check the training and the validation set of the config given on the command line.
+    """Check the training and the validation set, if any, of the config of the command line.
 
     Args:
         args: `config`, `mini` and `cfg_options`, and `out`, the folder of the pictures or None.
@@ -61,11 +61,12 @@ def check_data(args: Namespace) -> DataReport:
             those of `own_data` are among the problems.
     """
     cfg = read_settings(args)
-    require_keys(cfg, *LOADERS.values())
+    require_keys(cfg, LOADERS["training"])
+    loaders = {name: key for name, key in LOADERS.items() if cfg.get(key) is not None}
     # what is wrong with own data, but with none of the sets by itself
     faults: list[str] = []
     if cfg.get("own_data") is None:
-        for loader in LOADERS.values():
+        for loader in loaders.values():
             require_data(cfg, cfg[loader].dataset)
     else:
         apply_own_data(cfg, faults)
@@ -77,9 +78,10 @@ def check_data(args: Namespace) -> DataReport:
         # one of an earlier check would be mistaken for that of this one
         picture.unlink(missing_ok=True)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        sets = {name: _inspect(cfg, loader, name) for name, loader in LOADERS.items()}
-        shared = shared_images(sets["validation"], sets["training"])
-        sets["validation"].problems.add(SHARED, *shared)
+        sets = {name: _inspect(cfg, loader, name) for name, loader in loaders.items()}
+        if "validation" in sets:
+            shared = shared_images(sets["validation"], sets["training"])
+            sets["validation"].problems.add(SHARED, *shared)
         samples, classes = _augmented(cfg, sets["training"].problems)
     lines = list(faults)
     for name, findings in sets.items():
@@ -96,7 +98,7 @@ def check_data(args: Namespace) -> DataReport:
         lines.append(f"{sheet.name} is not drawn, since no sample of the training set can be made")
     num_problems = len(faults) + sum(len(findings.problems) for findings in sets.values())
     names = set(classes).union(*(one.classes for one in listed.values()))
-    return DataReport(lines, num_problems, pictures, names)
+    return DataReport([*map(printable, lines)], num_problems, pictures, names)
 
 
 def draw_pictures(report: DataReport) -> list[str]:
@@ -116,7 +118,9 @@ def draw_pictures(report: DataReport) -> list[str]:
                 lines.append(f"{path.name} cannot be drawn: {error!r}")
             else:
                 drawn.append(str(path))
-    return [*lines, f"look at {' '.join(drawn)}"] if drawn else lines
+    if drawn:
+        lines.append(f"look at {' '.join(drawn)}")
+    return [*map(printable, lines)]
 
 
 def _inspect(cfg: Config, loader: str, name: str) -> Findings:

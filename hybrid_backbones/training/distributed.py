@@ -59,7 +59,11 @@ def join_processes(cfg: Config) -> None:
     torch.distributed.init_process_group("gloo", timeout=longer, **store)
     watch_processes(patience)
     cfg.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        # mmengine reads it only where there is no such wrapper
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
     cfg.pop("sync_bn", None)
     for part in dicts(cfg.model):

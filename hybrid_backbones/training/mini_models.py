@@ -23,6 +23,7 @@ from ..checkpoints import guard_loads
 from ..config_files import CONFIGS
 from ..mini.preset import apply_mini
 from . import launch
+from .errors import one_line_errors
 from .saving import find_last_checkpoint, number_of
 
 # a classifier, a segmentor, a detector by sketch and one with routes, the quickest first
@@ -234,7 +235,7 @@ def train_alone() -> None:
         launcher="none",
         local_rank=0,
     )
-    with launch.one_line_errors(), guard_loads(run_code=False):
+    with one_line_errors(), guard_loads(run_code=False):
         launch.train(args)
 
 

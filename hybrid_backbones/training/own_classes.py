@@ -3,12 +3,12 @@
 What is wrong with files is an error, or goes into a list of faults where all of them are collected.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..datasets.coco_checks import read_as_pycocotools
 from ..datasets.pictures import IGNORED
 
 
@@ -74,7 +74,7 @@ def classes_of_coco(
 def _categories(path: Path) -> list[str]:
     """Read the names of the categories of a COCO file."""
     try:
-        names = [category["name"] for category in json.loads(path.read_bytes())["categories"]]
+        names = [category["name"] for category in read_as_pycocotools(path)["categories"]]
         if others := [name for name in names if not isinstance(name, str)]:
             raise TypeError(f"{others[0]!r} is no name")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -114,6 +114,11 @@ def classes_of_labels(classes: Sequence[str] | None, *, reduces: Any) -> tuple[s
         )
     if reduces not in (None, True, False):
         raise ValueError(f"own_data.reduce_zero_label must be True or False, got {reduces!r}")
+    if len(classes) < 2:
+        raise ValueError(
+            f"own_data.classes has only {classes[0]!r}, but label maps need two classes or more: "
+            "list the background as well"
+        )
     # labels of 8 bits up to the ignored one, without 0 if that is ignored as well
     most = IGNORED - bool(reduces)
     if len(classes) > most:
@@ -135,12 +140,12 @@ def classes_of_folders(
         faults: list that gets the faults of folders.
     """
     classes = {part: _subfolders(folder) for part, folder in folders.items()}
-    train, val = classes["train"], classes["val"]
-    if others := sorted({*train} ^ {*val}):
+    train, *rest = classes.values()
+    if others := sorted({*train}.union(*rest) - {*train}.intersection(*rest)):
         refuse(
-            f"own_data: {folders['train']} and {folders['val']} must have a folder for each class, "
-            f"but only one of them has {_listed(others)}: make it in the other one, too, or remove "
-            "it",
+            f"own_data: {' and '.join(map(str, folders.values()))} must have a folder for each "
+            f"class, but only one of them has {_listed(others)}: make it in the other one, too, or "
+            "remove it",
             faults,
         )
     elif len(train) < 2:

@@ -13,10 +13,11 @@ one of images for each class:
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..mini.settings import dicts, set_num_classes
 from ..suggestions import did_you_mean
@@ -28,7 +29,10 @@ from .own_classes import (
     require_names,
 )
 
+# entries of `own_data`, each with the dataloaders that it is for
 PARTS = dict(train=("train",), val=("val", "test"))
+# settings of the data sets by the entry that they take, those of dataloaders that are None left out
+Sets: TypeAlias = dict[str, list[ConfigDict]]
 KEYS = ("root", "classes", "reduce_zero_label", *PARTS)
 # what is in a set, by the kind of data set that a config has
 COCO, MAPS, FOLDERS = "annotations in COCO's format", "label maps", "images in a folder by class"
@@ -62,7 +66,8 @@ def apply_own_data(cfg: Config, faults: list[str] | None = None) -> None:
     own = cfg.get("own_data")
     if own is None:
         return
-    dataset = cfg.train_dataloader.dataset
+    sets = _sets(cfg)
+    dataset = sets["train"][0]
     kind = KINDS.get(dataset.type)
     if kind is None:
         raise ValueError(
@@ -70,37 +75,52 @@ def apply_own_data(cfg: Config, faults: list[str] | None = None) -> None:
             f"reads {dataset.type}: set train_dataloader.dataset instead"
         )
     files = ("images",) if kind == FOLDERS else ("images", "annotations")
-    _require_entries(own, kind, files)
-    _expand_home(own, files)
-    _require_files(own, files, faults)
+    _require_entries(own, sets, kind, files)
+    _expand_home(own, sets, files)
+    _require_files(own, sets, files, faults)
     if kind == COCO:
-        annotations = {part: _at(own, part, "annotations") for part in PARTS}
+        annotations = {part: _at(own, part, "annotations") for part in sets}
         classes = classes_of_coco(annotations, own.get("classes"), faults)
-        _use_coco(cfg, own, classes)
+        _use_coco(cfg, own, sets, classes)
     elif kind == MAPS:
         labels = classes_of_labels(own.get("classes"), reduces=own.get("reduce_zero_label"))
-        classes = dict.fromkeys(PARTS, labels)
-        _use_label_maps(cfg, own, labels, faults)
+        classes = dict.fromkeys(sets, labels)
+        _use_label_maps(own, sets, labels, faults)
     else:
-        classes = classes_of_folders({part: _at(own, part, "images") for part in PARTS}, faults)
-        _use_folders(cfg, own, classes)
+        classes = classes_of_folders({part: _at(own, part, "images") for part in sets}, faults)
+        _use_folders(cfg, own, sets, classes)
     set_num_classes(cfg.model, len(classes["train"]))
     cfg.pop("own_data")
 
 
-def _require_entries(own: Any, kind: str, files: tuple[str, ...]) -> None:
+def _sets(cfg: Config) -> Sets:
+    """Return the data sets of a config by the entry of `own_data` that they take."""
+    sets: Sets = {}
+    for part, names in PARTS.items():
+        loaders = [cfg.get(f"{name}_dataloader") for name in names]
+        if datasets := [loader.dataset for loader in loaders if loader is not None]:
+            sets[part] = datasets
+    if "train" not in sets:
+        raise ValueError(
+            "own_data needs a config that sets train_dataloader: inherit one of configs/"
+        )
+    return sets
+
+
+def _require_entries(own: Any, sets: Sets, kind: str, files: tuple[str, ...]) -> None:
     """Check that `own_data` has all entries of its kind, of the right types, and no others."""
-    parts = [own.get(part) for part in PARTS] if isinstance(own, dict) else [None]
+    parts = [own.get(part) for part in sets] if isinstance(own, dict) else [None]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(
-            f"own_data needs root, and train and val, each a dict of {' and '.join(files)}"
+            f"own_data needs root, and {' and '.join(sets)}, {'each ' * (len(sets) > 1)}a dict of "
+            f"{' and '.join(files)}"
         )
     for settings, known in ((own, KEYS), *((part, files) for part in parts)):
         for key in settings:
             if key not in known:
                 raise ValueError(f"own_data has no {key!r}{did_you_mean(key, known)}")
     paths = {"root": own.get("root")}
-    paths |= {f"{part}.{key}": own[part].get(key) for part in PARTS for key in files}
+    paths |= {f"{part}.{key}": own[part].get(key) for part in sets for key in files}
     if missing := [name for name, path in paths.items() if path is None]:
         raise ValueError(f"own_data does not set {', '.join(missing)}")
     for name, path in paths.items():
@@ -120,14 +140,14 @@ def _require_entries(own: Any, kind: str, files: tuple[str, ...]) -> None:
         )
 
 
-def _expand_home(own: Any, files: tuple[str, ...]) -> None:
+def _expand_home(own: Any, sets: Sets, files: tuple[str, ...]) -> None:
     """Expand ``~`` in the paths, in place."""
     own.root = os.path.expanduser(own.root)
-    for part in PARTS:
+    for part in sets:
         own[part].update({key: os.path.expanduser(own[part][key]) for key in files})
 
 
-def _require_files(own: Any, files: tuple[str, ...], faults: list[str] | None) -> None:
+def _require_files(own: Any, sets: Sets, files: tuple[str, ...], faults: list[str] | None) -> None:
     """Check that all files and folders exist."""
     complete = "The config in the work dir of a training is complete and needs no data to predict"
     if not Path(own.root).exists():
@@ -138,7 +158,7 @@ def _require_files(own: Any, files: tuple[str, ...], faults: list[str] | None) -
         )
     # an inspection says of annotations that they are missing
     keys = files if faults is None else ("images",)
-    absent = [own[part][key] for part in PARTS for key in keys if not _at(own, part, key).exists()]
+    absent = [own[part][key] for part in sets for key in keys if not _at(own, part, key).exists()]
     if absent:
         refuse(
             f"own_data: there is no {' and no '.join(absent)} in {Path(own.root).absolute()}: "
@@ -151,33 +171,33 @@ def _at(own: Any, part: str, key: str) -> Path:
     return Path(own.root, own[part][key])
 
 
-def _use_coco(cfg: Config, own: Any, classes: dict[str, tuple[str, ...]]) -> None:
+def _use_coco(cfg: Config, own: Any, sets: Sets, classes: dict[str, tuple[str, ...]]) -> None:
     """Set the files and classes of data sets and metrics in COCO's format."""
-    for part, names in PARTS.items():
-        for name in names:
-            cfg[f"{name}_dataloader"].dataset.update(
+    for part, datasets in sets.items():
+        for dataset in datasets:
+            dataset.update(
                 data_root=str(own.root),
                 ann_file=own[part].annotations,
                 data_prefix=dict(img=own[part].images),
                 metainfo=dict(classes=classes[part]),
             )
-    for metric in dicts([cfg.val_evaluator, cfg.test_evaluator]):
-        if "ann_file" in metric:
+    for metric in _metrics(cfg):
+        if "ann_file" in metric and "val" in sets:
             metric.ann_file = str(_at(own, "val", "annotations"))
 
 
 def _use_label_maps(
-    cfg: Config, own: Any, classes: tuple[str, ...], faults: list[str] | None
+    own: Any, sets: Sets, classes: tuple[str, ...], faults: list[str] | None
 ) -> None:
     """Set the folders and classes of data sets of label maps."""
-    for part, names in PARTS.items():
-        endings = dict(
-            img_suffix=_ending(_at(own, part, "images"), faults),
-            seg_map_suffix=_ending(_at(own, part, "annotations"), faults),
-        )
-        for name in names:
-            dataset = cfg[f"{name}_dataloader"].dataset
-            dataset.update({key: x for key, x in endings.items() if x and key not in dataset})
+    for part, datasets in sets.items():
+        for key, files in (("img_suffix", "images"), ("seg_map_suffix", "annotations")):
+            # an ending of the config's own is kept
+            open_sets = [dataset for dataset in datasets if key not in dataset]
+            if open_sets and (ending := _ending(_at(own, part, files), key, faults)):
+                for dataset in open_sets:
+                    dataset[key] = ending
+        for dataset in datasets:
             dataset.update(
                 type="CheckedSegDataset",
                 data_root=str(own.root),
@@ -187,8 +207,8 @@ def _use_label_maps(
             )
 
 
-def _ending(folder: Path, faults: list[str] | None) -> str | None:
-    """Return the ending of most images in a folder, and its subfolders."""
+def _ending(folder: Path, key: str, faults: list[str] | None) -> str | None:
+    """Return the ending of most images in a folder, and its subfolders, for a key of data sets."""
     counts = Counter(
         path.suffix for path in folder.rglob("*") if path.suffix.lower() in ENDINGS
     ).most_common()
@@ -197,17 +217,16 @@ def _ending(folder: Path, faults: list[str] | None) -> str | None:
         found = ", ".join(f"{count} of {ending}" for ending, count in counts) or "none"
         refuse(
             f"own_data: expected images of one ending in {folder}, such as .jpg or .png, found "
-            f"{found}: convert the others, or move them elsewhere",
+            f"{found}: convert the others, move them elsewhere, or set {key} of the data sets",
             faults,
         )
     return counts[0][0] if counts else None
 
 
-def _use_folders(cfg: Config, own: Any, classes: dict[str, tuple[str, ...]]) -> None:
+def _use_folders(cfg: Config, own: Any, sets: Sets, classes: dict[str, tuple[str, ...]]) -> None:
     """Set the folders and classes of data sets of images by class."""
-    for part, names in PARTS.items():
-        for name in names:
-            dataset = cfg[f"{name}_dataloader"].dataset
+    for part, datasets in sets.items():
+        for dataset in datasets:
             dataset.pop("split", None)
             dataset.update(
                 type="CustomDataset",
@@ -219,7 +238,13 @@ def _use_folders(cfg: Config, own: Any, classes: dict[str, tuple[str, ...]]) -> 
             )
     num_classes = len(classes["train"])
     set_num_classes(cfg.data_preprocessor, num_classes)
-    for settings in dicts([cfg.model, cfg.val_evaluator, cfg.test_evaluator]):
+    for settings in (*dicts(cfg.model), *_metrics(cfg)):
         if "topk" in settings:
+            topk = [settings.topk] if isinstance(settings.topk, int) else settings.topk
             # among the first five of five, every class is found
-            settings.topk = tuple(k for k in settings.topk if k == 1 or k < num_classes)
+            settings.topk = tuple(k for k in topk if k == 1 or k < num_classes) or (1,)
+
+
+def _metrics(cfg: Config) -> Iterator[ConfigDict]:
+    """Iterate over the settings of all metrics."""
+    return dicts([cfg.get("val_evaluator"), cfg.get("test_evaluator")])

@@ -9,9 +9,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..checkpoints import read_checkpoint
-from .batch_size import AUTO
-from .resume import trained_batch_size
 from .saving import find_earlier, find_last_checkpoint
 from .work_dir import is_first_process, put_aside
 
@@ -22,7 +19,7 @@ RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 BEGUN = ".begun"
 
 
-def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
+def resume_after_restart(args: Namespace, work_dir: str | Path) -> bool:
     """Let a training that was started again go on from its last checkpoint, if it has one.
 
     Checkpoints of an earlier training do not count: a job can be killed before it has put them
@@ -30,9 +27,11 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     while it exits.
 
     Args:
-        args: parsed command line, whose `resume` is set, whose `fresh_head` is then done, and whose
-            `batch_size`, if it was to be found, is that of the checkpoint.
+        args: parsed command line, whose `resume` is set, and whose `fresh_head` is then done.
         work_dir: folder of the training.
+
+    Returns:
+        whether it goes on so.
     """
     found: list[Path | None] = [None]
     if is_first_process(args.launcher):
@@ -46,8 +45,19 @@ def resume_after_restart(args: Namespace, work_dir: str | Path) -> None:
     if found[0] is not None:
         print_log(f"started again: resuming {found[0]}")
         args.resume, args.fresh_head = str(found[0]), None
-        if args.batch_size == AUTO:
-            args.batch_size = trained_batch_size(read_checkpoint(found[0]))
+    return found[0] is not None
+
+
+def find_own_checkpoint(resume: str | None, work_dir: str | Path) -> Path | None:
+    """Return the checkpoint from which a stopped training would go on, None if it has none yet.
+
+    Args:
+        resume: what `--resume` of the training was: a path, 'auto' or None.
+        work_dir: folder of the training, in which an earlier one may have left checkpoints.
+    """
+    own = resume == "auto" or (Path(work_dir) / BEGUN).exists()
+    last = find_last_checkpoint(work_dir) if own else None
+    return last or (Path(resume) if resume and resume != "auto" else None)
 
 
 class BeginHook(Hook):

@@ -9,6 +9,7 @@ dataloader workers nor the number of processes affects a sample.
 import random
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ BROWSING = ContextVar("BROWSING", default=False)
 
 
 class SeededIndex(int):
-    """Index of a sample, with the seed for the augmentation of this draw."""
+    """Index of a sample, with the seed for the augmentation of this draw.
+
+    It keeps the seed where a data set that repeats or concatenates others computes their index.
+    """
 
     seed: tuple[int, ...]
 
@@ -37,6 +41,12 @@ class SeededIndex(int):
 
     def __deepcopy__(self, memo):
         return self
+
+    def __mod__(self, length: int) -> "SeededIndex":
+        return SeededIndex(int(self) % length, self.seed)
+
+    def __sub__(self, offset: int) -> "SeededIndex":
+        return SeededIndex(int(self) - offset, self.seed)
 
 
 @DATA_SAMPLERS.register_module()
@@ -62,20 +72,33 @@ class SeedSample(BaseTransform):
     """Transform that seeds all generators for one sample; comes first in a training pipeline.
 
     Requires `SeededSampler` or `SeededInfiniteSampler`; with `BROWSING`, samples of other samplers
-    pass without a seed.
+    pass without a seed. Further samples of the same draw, such as those that replace one without
+    objects or are mixed into it, are seeded from the draw, too.
     """
+
+    # what seeded the last sample of this process, and with which seed
+    last: ClassVar[tuple["SeedSample | None", tuple[int, ...]]] = None, ()
 
     def transform(self, results: dict) -> dict:
         """Seed from ``results['sample_idx']``, which datasets copy from the sampler."""
         draw = results.get("sample_idx")
+        owner, last = SeedSample.last
         if isinstance(draw, SeededIndex):
-            seed_all(draw.seed)
+            self._seed(draw.seed)
+        # only within a draw a data set asks itself for another sample
+        elif owner is self and isinstance(draw, int | np.integer):
+            self._seed((*last, int(draw)))
         elif not BROWSING.get():
             raise ValueError(
                 "SeedSample needs sampler=dict(type='SeededSampler') or 'SeededInfiniteSampler', "
-                f"got a sample index of type {type(draw).__name__}"
+                "and around the data set nothing but RepeatDataset, ConcatDataset, or, of a single "
+                f"one, MultiImageMixDataset; got a sample index of type {type(draw).__name__}"
             )
         return results
+
+    def _seed(self, seed: tuple[int, ...]) -> None:
+        SeedSample.last = self, seed
+        seed_all(seed)
 
 
 @HOOKS.register_module()

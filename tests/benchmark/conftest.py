@@ -1,4 +1,4 @@
-"""Runs of a leaderboard without any training, for several files."""
+"""Runs of a leaderboard without any training, and fake programs, for several files."""
 
 import pytest
 
@@ -38,3 +38,17 @@ def make(tmp_path, repository):
         return run
 
     return make_run
+
+
+@pytest.fixture
+def install(tmp_path):
+    """A function that writes shell scripts as programs into the folder ``bin``."""
+
+    def write(**programs):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        for name, text in programs.items():
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    return write

@@ -92,24 +92,34 @@ def test_the_page_says_why_a_cost_is_missing(make):
 def test_the_commands_of_real_runs_are_accepted(make, tmp_path, repository, monkeypatch, shown):
     own = tmp_path / "my own.py"
     own.write_text("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'")
-    page = page_of([make("maskrcnn_r50"), make("my own", config=own)], program=shown)
-    (script,) = re.findall(r"```bash\n(configs=.*?)```", page, re.DOTALL)
-    assert script.count(shown) == 2
+    ade = make("upernet_r50", scope="mmseg", gpus=4)
+    page = page_of([make("maskrcnn_r50"), make("my own", config=own), ade], program=shown)
+    scripts = re.findall(r"```bash\n(configs=.*?)```", page, re.DOTALL)
+    assert [script.count(shown) for script in scripts] == [2, 2]
     # each command notes its arguments
     functions = 'note() { printf \'%s\\n\' "$@" END; }; torchrun() { note torchrun "$@"; }\n'
     done = subprocess.run(
-        ["bash", "-euc", functions + script.replace(shown, "note leaderboard")],
+        ["bash", "-euc", functions + "".join(scripts).replace(shown, "note leaderboard")],
         **dict(capture_output=True, text=True, check=True),
     )
     called = [text.split("\n")[:-1] for text in done.stdout.split("END\n")[:-1]]
-    assert [name for name, *_ in called] == ["leaderboard", "leaderboard", "torchrun"]
+    assert [name for name, *_ in called] == ["leaderboard", "leaderboard", "torchrun"] * 2
     plans = []
     monkeypatch.setattr(commands, "lead", lambda plan, *_, **__: plans.append(plan) or 0)
-    for _, *arguments in called[:2]:
-        assert commands.main(arguments) == 0
-    assert [(plan.launcher, plan.processes) for plan in plans] == [("slurm", 8), ("torchrun", 8)]
-    assert [plan.files() for plan in plans] == [[repository / "configs/maskrcnn_r50.py", own]] * 2
-    assert called[2][3:7] == ["-m", "hybrid_backbones.cli", "train", "maskrcnn_r50"]
+    for name, *arguments in called:
+        assert name == "torchrun" or commands.main(arguments) == 0
+    assert [(plan.launcher, plan.processes) for plan in plans] == [
+        (launcher, gpus) for gpus in (8, 4) for launcher in ("slurm", "torchrun")
+    ]
+    files = [repository / "configs/maskrcnn_r50.py", own], [repository / "configs/upernet_r50.py"]
+    assert [plan.files() for plan in plans] == [group for group in files for _ in range(2)]
+    # while Slurm has the runs of a folder, no others begin there
+    assert plans[0].out != plans[2].out
+    alone = [called[i][2:7] for i in (2, 5)]
+    assert alone == [
+        [gpus, "-m", "hybrid_backbones.cli", "train", name]
+        for gpus, name in (("8", "maskrcnn_r50"), ("4", "upernet_r50"))
+    ]
 
 
 def test_the_table_has_a_line_for_each_run_with_all_figures(make):

@@ -39,14 +39,6 @@ def write_page(plan, runs):
     return (plan.out / PAGE).read_text()
 
 
-def install(folder, **programs):
-    """Write shell scripts as programs."""
-    folder.mkdir(exist_ok=True)
-    for name, text in programs.items():
-        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / name).chmod(0o755)
-
-
 @pytest.fixture
 def _own_signals(monkeypatch):
     """SIGTERM stays the tests' own."""
@@ -110,23 +102,23 @@ def test_a_config_that_cannot_be_run_is_named_at_once(tmp_path, derive):
 
 
 @pytest.mark.usefixtures("_own_signals")
-def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, monkeypatch):
+def test_a_run_that_slurm_tries_again_has_not_failed(tmp_path, install, monkeypatch):
     plan = Plan([CONFIG], tmp_path / "out", launcher="slurm")
     for run in plan.runs():
         run.fail("its node was lost")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ValueError, match="nothing was submitted"):
         lead(plan)
-    install(tmp_path / "bin", sbatch="echo 42")
+    install(sbatch="echo 42")
     failed, said = lead(plan)
     assert failed == 0
     assert "as job 42;" in said[1]
 
 
 @pytest.mark.usefixtures("_own_signals")
-def test_runs_that_slurm_still_has_stay_on_the_page(tmp_path, monkeypatch):
+def test_runs_that_slurm_still_has_stay_on_the_page(tmp_path, install, monkeypatch):
     out = tmp_path / "out"
-    install(tmp_path / "bin", sbatch="echo 42", squeue="echo waiting")
+    install(sbatch="echo 42", squeue="echo waiting")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(leaderboard, "run_here", lambda *_: (run for run in ()))
     waiting = Plan([CONFIG], out, launcher="slurm")
@@ -144,7 +136,7 @@ def test_runs_that_slurm_still_has_stay_on_the_page(tmp_path, monkeypatch):
     page = (out / PAGE).read_text()
     assert f"| `{CONFIG}` | failed with seed 0: its node was lost |" in page
     assert "| `maskrcnn_r50` | 1 of 1 not finished |" in page
-    install(tmp_path / "bin", squeue="")
+    install(squeue="")
     lead(other)
     assert f"| `{CONFIG}` |" not in (out / PAGE).read_text()
 
@@ -256,6 +248,7 @@ def test_mistakes_are_said_before_anything_is_computed(tmp_path, repository):
         (dict(gpus=2), "--launcher torchrun or slurm"),
         (dict(sbatch=["a=b"]), "--launcher slurm"),
         (dict(mini=True, flags=dict(pretrained=True)), "--mini never does"),
+        (dict(options={"randomness.seed": 1}), "how many seeds by --seeds"),
     ):
         with pytest.raises(ValueError, match=words):
             Plan([], tmp_path, **wrong)

@@ -179,7 +179,20 @@ def test_an_implementation_with_wrong_numbers_fails_and_is_not_chosen(monkeypatc
         for implementation, median in dict(tiled=1.0, triton=2.0).items()
     ]
     assert find_fastest(times)["local_attention"]["float32"] == dict(forward="tiled")
-    assert find_fastest(times, errors)["local_attention"]["float32"] == dict(forward="triton")
+    checked = [*errors, dict(right, implementation="triton")]
+    assert find_fastest(times, checked)["local_attention"]["float32"] == dict(forward="triton")
+    # what was not compared, as where the whole step failed, is not chosen
+    for unchecked in (errors, [dict(step="errors", error="no compiler")]):
+        assert find_fastest(times, unchecked)["local_attention"]["float32"] == {}
+
+
+def test_nothing_is_right_beside_a_definition_that_was_not_measured(monkeypatch):
+    def measure(measure_errors, operator, backend, settings):
+        return dict(error="no memory") if backend == "reference" else dict(output_error=0.0)
+
+    monkeypatch.setattr(accuracy, "measure_alone", measure)
+    for row in accuracy.benchmark_errors(KEPT, ["float32"]):
+        assert "no memory" in row["error"]
 
 
 def test_the_fastest_takes_the_least_time_for_all_sizes():
@@ -243,6 +256,23 @@ def test_no_step_begins_after_the_time_of_the_proof(tmp_path, monkeypatch):
     brief = replace(REHEARSAL, limit=0.05)
     assert [failed for *_, failed in prove(brief, ["tests", "errors"], tmp_path)] == [0, 1]
     assert "give --only errors" in (tmp_path / "cpu_errors.json").read_text()
+
+
+def test_no_row_is_measured_after_the_time_of_the_proof(tmp_path, monkeypatch):
+    def take(plan):
+        rows = [measure_alone(hang, settings=plan.settings(plan.odd_size)) for _ in range(2)]
+        return plan.settings(plan.odd_size), rows
+
+    monkeypatch.setitem(gpu.STEPS, "errors", take)
+    brief = replace(REHEARSAL, limit=0.5)
+    [(_, seconds, failed)] = prove(brief, ["errors"], tmp_path)
+    assert failed == 2
+    assert seconds < 60
+    first, second = json.loads((tmp_path / "cpu_errors.json").read_text())["rows"]
+    assert re.fullmatch(r"stopped after 0\.\d+ s, the limit for it", first["error"])
+    assert second["error"] == "not begun, as the time for all was over"
+    # and no longer afterwards
+    assert "id" in measure_alone(process_id, settings=KEPT)
 
 
 @pytest.mark.parametrize("of", [0, 1, 2])

@@ -14,15 +14,14 @@ from hybrid_backbones.benchmark import launchers, one_run
 from hybrid_backbones.benchmark.launchers import (
     IN_USE,
     WARNING,
-    queued_again_at_time_limit,
     queued_job,
     require_none_queued,
     run_here,
     submit,
     write_script,
 )
-from hybrid_backbones.training.errors import Terminated
-from hybrid_backbones.training.stop import GRACE
+from hybrid_backbones.training.errors import stop_on_sigterm
+from hybrid_backbones.training.stop import GRACE, SIGNALS
 
 # a run that says when it began and ended, and then does as its config is called
 FAKE = """
@@ -146,23 +145,15 @@ def test_each_run_has_gpus_of_its_own_and_too_few_are_refused(make, monkeypatch)
         next(run_here(runs, 3))
 
 
-SBATCH = """#!/bin/bash
-# all tasks of the array, one after the other
+SBATCH = """# all tasks of the array, one after the other
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "${@: -1}")
 for i in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$i bash "${@: -1}" < /dev/null || exit 1; done
 echo "42;cluster"
 """
 
 
-def install(folder, **programs):
-    folder.mkdir()
-    for name, text in programs.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-
-
 @pytest.mark.usefixtures("fake")
-def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch):
+def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, install, monkeypatch):
     runs = [replace(make(name), processes=4) for name in ("a", "b c")]
     options = ["partition=gpu", "exclusive", "gres=gpu:h100:4", "comment=two words"]
     script = write_script(runs, tmp_path, 3, options)
@@ -183,30 +174,51 @@ def test_the_array_of_slurm_has_a_task_for_each_run(make, tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=rf"nothing was submitted: .* run sbatch {script}"):
         submit(script)
-    install(tmp_path / "bin", sbatch=SBATCH, squeue="#!/bin/bash\necho waiting\n")
+    install(sbatch=SBATCH, squeue="echo waiting")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{path}")
     assert "as job 42;" in submit(script)
     assert all(run.result is not None for run in runs)
     with pytest.raises(ValueError, match="scancel 42"):
         require_none_queued(tmp_path)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho timed out >&2; exit 1\n")
+    install(squeue="echo timed out >&2; exit 1")
     with pytest.raises(ValueError, match=r"job 42 of .* failed \(timed out\)"):
         queued_job(tmp_path)
-    (tmp_path / "bin/squeue").write_text("#!/bin/bash\necho Invalid job id specified >&2; exit 1\n")
-    (tmp_path / "bin/sbatch").write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
+    install(
+        squeue="echo Invalid job id specified >&2; exit 1",
+        sbatch="echo no such partition >&2; exit 1",
+    )
     assert queued_job(tmp_path) is None
     with pytest.raises(ValueError, match=r"refused .*no such partition"):
         submit(script)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_task_is_queued_again_at_its_time_limit_alone(tmp_path, monkeypatch, number):
-    noted = tmp_path / "noted"
-    install(tmp_path / "bin", scontrol=f'#!/bin/sh\necho "$@" > {noted}\n')
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    with pytest.raises(Terminated), queued_again_at_time_limit():
-        raise Terminated(number)
-    assert noted.is_file() == (number == signal.SIGUSR1)
-    assert not noted.is_file() or noted.read_text() == "requeue 42_3\n"
+@pytest.fixture
+def _stopped_by_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+    stop_on_sigterm(*SIGNALS)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# torchrun, whose processes take a while to save; each signal is to the run that started it
+TORCHRUN = """
+trap 'kill -{again} $PPID; sleep 0.5; touch {saved}; exit 1' TERM
+kill -USR1 $PPID
+while true; do sleep 0.1; done
+"""
+
+
+@pytest.mark.usefixtures("_stopped_by_signals")
+@pytest.mark.parametrize("again", ["INT", "TERM", "USR1"])
+def test_a_second_signal_does_not_end_the_wait_for_processes_that_save(
+    make, tmp_path, install, monkeypatch, again
+):
+    run, saved = replace(make("a"), processes=2), tmp_path / "saved"
+    run.settings.write_text("train_cfg = dict(max_epochs=1)")
+    install(torchrun=TORCHRUN.format(again=again, saved=saved))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/torchrun"))
+    with pytest.raises(KeyboardInterrupt) as stop:
+        one_run.complete(run)
+    assert stop.value.number == signal.SIGUSR1
+    assert saved.is_file()

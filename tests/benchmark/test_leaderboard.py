@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import time
 from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
@@ -12,15 +13,21 @@ from itertools import combinations
 import pytest
 from mmengine.config import Config
 
+from hybrid_backbones.benchmark import training_figures
 from hybrid_backbones.benchmark.board_plots import Point, draw_board, pareto_front
-from hybrid_backbones.benchmark.one_run import (
-    _train,
-    _training_memory,
-    complete,
+from hybrid_backbones.benchmark.one_run import _train, complete
+from hybrid_backbones.benchmark.real_runs import (
+    Speed,
+    count_gpus,
+    count_images,
+    expected_cost,
+    read_speeds,
+)
+from hybrid_backbones.benchmark.training_figures import (
+    training_memory,
     training_seconds,
     training_speed,
 )
-from hybrid_backbones.benchmark.real_runs import Speed, count_images, expected_cost, read_speeds
 from hybrid_backbones.benchmark.zoo_table import read_zoo
 from hybrid_backbones.config_files import SPEEDS
 from hybrid_backbones.training import launch
@@ -125,12 +132,30 @@ def test_the_memory_of_a_training_is_the_highest_of_all_parts_that_trained(make,
     monkeypatch.setattr(launch, "train", train)
     with pytest.raises(Terminated):
         _train(run)
-    assert _training_memory(run) > 1
+    assert training_memory(run) > 1
     for earlier in (1.0, 1e9):
         note.write_text(json.dumps(earlier))
         with pytest.raises(Terminated):
             _train(run)
-        assert (_training_memory(run) == earlier) == (earlier == 1e9)
+        assert (training_memory(run) == earlier) == (earlier == 1e9)
+
+
+def test_the_memory_is_noted_before_a_training_is_killed(make, monkeypatch):
+    run = make("maskrcnn_r50")
+    run.settings.write_text("train_cfg = dict(max_epochs=1)\n")
+    monkeypatch.setattr(training_figures, "INTERVAL", 0.01)
+
+    def train(_):
+        part = run.work_dir / "part" / "vis_data"
+        part.mkdir(parents=True)
+        (part / "scalars.json").write_text('{"loss": 1.0}')
+        end = time.monotonic() + 10
+        while training_memory(run) is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(launch, "train", train)
+    _train(run)
 
 
 def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
@@ -143,7 +168,7 @@ def test_speed_and_memory_are_those_of_all_logged_steps_that_are_whole(make):
         # a full disk cut off the last line
         path.write_text("\n".join(['{"coco/bbox_mAP": 0.5, "step": 1}', *lines, rest]))
     # each line has the peak of its own steps; the first step of a part, if it has others, warms up
-    assert _training_memory(run) == 9000
+    assert training_memory(run) == 9000
     cfg = Config(dict(train_dataloader=dict(batch_size=4)))
     assert training_speed(run, cfg) == pytest.approx(4 / 0.7)
 
@@ -176,6 +201,16 @@ def test_images_of_schedules_are_those_of_the_publications(repository):
     }
     # the mini preset brings the training data of a config without
     assert count_images(Config(dict(default_scope="mmdet"))) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["upernet_r50", "fpn_swiftformer_l1", "mask2former_ade_mixformer_b1"]
+)
+def test_the_gpus_of_a_schedule_of_iterations_see_the_images_of_the_publication(repository, name):
+    cfg = Config.fromfile(repository / f"configs/{name}.py")
+    step = count_gpus(cfg) * cfg.train_dataloader.batch_size
+    assert step * cfg.train_cfg.max_iters == count_images(cfg)
+    assert count_gpus(Config(dict(train_cfg=dict(max_epochs=12)))) is None
 
 
 def test_the_table_measured_on_a_gpu_is_read(tmp_path):

@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmdet.datasets import CocoDataset
+from mmdet.visualization import get_palette
+from mmengine.registry import TRANSFORMS
 from PIL import Image
+
+from hybrid_backbones.datasets.coco import CheckedCocoDataset
 
 pytestmark = pytest.mark.upstream
 
@@ -16,8 +20,8 @@ COCO = dict(images=[IMAGE], annotations=[ANNOTATION], categories=[dict(id=1, nam
 
 
 def coco_dataset(path, **kwargs):
-    settings = dict(type="CheckedCocoDataset", ann_file=str(path), data_prefix=dict(img=""))
-    dataset = DATASETS.build(dict(settings, pipeline=[], serialize_data=False, **kwargs))
+    settings = dict(ann_file=str(path), data_prefix=dict(img=""), pipeline=[])
+    dataset = CheckedCocoDataset(**settings, serialize_data=False, **kwargs)
     dataset.full_init()
     return dataset
 
@@ -53,6 +57,20 @@ def test_unknown_categories_need_a_choice_of_classes(tmp_path):
     with pytest.raises(ValueError, match="unknown"):
         coco_dataset(path)
     assert len(coco_dataset(path, metainfo=dict(classes=("cat",)))) == 1
+
+
+@pytest.mark.parametrize("count", [3, 80, 120])
+def test_each_class_can_be_drawn_in_cocos_colours_as_far_as_they_reach(tmp_path, count):
+    names = [f"part {i}" for i in range(count)]
+    categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(dict(COCO, categories=categories)))
+    palette = coco_dataset(path, metainfo=dict(classes=names)).metainfo["palette"]
+    # as mmdet's visualizer does
+    assert get_palette(palette, count) == palette
+    assert (palette == CocoDataset.METAINFO["palette"]) == (count <= 80)
+    # a checkpoint keeps them
+    assert {type(value) for color in palette for value in color} == {int}
 
 
 def load_image(path):

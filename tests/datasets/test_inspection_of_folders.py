@@ -62,6 +62,28 @@ def test_a_faulty_label_map_is_found_and_named(tmp_path, name):
     assert str(tmp_path / "maps/b.png") in found[kind][0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "reduces", "says"),
+    [
+        ([0, 255], False, "soil (labels 0, 255): write objects of label 255"),
+        ([0, 2, 255], True, "crop (labels 0, 2, 255)"),
+        # a set may lack some classes, and others may be all that is in it
+        ([0, 1, 255], False, None),
+        ([0], False, None),
+        ([0, 2], True, None),
+    ],
+)
+def test_objects_that_are_all_ignored_are_a_problem_of_the_set(tmp_path, labels, reduces, says):
+    write_maps(tmp_path)
+    for path in (tmp_path / "maps").iterdir():
+        save(np.resize(np.array(labels, np.uint8), (HEIGHT, WIDTH)))(path)
+    found = inspect_maps(tmp_path, reduce_zero_label=reduces).problems.examples
+    assert found.keys() == ({label_maps.ONE_CLASS} if says else set())
+    if says:
+        (example,) = found[label_maps.ONE_CLASS]
+        assert example.startswith(says)
+
+
 def test_images_of_label_maps_are_inspected(tmp_path):
     write_maps(tmp_path)
     cut(tmp_path / "images/b.jpg")

@@ -1,15 +1,19 @@
 """Laws of label maps: the host's labels, of the image's size and of the classes; or one line."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from inspection_cases import write_png
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from PIL import Image
 
 import hybrid_backbones.training
+from hybrid_backbones.datasets.inspection.images import ImageReport
+from hybrid_backbones.datasets.inspection.label_maps import inspect_label_map
 from hybrid_backbones.datasets.segmentation import CheckedADE20KDataset
 from hybrid_backbones.mini.preset import apply_mini
 
@@ -62,6 +66,45 @@ def test_labels_are_the_hosts(tmp_path, reduce_zero_label, make, chosen):
     expected = TRANSFORMS.build(dict(type="mmseg.LoadAnnotations"))(data.get_data_info(0))
     np.testing.assert_array_equal(data[0]["gt_seg_map"], expected["gt_seg_map"])
     assert len(np.unique(expected["gt_seg_map"])) > 3
+
+
+def packed(labels, bits):
+    """Pack the labels of each row into bytes."""
+    values = np.unpackbits(labels[..., None], axis=-1)[..., -bits:]
+    return np.packbits(values.reshape(len(labels), -1), axis=1)
+
+
+def save_png(path, labels, bits):
+    write_png(path, labels.shape[1], bits, 0, packed(labels, bits))
+
+
+def save_tiff(path, labels, bits):
+    rows = packed(labels, bits)
+    Image.fromarray(rows).save(path, "TIFF")
+    content = path.read_bytes()
+    # the width and the bits of a pixel, which Pillow cannot choose
+    for tag, old, new in ((256, rows.shape[1], labels.shape[1]), (258, 8, bits)):
+        (entry,) = {struct.pack("<HHIH", tag, kind, 1, old) for kind in (3, 4)} & {
+            content[i : i + 10] for i in range(len(content))
+        }
+        content = content.replace(entry, entry[:-2] + struct.pack("<H", new))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("save", [save_png, save_tiff], ids=["png", "tiff"])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_those_of_the_file(tmp_path, save, bits):
+    labels = np.random.default_rng(2).integers(0, min(2**bits, 4), SIZE[::-1], dtype=np.uint8)
+    path = write(tmp_path, labels)
+    data = dataset(tmp_path)
+    expected = data[0]["gt_seg_map"]
+    assert len(np.unique(expected)) == min(2**bits, 4)
+    save(path, labels, bits)
+    np.testing.assert_array_equal(data[0]["gt_seg_map"], expected)
+    info = data.get_data_info(0)
+    report = inspect_label_map(info, ImageReport([]))
+    assert not report.problems
+    np.testing.assert_array_equal(report.num_pixels, np.bincount(expected.ravel())[:3])
 
 
 @pytest.mark.parametrize("size", [(40, 1), (1, 40), (1, 1)], ids=str)

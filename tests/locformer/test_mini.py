@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 from mmengine.runner import Runner
 
-from hybrid_backbones.training.launch import prepare_run
+from hybrid_backbones.training.run_config import prepare_run
 
 
 @pytest.fixture

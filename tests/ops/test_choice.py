@@ -129,3 +129,12 @@ def test_kernels_that_triton_cannot_build_are_not_chosen(
     finally:
         triton_support._missing_for_builds.cache_clear()
     assert found == reason
+
+
+def test_kernels_are_not_chosen_on_the_gpus_of_other_makers(monkeypatch):
+    # they are called cuda, too
+    monkeypatch.setattr(triton_support, "INTERPRETED", False)
+    monkeypatch.setattr(triton_support, "INSTALLED", True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    found = triton_support.unsupported_reason(torch.device("cuda"), torch.float32)
+    assert found.startswith("it needs a CUDA device")

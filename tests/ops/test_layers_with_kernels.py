@@ -65,6 +65,24 @@ def test_second_derivatives_are_those_of_the_portable_form(operator, shape, port
 
 
 @interpreted
+@each_operator
+def test_gradients_to_differentiate_are_right_where_inputs_come_from_each_other(
+    operator, shape, portable
+):
+    x = torch.randn(shape)
+
+    def differentiate(backend, create_graph):
+        query = x.clone().requires_grad_()
+        out = operator(query, 2 * query, query, backend=backend)
+        return torch.autograd.grad(out.square().sum(), query, create_graph=create_graph)[0]
+
+    exact = differentiate(portable, create_graph=False)
+    for create_graph in (False, True):
+        ours = differentiate("triton", create_graph)
+        torch.testing.assert_close(ours.detach(), exact, rtol=1e-4, atol=1e-4)
+
+
+@interpreted
 def test_kernels_attend_once_in_each_pass_of_x_volution():
     calls = []
 

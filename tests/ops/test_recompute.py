@@ -87,6 +87,17 @@ def test_a_change_of_the_mode_before_the_backward_pass_changes_nothing(mode):
     torch.testing.assert_close(*states, **EXACT)
 
 
+@pytest.mark.parametrize("recomputes", [True, False])
+@pytest.mark.parametrize("name", ["norm.weight", "conv.weight"])
+def test_a_weight_that_was_changed_in_place_is_noticed(recomputes, name):
+    block = Block(recomputes)
+    out = block(make_map()).square().sum()
+    with torch.no_grad():
+        block.get_parameter(name).add_(1)
+    with pytest.raises(RuntimeError, match=r"changed in place|modified by an inplace operation"):
+        out.backward()
+
+
 def test_only_the_input_is_kept():
     x = make_map()
     plain, lean = (kept_bytes(lambda block=b: block(x), b.parameters()) for b in map(Block, (0, 1)))

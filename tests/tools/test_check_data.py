@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from check_data_cases import check, write_boxes, write_maps
+from inspection_cases import cut
 from PIL import Image
 from tool_runs import REPOSITORY, run_warm
 
@@ -14,47 +16,12 @@ pytestmark = pytest.mark.upstream
 
 @pytest.fixture
 def config(tmp_path, mini_root):
-    """A config of one's own with twelve pictures of the mini set, half of them to validate on."""
-    for part in ("train", "val"):
-        folder = mini_root / f"coco/{part}2017"
-        shutil.copytree(folder, tmp_path / part, ignore=lambda _, names: sorted(names)[6:])
-        content = json.loads(
-            (mini_root / f"coco/annotations/instances_{part}2017.json").read_text()
-        )
-        names = {path.name for path in (tmp_path / part).iterdir()}
-        content["images"] = [one for one in content["images"] if one["file_name"] in names]
-        ids = {one["id"] for one in content["images"]}
-        content["annotations"] = [x for x in content["annotations"] if x["image_id"] in ids]
-        (tmp_path / f"{part}.json").write_text(json.dumps(content))
-    base = str(REPOSITORY / "configs/own_data_maskrcnn.py")
-    (tmp_path / "mine.py").write_text(
-        f"_base_ = {base!r}\nown_data = dict(root={str(tmp_path)!r})\n"
-    )
-    return tmp_path / "mine.py"
+    return write_boxes(tmp_path, mini_root)
 
 
 @pytest.fixture
 def maps(tmp_path):
-    """A config of one's own with three images and label maps, and two to validate on."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 3), ("val", 2)):
-        for kind, ending, size in (("images", "jpg", (64, 64, 3)), ("labels", "png", (64, 64))):
-            (tmp_path / kind / part).mkdir(parents=True)
-            for i in range(count):
-                values = random.integers(0, 256 if kind == "images" else 3, size, np.uint8)
-                Image.fromarray(values).save(tmp_path / kind / part / f"{part}{i}.{ending}")
-    base = str(REPOSITORY / "configs/own_data_fpn.py")
-    (tmp_path / "mine.py").write_text(
-        f"_base_ = {base!r}\nown_data = dict(root={str(tmp_path)!r}, classes=list('abc'))\n"
-    )
-    return tmp_path / "mine.py"
-
-
-def check(config, *flags):
-    out = config.parent / "out"
-    if "maskrcnn" in config.read_text():
-        flags = (*flags, "--cfg-options", "train_dataloader.dataset.filter_cfg.min_size=1")
-    return (*run_warm("tools/check_data.py", config, "--out", out, *flags), out)
+    return write_maps(tmp_path)
 
 
 def test_a_good_set_passes_and_is_drawn(config):
@@ -111,10 +78,6 @@ def test_what_stops_a_training_for_other_reasons_is_a_problem(config):
     assert err.splitlines()[-1] == "error: 1 problems, listed above"
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def rename(path):
     content = json.loads(path.read_text())
     content["categories"][0]["name"] = "other"
@@ -152,34 +115,6 @@ def test_annotation_files_that_a_training_refuses_are_problems_among_others(conf
         assert text.count(line.format(folder=config.parent)) == 1
     assert err.splitlines()[-1] == f"error: {len(says) + len(missing)} problems, listed above"
     assert (out / "overview.png").exists() == bool(missing)
-
-
-def test_an_image_of_another_ending_is_a_problem_among_others(maps):
-    folder = maps.parent / "images/train"
-    shutil.copy(folder / "train0.jpg", folder / "train9.JPG")
-    cut(folder / "train1.jpg")
-    (maps.parent / "labels/val/val0.png").unlink()
-    code, text, err, _ = check(maps)
-    assert code == 1
-    for line in (
-        f"own_data: expected images of one ending in {folder}, such as .jpg or .png, found "
-        "3 of .jpg, 1 of .JPG",
-        f"images truncated or not images: 1, {folder}/train1.jpg",
-        f"label maps missing: 1, {maps.parent}/labels/val/val0.png",
-    ):
-        assert text.count(line) == 1
-    assert err.splitlines()[-1] == "error: 3 problems, listed above"
-
-
-def test_a_folder_without_images_is_a_problem_among_others(maps):
-    shutil.rmtree(maps.parent / "images/train")
-    (maps.parent / "images/train").mkdir()
-    cut(maps.parent / "labels/val/val0.png")
-    code, text, err, _ = check(maps)
-    assert code == 1
-    assert text.count("sets that cannot be read: 1, no images (*.jpg) in ") == 1
-    assert text.count("label maps truncated or not images: 1, ") == 1
-    assert err.splitlines()[-1] == "error: 2 problems, listed above"
 
 
 def test_a_missing_folder_of_images_is_named_once_and_its_annotations_are_inspected(config):
@@ -230,6 +165,18 @@ def test_no_picture_of_an_earlier_check_stays(config):
     assert f"look at {out / 'overview.png'}\n" in text
 
 
+def test_a_config_without_a_validation_set_is_checked_without_one(config):
+    (config.parent / "val.json").unlink()
+    with config.open("a") as file:
+        file.write("val_dataloader = val_cfg = val_evaluator = None\n")
+        file.write("test_dataloader = test_cfg = test_evaluator = None\n")
+    code, text, err, out = check(config)
+    assert code == 0, text + err
+    assert "training: 6 images" in text
+    assert "validation" not in text
+    assert {path.name for path in out.iterdir()} == {"overview.png", "samples.png"}
+
+
 def test_an_image_of_both_sets_is_a_problem(config):
     shutil.copy(config.parent / "train.json", config.parent / "val.json")
     with config.open("a") as file:
@@ -261,21 +208,6 @@ def test_sets_of_every_kind_are_checked(name, tmp_path):
     assert code == 0, text + err
     assert (tmp_path / "samples.png").is_file()
     assert text.splitlines()[-1] == "no problems"
-
-
-def test_a_set_without_a_folder_for_each_class_is_a_problem(mini_root, tmp_path):
-    root = tmp_path / "imagenet"
-    shutil.copytree(mini_root / "imagenet", root)
-    # as the official archive leaves them
-    for folder in sorted((root / "val").iterdir()):
-        for path in folder.iterdir():
-            path.rename(root / "val" / f"{folder.name}_{path.name}")
-        folder.rmdir()
-    command = ("tools/check_data.py", "configs/imagenet_acmix_r26.py", "--out", tmp_path / "out")
-    code, text, err = run_warm(*command, IMAGENET_ROOT=str(root))
-    assert code == 1
-    assert "Traceback" not in err
-    assert "number of subfolders (0) doesn't match the number of specified classes" in text
 
 
 def test_a_set_that_wraps_others_is_a_problem_in_one_line(tmp_path, mini_root):

@@ -1,6 +1,7 @@
 """Laws of `--batch-size`: what is searched for, and that the learning rate follows."""
 
 import json
+import sys
 from argparse import ArgumentTypeError, Namespace
 
 import pytest
@@ -10,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from tool_runs import ONE_EPOCH, REPOSITORY, run_warm, train
 
 from hybrid_backbones.mini.preset import apply_mini
-from hybrid_backbones.training import batch_size
+from hybrid_backbones.training import batch_size, launch
 from hybrid_backbones.training.batch_size import (
     AUTO,
     Trial,
@@ -22,7 +23,8 @@ from hybrid_backbones.training.batch_size import (
     set_batch_size,
 )
 from hybrid_backbones.training.mixed_precision import train_in_mixed_precision
-from hybrid_backbones.training.restarts import note_begin, resume_after_restart
+from hybrid_backbones.training.restarts import note_begin
+from hybrid_backbones.training.stop import StopRequest
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
@@ -177,17 +179,35 @@ def test_without_a_gpu_the_command_says_that_it_needs_one(tmp_path):
     assert err.splitlines()[-1].endswith("give a number, --batch-size N")
 
 
-def test_a_training_that_slurm_starts_again_has_the_size_that_it_found(tmp_path, monkeypatch):
-    settings = "train_dataloader = dict(batch_size=48)\n"
-    torch.save(dict(state_dict={}, meta=dict(cfg=settings)), tmp_path / "epoch_1.pth")
-    note_begin(tmp_path)
+def save_begun(work_dir):
+    """Save a checkpoint of a training that began in a work dir."""
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    meta = dict(cfg="train_dataloader = dict(batch_size=48)\n", epoch=1, iter=4, seed=0)
+    torch.save(dict(state_dict={}, meta=meta, message_hub=hub), work_dir / "epoch_1.pth")
+    note_begin(work_dir)
+
+
+@pytest.mark.parametrize(("asked", "size"), [(AUTO, 48), (8, 8), (None, 4)])
+def test_a_training_that_slurm_starts_again_has_the_size_that_it_found(
+    tmp_path, monkeypatch, asked, size
+):
+    save_begun(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    args = Namespace(launcher="none", resume=None, fresh_head=None, batch_size=AUTO)
-    resume_after_restart(args, tmp_path)
-    assert (args.resume, args.batch_size) == (str(tmp_path / "epoch_1.pth"), 48)
-    args = Namespace(launcher="none", resume=None, fresh_head=None, batch_size=8)
-    resume_after_restart(args, tmp_path)
-    assert args.batch_size == 8
+    read, reads = launch.read_checkpoint, []
+    monkeypatch.setattr(launch, "read_checkpoint", lambda path: reads.append(path) or read(path))
+    for name in ("_apply_flags", "choose_weights"):
+        monkeypatch.setattr(launch, name, lambda *_, **__: None)
+    # what comes next is not under test
+    monkeypatch.setattr(launch, "adopt_settings", lambda *_: sys.exit())
+    cfg = Config(dict(work_dir=str(tmp_path), train_cfg=dict(max_epochs=2)))
+    cfg.train_dataloader = dict(batch_size=4)
+    args = Namespace(launcher="none", resume=None, fresh_head=None, pretrained=False)
+    args.cfg_options, args.batch_size = None, asked
+    with pytest.raises(SystemExit):
+        launch._train(args, cfg, StopRequest())
+    assert cfg.train_dataloader.batch_size == size
+    # it is as large as the model and its optimizer
+    assert reads == [tmp_path / "epoch_1.pth"]
 
 
 def test_the_learning_rate_of_a_resumed_training_is_the_checkpoints():
@@ -196,6 +216,7 @@ def test_the_learning_rate_of_a_resumed_training_is_the_checkpoints():
 
 
 def test_a_resumed_training_needs_its_number(tmp_path):
+    save_begun(tmp_path)
     code, _, err = run_warm(*train(tmp_path, "--resume", "--batch-size", "auto"))
     assert code == 1
     assert "--batch-size auto is for the start of a training" in err.splitlines()[-1]

@@ -8,7 +8,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    ConcatDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
 from mmengine.registry import OPTIM_WRAPPERS
 from rich.progress import Progress
 from torch import nn
@@ -81,6 +88,72 @@ def test_what_happens_to_a_sample_depends_on_its_draw_alone():
     assert outcomes[0] == outcomes[1]
     seed_sample.transform(dict(sample_idx=SeededIndex(7, (1, 2, 4))))
     assert numbers() != outcomes[0]
+
+
+class Numbers(BaseDataset):
+    """Samples that are random numbers, of which a pipeline drops half."""
+
+    def __init__(self):
+        super().__init__(pipeline=[SeedSample(), self.draw])
+
+    def load_data_list(self):
+        return [{} for _ in range(10)]
+
+    def get_cat_ids(self, idx):
+        return [0]
+
+    def draw(self, results):
+        number = np.random.rand()
+        return (int(results["sample_idx"]), number) if number < 0.5 else None
+
+
+class Mixed:
+    """Mixing of another sample of the data set, as mmdet's MultiImageMixDataset does."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index], self.dataset[np.random.randint(len(self))]
+
+
+WRAPPERS = {
+    "none": Numbers,
+    "repeat": lambda: RepeatDataset(Numbers(), 3),
+    "concat": lambda: ConcatDataset([Numbers(), Numbers()]),
+    "mixed": lambda: Mixed(RepeatDataset(Numbers(), 2)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_sample_depends_on_its_draw_alone_also_where_another_takes_its_place(name):
+    draws = list(SeededSampler(WRAPPERS[name](), seed=3))
+    one, other = WRAPPERS[name](), WRAPPERS[name]()
+    samples = [one[draw] for draw in draws]
+    assert [*reversed([other[draw] for draw in reversed(draws)])] == samples
+    # no draw has the numbers of another
+    assert len(set(samples)) == len(samples)
+
+
+class Folds(Numbers):
+    """A data set that computes another index, as mmpretrain's KFoldDataset does."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(9 - index)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [ClassBalancedDataset(Numbers(), 1e-3), ConcatDataset([Numbers(), Folds()])],
+    ids=["alone", "beside_another"],
+)
+def test_a_data_set_that_loses_the_seed_is_refused(dataset):
+    draws = SeededSampler(dataset, seed=3)
+    with pytest.raises(ValueError, match=r"SeedSample needs .* RepeatDataset, .* type int"):
+        [dataset[draw] for draw in draws]
 
 
 def test_seeding_wants_a_seeded_sampler():

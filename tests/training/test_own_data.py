@@ -1,80 +1,45 @@
 """Laws of `own_data`: data, metrics and heads follow from one place for files and classes."""
 
-import json
 import re
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from PIL import Image
+from own_data_cases import (
+    COCO,
+    CONFIGS,
+    LABELS,
+    MAPS,
+    NAMES,
+    TRAINS_ALONE,
+    head_sizes,
+    read,
+    read_own,
+    write_coco,
+    write_image,
+    write_sets,
+)
 from tiers import one_of_each
 from tool_runs import REPOSITORY, run_warm
 
 from hybrid_backbones.mini.preset import dicts
 from hybrid_backbones.mini.shapes import CLASSES
-from hybrid_backbones.training.launch import read_config
+from hybrid_backbones.training.run_config import read_config
 
 pytestmark = pytest.mark.upstream
-CONFIGS = REPOSITORY / "configs"
 PAGE = (REPOSITORY / "docs/own_data.md").read_text()
-# in an order of their own
-NAMES = ["nut", "bolt", "washer"]
-LABELS = ["soil", "crop", "weed"]
 DETECTORS = [
     "own_data_maskrcnn",
     "cascade_maskrcnn_uniformer_s_3x",
     "retinanet_swiftformer_l1",
     "fasterrcnn_r50",
 ]
-SEGMENTORS = ["own_data_fpn", "upernet_biformer_s"]
-
-
-def write_coco(path, names=NAMES):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    categories = [dict(id=7 * i, name=name) for i, name in enumerate(names, 1)]
-    path.write_text(json.dumps(dict(images=[], annotations=[], categories=categories)))
-
-
-def write_image(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (8, 8)).save(path)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Folders of both kinds, as the two configs have them by default."""
-    for part in ("train", "val"):
-        write_coco(tmp_path / f"{part}.json")
-        write_image(tmp_path / part / "a.jpg")
-        write_image(tmp_path / "images" / part / "a.jpg")
-        write_image(tmp_path / "labels" / part / "a.png")
-    return tmp_path
-
-
-COCO = dict(
-    train=dict(images="train", annotations="train.json"),
-    val=dict(images="val", annotations="val.json"),
-)
-MAPS = dict(
-    classes=LABELS,
-    train=dict(images="images/train", annotations="labels/train"),
-    val=dict(images="images/val", annotations="labels/val"),
-)
-
-
-def read(folder, base, mini=False, options=None, **own):
-    return read_own(folder, base, dict(root=str(folder)) | own, mini, options)
-
-
-def read_own(folder, base, own, mini=False, options=None):
-    path = folder / "mine.py"
-    path.write_text(f"_base_ = {str(CONFIGS / base) + '.py'!r}\nown_data = {own!r}\n")
-    return read_config(Namespace(config=str(path), mini=mini, cfg_options=options))
-
-
-def head_sizes(cfg):
-    return {one.num_classes for one in dicts(cfg.model) if "num_classes" in one}
+    return write_sets(tmp_path)
 
 
 def numbers(settings):
@@ -101,19 +66,6 @@ def test_everything_of_a_detector_follows_from_the_annotation_file(root, base):
         assert Path(dataset.data_root, dataset.data_prefix.img) == root / part
     assert {cfg.val_evaluator.ann_file, cfg.test_evaluator.ann_file} == {str(root / "val.json")}
     assert "own_data" not in cfg
-
-
-@pytest.mark.parametrize("base", SEGMENTORS)
-def test_everything_of_a_segmentor_follows_from_the_list_of_classes(root, base):
-    cfg = read(root, base, **MAPS)
-    assert head_sizes(cfg) == {3}
-    for loader, part in (("train", "train"), ("val", "val"), ("test", "val")):
-        dataset = cfg[f"{loader}_dataloader"].dataset
-        assert dataset.type == "CheckedSegDataset"
-        assert list(dataset.metainfo.classes) == LABELS
-        assert dataset.data_prefix == dict(img_path=f"images/{part}", seg_map_path=f"labels/{part}")
-        assert (dataset.img_suffix, dataset.seg_map_suffix) == (".jpg", ".png")
-        assert dataset.reduce_zero_label is False
 
 
 # classifiers have another page of laws, and LocFormer has sketches instead of classes
@@ -169,13 +121,6 @@ def test_the_settings_of_the_dataset_that_are_not_about_files_stay(root):
     assert list(dataset.metainfo.classes) == ["bolt"]
 
 
-def test_an_ending_of_the_config_is_kept(root):
-    options = {f"{x}_dataloader.dataset.seg_map_suffix": "_labels.png" for x in ("train", "val")}
-    cfg = read(root, "own_data_fpn", options=options, **MAPS)
-    assert cfg.train_dataloader.dataset.seg_map_suffix == "_labels.png"
-    assert cfg.test_dataloader.dataset.seg_map_suffix == ".png"
-
-
 def test_a_mini_run_replaces_data_and_weights(root, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     cfg = read(root, "own_data_maskrcnn", mini=True, train=dict(images="none"))
@@ -215,30 +160,10 @@ REFUSED = {
         r"own_data\.val\.images must be a path.* got \['val'\]",
     ),
     "no root set": ("own_data_maskrcnn", dict(root=None), r"does not set root"),
-    "no list of classes": ("own_data_fpn", {}, r"own_data\.classes must list .*got None"),
-    "text as classes": ("own_data_fpn", dict(classes="soil"), r"must list .*got 'soil'"),
     "text as categories": ("own_data_maskrcnn", dict(classes="nut"), r"must list .*got 'nut'"),
     "no classes": ("own_data_maskrcnn", dict(classes=[]), r"must list .*got \[\]"),
-    "no labels": ("own_data_fpn", dict(classes=[]), r"must list .*got \[\]"),
     "number as classes": ("own_data_maskrcnn", dict(classes=3), r"must list .*got 3"),
-    "numbers as classes": ("own_data_fpn", dict(classes=[1, 2]), r"must list .*got \[1, 2\]"),
-    "class twice": ("own_data_fpn", dict(classes=["a", "b", "a"]), r"has a more than once"),
     "category twice": ("own_data_maskrcnn", dict(classes=["nut"] * 2), r"has nut more than once"),
-    "labels above 8 bits": (
-        "own_data_fpn",
-        dict(classes=[str(i) for i in range(256)]),
-        r"has 256 names, but .* at most 255",
-    ),
-    "labels above 8 bits from 1 on": (
-        "own_data_fpn",
-        dict(classes=[str(i) for i in range(255)], reduce_zero_label=True),
-        r"has 255 names, but .* at most 254",
-    ),
-    "text as a switch": (
-        "own_data_fpn",
-        dict(classes=LABELS, reduce_zero_label="False"),
-        r"reduce_zero_label must be True or False, got 'False'",
-    ),
     "zero label of categories": (
         "own_data_maskrcnn",
         dict(reduce_zero_label=True),
@@ -257,12 +182,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(root, name):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("reduces", "count"), [(False, 255), (True, 254)])
-def test_as_many_classes_as_labels_that_are_not_ignored_are_fine(root, reduces, count):
-    own = MAPS | dict(classes=[str(i) for i in range(count)], reduce_zero_label=reduces)
-    assert head_sizes(read(root, "own_data_fpn", **own)) == {count}
-
-
 @pytest.mark.parametrize(("base", "own"), [("maskrcnn_r50", COCO), ("own_data_fpn", MAPS)])
 def test_a_tilde_is_the_home_folder(root, monkeypatch, base, own):
     monkeypatch.setenv("HOME", str(root.parent))
@@ -271,6 +190,21 @@ def test_a_tilde_is_the_home_folder(root, monkeypatch, base, own):
     val = {key: f"~/{root.name}/{path}" for key, path in own["val"].items()}
     dataset = read(root, base, **own | dict(val=val)).val_dataloader.dataset
     assert {Path(path) for path in dataset.data_prefix.values()} <= {*root.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("base", "own"),
+    [("own_data_maskrcnn", {}), ("own_data_fpn", dict(classes=LABELS)), ("maskrcnn_r50", COCO)],
+)
+def test_data_of_sets_that_the_config_does_not_have_are_not_needed(tmp_path, base, own):
+    write_sets(tmp_path, parts=["train"])
+    own = {key: value for key, value in own.items() if key != "val"}
+    cfg = read(tmp_path, base, settings=TRAINS_ALONE, **own)
+    assert head_sizes(cfg) == {3}
+    assert cfg.train_dataloader.dataset.data_root == str(tmp_path)
+    assert cfg.val_dataloader is None
+    with pytest.raises(ValueError, match="own_data"):
+        read(tmp_path, base, **own)
 
 
 @pytest.mark.parametrize(
@@ -290,10 +224,14 @@ def test_both_files_need_the_same_categories_in_the_same_order(root, names, says
         read(root, "own_data_maskrcnn")
 
 
-def test_images_of_several_endings_are_refused(root):
-    write_image(root / "images/train/b.png")
-    with pytest.raises(ValueError, match=r"one ending in .*train.* found 1 of \.jpg, 1 of \.png"):
-        read(root, "own_data_fpn", **MAPS)
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("utf-8-sig", "byte order mark: save"), ("utf-16", "save it as UTF-8")]
+)
+def test_a_file_in_an_encoding_that_pycocotools_does_not_read_is_refused(root, encoding, says):
+    text = (root / "val.json").read_text()
+    (root / "val.json").write_text(text, encoding)
+    with pytest.raises(ValueError, match=rf"cannot read the categories of .*val\.json.*{says}"):
+        read(root, "own_data_maskrcnn")
 
 
 def examples():

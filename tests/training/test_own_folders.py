@@ -1,16 +1,14 @@
 """Laws of `own_data` for classifiers: the names of the folders are the classes, everywhere."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 from mmengine.registry import DATASETS, METRICS, DefaultScope
+from own_data_cases import TRAINS_ALONE, read
 from PIL import Image
 from tiers import one_of_each
 from tool_runs import REPOSITORY
 
 from hybrid_backbones.mini.preset import dicts
-from hybrid_backbones.training.launch import read_config
 
 pytestmark = pytest.mark.upstream
 # not in the order of the alphabet
@@ -30,17 +28,11 @@ def make(root, part, names, ending=".webp"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / part / name / f"a{ending}")
 
 
-def read(root, base="own_data_classifier", mini=False, **own):
-    path = root / "mine.py"
-    base = str(REPOSITORY / f"configs/{base}.py")
-    path.write_text(f"_base_ = {base!r}\nown_data = {dict(root=str(root)) | own!r}\n")
-    return read_config(Namespace(config=str(path), mini=mini, cfg_options=None))
-
-
+BASE = "own_data_classifier"
 BASES = sorted(path.stem for path in (REPOSITORY / "configs").glob("imagenet_*.py"))
 
 
-@pytest.mark.parametrize("base", ["own_data_classifier", *one_of_each(BASES)])
+@pytest.mark.parametrize("base", [BASE, *one_of_each(BASES)])
 def test_everything_of_a_classifier_follows_from_the_folders(root, base):
     # which only the config for own data has
     named = {} if base not in BASES else {x: dict(images=x) for x in ("train", "val")}
@@ -61,11 +53,15 @@ def test_everything_of_a_classifier_follows_from_the_folders(root, base):
                 )
 
 
-@pytest.mark.parametrize(("count", "topk"), [(6, (1, 5)), (5, (1,)), (2, (1,))])
-def test_the_metric_is_among_fewer_than_all_classes(tmp_path, count, topk):
+@pytest.mark.parametrize(
+    ("count", "chosen", "topk"),
+    [(6, None, (1, 5)), (5, None, (1,)), (2, None, (1,)), (6, 1, (1,)), (6, 5, (5,)), (5, 5, (1,))],
+)
+def test_the_metric_is_among_fewer_than_all_classes(tmp_path, count, chosen, topk):
+    options = chosen and {f"{x}_evaluator.topk": chosen for x in ("val", "test")}
     for part in ("train", "val"):
         make(tmp_path, part, NAMES[:count])
-    cfg = read(tmp_path)
+    cfg = read(tmp_path, BASE, options=options)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         with DefaultScope.overwrite_default_scope("mmpretrain"):
             assert METRICS.build(evaluator).topk == topk
@@ -73,10 +69,17 @@ def test_the_metric_is_among_fewer_than_all_classes(tmp_path, count, topk):
 
 def test_a_mini_run_replaces_the_folders(tmp_path, mini_root, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    cfg = read(tmp_path, mini=True)
+    cfg = read(tmp_path, BASE, mini=True)
     assert cfg.train_dataloader.dataset.data_root == str(mini_root / "imagenet")
     assert "own_data" not in cfg
     assert cfg.load_from is None
+
+
+def test_a_folder_to_validate_on_is_not_needed_where_nothing_validates(tmp_path):
+    make(tmp_path, "train", NAMES)
+    cfg = read(tmp_path, BASE, settings=TRAINS_ALONE)
+    assert cfg.model.head.num_classes == len(NAMES)
+    assert cfg.train_dataloader.dataset.data_prefix == "train"
 
 
 REFUSED = {
@@ -101,5 +104,5 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, name):
     make(tmp_path, "train", ["daisy"] if name == "one class" else ["daisy", "tulip"])
     make(tmp_path, *(val or ("val", ["daisy", "tulip"])))
     with pytest.raises(ValueError, match=says) as refusal:
-        read(tmp_path, **own)
+        read(tmp_path, BASE, **own)
     assert "\n" not in str(refusal.value)

@@ -235,3 +235,15 @@ def test_a_timeout_is_a_number_of_seconds(patience):
     cfg = distributed.Config(dict(env_cfg=dict(dist_cfg=dict(timeout=patience))))
     with pytest.raises(ValueError, match=r"env_cfg\.dist_cfg\.timeout must be a positive number"):
         distributed.join_processes(cfg)
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_processes_without_gpus_expect_unused_parameters_where_the_config_does(monkeypatch, unused):
+    cfg = distributed.Config(dict(launcher="pytorch", model={}, find_unused_parameters=unused))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    for name in ("set_multi_processing", "watch_processes"):
+        monkeypatch.setattr(distributed, name, lambda *_, **__: None)
+    distributed.join_processes(cfg)
+    assert cfg.model_wrapper_cfg.find_unused_parameters == unused

@@ -29,14 +29,18 @@ def options(name):
     return LINES[name].split()
 
 
+def all_options():
+    names = [x for x in LINES if x not in SERVICES and (" of a " not in x or "classifier" in x)]
+    given = [one for name in names for one in options(name)]
+    given += ["default_hooks.stop.min_delta=200", "default_hooks.stop.patience=1"]
+    return [*EPOCHS, *given]
+
+
 @pytest.fixture(scope="module")
 def work_dir(tmp_path_factory):
     """Train a classifier with all its options but services; no gain is large enough to go on."""
     folder = tmp_path_factory.mktemp("options")
-    names = [x for x in LINES if x not in SERVICES and (" of a " not in x or "classifier" in x)]
-    given = [one for name in names for one in options(name)]
-    given += ["default_hooks.stop.min_delta=200", "default_hooks.stop.patience=1"]
-    code, _, err = run_warm(*train(folder, options=[*EPOCHS, *given]))
+    code, _, err = run_warm(*train(folder, options=all_options()))
     assert code == 0, err
     return folder
 
@@ -81,6 +85,13 @@ def test_the_best_checkpoint_is_kept(work_dir):
 @pytest.mark.slow
 def test_the_training_stops_without_a_gain(work_dir):
     assert {path.name for path in work_dir.glob("epoch_*.pth")} == {"epoch_1.pth", "epoch_2.pth"}
+
+
+@pytest.mark.slow
+def test_a_training_that_stopped_so_has_finished(work_dir):
+    code, out, _ = run_warm(*train(work_dir, "--resume", options=all_options()))
+    assert code == 0
+    assert re.search(r"already finished: .*epoch_2\.pth was saved at epoch 2, .*stopped early", out)
 
 
 def test_every_line_is_for_every_kind_of_config():

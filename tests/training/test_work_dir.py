@@ -13,6 +13,7 @@ from tool_runs import run_warm, train
 
 from hybrid_backbones.training import launch
 from hybrid_backbones.training.errors import one_line_errors
+from hybrid_backbones.training.restarts import note_begin
 from hybrid_backbones.training.work_dir import LOCK, is_first_process, locked
 
 # a process of its own, in which the lock of this one is another's
@@ -116,15 +117,33 @@ def _sigterm_is_an_error():
 
 
 @pytest.mark.usefixtures("_sigterm_is_an_error")
-@pytest.mark.parametrize("checkpoint", ["epoch_1.pth", None])
-def test_sigterm_ends_a_training_as_ctrl_c_does(tmp_path, monkeypatch, capsys, checkpoint):
-    monkeypatch.setattr(launch, "prepare_run", lambda *_: Config(dict(work_dir=str(tmp_path))))
+@pytest.mark.parametrize(
+    ("checkpoint", "begun", "resume", "named"),
+    [
+        ("epoch_1.pth", True, None, "epoch_1.pth"),
+        (None, True, None, None),
+        # of an earlier training
+        ("epoch_1.pth", False, None, None),
+        ("epoch_1.pth", False, "auto", "epoch_1.pth"),
+        ("epoch_1.pth", False, "epoch_9.pth", "epoch_9.pth"),
+        ("epoch_1.pth", True, "epoch_9.pth", "epoch_1.pth"),
+        (None, True, "epoch_9.pth", "epoch_9.pth"),
+        (None, False, "auto", None),
+    ],
+)
+def test_sigterm_ends_a_training_as_ctrl_c_does(
+    tmp_path, monkeypatch, capsys, checkpoint, begun, resume, named
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "prepare_run", lambda *_: Config(dict(work_dir=".")))
     monkeypatch.setattr(launch, "_train", terminate)
     if checkpoint:
         (tmp_path / checkpoint).touch()
+    if begun:
+        note_begin(tmp_path)
     with pytest.raises(SystemExit) as stop, one_line_errors():
-        launch.train(Namespace(launcher="none"))
+        launch.train(Namespace(launcher="none", resume=resume))
     assert stop.value.code == 128 + signal.SIGTERM
-    kept = f"continue from {tmp_path}/{checkpoint} with --resume"
-    line = kept if checkpoint else "there is no checkpoint yet"
+    kept = f"continue from {named} with --resume"
+    line = kept if named else "there is no checkpoint yet"
     assert capsys.readouterr().err.strip() == f"stopped by SIGTERM: {line}"

@@ -1,6 +1,5 @@
 """Inspection of a set in COCO's format: its annotation file, entry by entry, and its images."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..coco_checks import (
     are_numbers,
     consequence,
     find_faults,
+    read_as_pycocotools,
 )
 from .findings import Findings
 from .images import each, inspect_image
@@ -55,7 +55,7 @@ def inspect_coco(
     """
     findings = Findings(classes)
     try:
-        content = json.loads(file.read_bytes())
+        content = read_as_pycocotools(file)
     except (OSError, ValueError, RecursionError) as error:
         findings.problems.add(NO_FILE, f"{file} ({error})")
         return findings

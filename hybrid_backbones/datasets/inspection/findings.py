@@ -12,7 +12,8 @@ from .images import ImageReport
 NUM_EXAMPLES = 3
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text of one line with control characters and bytes that are no text escaped."""
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
@@ -25,7 +26,7 @@ class Problems:
     def add(self, kind: str, *examples: str) -> None:
         """Add examples of a kind, such as 'images missing', with control characters escaped."""
         if examples:
-            self.examples.setdefault(kind, []).extend(map(_printable, examples))
+            self.examples.setdefault(kind, []).extend(map(printable, examples))
 
     def add_all(self, problems: Iterable[tuple[str, str]]) -> None:
         """Add problems as (kind, example)."""

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from mmengine.registry import DATASETS
 
+from ..pictures import IGNORED
 from .findings import Findings
 from .images import each, inspect_image
-from .label_maps import inspect_pair
+from .label_maps import ONE_CLASS, inspect_pair
 
 
 def inspect_folders(settings: dict, name: str, *, quiet: bool = False) -> Findings:
@@ -36,12 +37,20 @@ def inspect_folders(settings: dict, name: str, *, quiet: bool = False) -> Findin
 
 
 def _add_label_maps(findings: Findings, infos: list[dict], name: str, quiet: bool) -> None:
+    labels: set[int] = set()
     for info, (image, report) in each(inspect_pair, infos, name, quiet=quiet):
         findings.add_image(Path(info["img_path"]), image)
         findings.problems.add_all(report.problems)
+        labels |= report.labels
         for index in report.num_pixels.nonzero()[0]:
             findings.num_images[findings.classes[index]] += 1
             findings.num_pixels[findings.classes[index]] += int(report.num_pixels[index])
+    if len(findings.num_images) == 1 and IGNORED in labels:
+        (only,) = findings.num_images
+        found = ", ".join(map(str, sorted(labels)))
+        findings.problems.add(
+            ONE_CLASS, f"{only} (labels {found}): write objects of label 255 as that of their class"
+        )
 
 
 def _add_classes(findings: Findings, infos: list[dict], name: str, quiet: bool) -> None:

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from PIL import Image
 from rich.progress import track
 
-from ..pictures import decode, has_16_bits, is_rotated, reason_of, turn_upright
+from ..pictures import decode, has_16_bits, is_rotated, reason_of, stored_bits, turn_upright
 
 MISSING = "images missing"
 UNOPENED = "image files that cannot be opened"
@@ -50,19 +49,22 @@ def inspect_image(path: Path, stated: tuple[int, int] | None = None) -> ImageRep
         return ImageReport([(UNOPENED, f"{path} ({getattr(error, 'strerror', error)})")])
     try:
         picture = decode(content, path.name)
+        rotated = is_rotated(picture, path.name)
     except ValueError as error:
         return ImageReport([(UNREADABLE, f"{path} ({_reason(error)})")])
     problems = []
-    if is_rotated(picture):
+    if rotated:
         problems.append((ROTATED, str(path)))
-    if has_16_bits(picture) or _stores_16_bits(content, picture):
+    if has_16_bits(picture) or stored_bits(content, picture) == 16:
         problems.append((DEEP, str(path)))
     try:
         picture = turn_upright(picture, path.name)
-    except ValueError:
-        return ImageReport(
-            [*problems, (REFUSED, f"{path} ({picture.mode}, {_size(picture.size)})")]
-        )
+    except ValueError as error:
+        problem = REFUSED, f"{path} ({picture.mode}, {_size(picture.size)})"
+        if error.__cause__:
+            # EXIF data that are damaged in other entries
+            problem = UNREADABLE, f"{path} ({_reason(error)})"
+        return ImageReport([*problems, problem])
     if stated not in (None, picture.size):
         example = f"{path} ({_size(picture.size)}, annotated {_size(stated)})"
         problems.append((RESIZED, example))
@@ -77,15 +79,6 @@ def _reason(error: ValueError) -> str:
 
 def _size(size: Sequence[int] | None) -> str:
     return "×".join(map(str, size or ()))
-
-
-def _stores_16_bits(content: bytes, picture: Image.Image) -> bool:
-    """Return whether a file has colours of 16 bits, which Pillow reads as 8 bits."""
-    if picture.format == "PNG":
-        # the depth is in the header
-        return content[24] == 16
-    depths = getattr(picture, "tag_v2", {}).get(258, ())
-    return picture.format == "TIFF" and 16 in tuple(depths)
 
 
 def each(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..pictures import IGNORED, decode
-from ..segmentation import LABEL_MODES, class_of_label, labels_without_class
+from ..segmentation import LABEL_MODES, class_of_label, labels_without_class, read_labels
 from .images import UNOPENED, ImageReport, inspect_image
 
 MISSING = "label maps missing"
@@ -15,13 +15,15 @@ NO_LABELS = "label maps of other than one channel of 8 bits"
 RESIZED = "label maps of another size than their image"
 ABOVE = "label maps with labels above the classes"
 EMPTY = "label maps without a class"
+ONE_CLASS = "sets of label maps with one class alone beside label 255, which is ignored"
 
 
 class MapReport(NamedTuple):
-    """Problems of a label map as (kind, example), and its pixels by class index."""
+    """Problems of a label map as (kind, example), its pixels by class index, and its labels."""
 
     problems: list[tuple[str, str]]
     num_pixels: np.ndarray
+    labels: frozenset[int] = frozenset()
 
 
 def inspect_pair(info: dict) -> tuple[ImageReport, MapReport]:
@@ -43,7 +45,8 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     """
     path, nothing = Path(info["seg_map_path"]), np.zeros(info["num_classes"], int)
     try:
-        picture = decode(path.read_bytes(), path.name)
+        content = path.read_bytes()
+        picture = decode(content, path.name)
     except FileNotFoundError:
         return MapReport([(MISSING, str(path))], nothing)
     except OSError as error:
@@ -55,7 +58,7 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     problems = []
     if image.size not in (None, picture.size):
         problems.append((RESIZED, f"{path} ({'×'.join(map(str, picture.size))})"))
-    labels = np.asarray(picture, dtype=np.uint8)
+    labels = read_labels(content, picture)
     class_of = class_of_label(info)
     if unknown := labels_without_class(labels, class_of, info["num_classes"]):
         more = " ..." * (len(unknown) > 5)
@@ -63,4 +66,5 @@ def inspect_label_map(info: dict, image: ImageReport) -> MapReport:
     classes = class_of[labels]
     if (classes == IGNORED).all():
         problems.append((EMPTY, str(path)))
-    return MapReport(problems, np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]])
+    num_pixels = np.bincount(classes.ravel(), minlength=256)[: info["num_classes"]]
+    return MapReport(problems, num_pixels, frozenset(np.unique(labels).tolist()))

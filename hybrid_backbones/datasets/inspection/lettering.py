@@ -9,6 +9,8 @@ from matplotlib import rc_context, rcParams
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
+from .findings import printable
+
 
 def plain(name: str) -> str:
     r"""Return a name as text that matplotlib draws as it is.
@@ -16,7 +18,7 @@ def plain(name: str) -> str:
     A ``$`` begins no formula if it is ``\$``; legends of matplotlib 3.8 leave out labels that begin
     with ``_``.
     """
-    return re.sub("^_", " _", name).replace("$", r"\$")
+    return re.sub("^_", " _", printable(name)).replace("$", r"\$")
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """Window attention on partitioned maps, by one call of scaled dot-product attention."""
 
+from functools import partial
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...layers import are_known, join_heads, split_heads
 from .shifted_windows import cross_region_masks, join_shifted_windows, partition_shifted_windows
 
-# of one call: PyTorch's kernel for GPUs has them in a dimension of its grid
+# heads, and windows merged into the batch, of one call: PyTorch's kernel for GPUs has either in a
+# dimension of its grid, and splits a larger batch, but not its bias
 MAX_HEADS = 2**16 - 1
 
 
@@ -32,6 +37,21 @@ def shifted_window_attention_reference(
             bias = bias.repeat(query.shape[0], 1, 1, 1)
     lengths = [query.shape[dim] for dim in batch]
     query, key, value = (x.flatten(*batch) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    out = _attend(query, key, value, bias)
     out = join_heads(out.unflatten(batch[0], lengths))  # (B, R, T, C)
     return join_shifted_windows(out, window_size, shift, size)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attend within windows ``(N, h, T, d)`` with a bias ``(N or 1, h, T, T)``."""
+    number = query.shape[0]
+    if are_known(number) and number > MAX_HEADS:
+        bias = bias.expand(number, -1, -1, -1)
+        parts = (x.split(MAX_HEADS) for x in (query, key, value, bias))
+        return torch.cat([_attend(*part) for part in zip(*parts, strict=True)])
+    attend = partial(F.scaled_dot_product_attention, query, key, value, attn_mask=bias)
+    if bias.requires_grad and not any(x.requires_grad for x in (query, key, value)):
+        # PyTorch's kernel for GPUs reads what it has not kept, where this gradient is the only one
+        with sdpa_kernel(SDPBackend.MATH):
+            return attend()
+    return attend()
