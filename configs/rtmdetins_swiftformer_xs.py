@@ -25,7 +25,6 @@ model = dict(
 
 # the heads share convolutions between levels
 optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))
-
 sync_bn = "torch"
 # without objects in a batch, the head's kernels have no gradient
 find_unused_parameters = True
