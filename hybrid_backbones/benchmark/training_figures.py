@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 from statistics import median
 
 from mmengine.config import Config
@@ -56,14 +57,14 @@ def training_memory(run: Run) -> float | None:
 @contextmanager
 def noting_memory(run: Run) -> Iterator[None]:
     """Note the peak memory of this process at the end and before, as SIGKILL may end it."""
-    parts, ended = len(_training_parts(run)), threading.Event()
+    parts, ended = len(_training_logs(run)), threading.Event()
 
     def note() -> None:
         last = False
         while not last:
             last = ended.wait(INTERVAL)
             # not if there was nothing to train
-            if len(_training_parts(run)) > parts:
+            if len(_training_logs(run)) > parts:
                 _note_memory(run)
 
     thread = threading.Thread(target=note, daemon=True)
@@ -83,10 +84,15 @@ def _note_memory(run: Run) -> None:
     write_whole(path, json.dumps(max(peak, earlier)))
 
 
+def _training_logs(run: Run) -> list[Path]:
+    """Return the files in which the parts of the training are logged."""
+    return sorted(run.work_dir.glob("*/vis_data/scalars.json"))
+
+
 def _training_parts(run: Run) -> list[list[dict]]:
     """Return the logged lines of training steps, of each part of the training."""
     parts = []
-    for path in sorted(run.work_dir.glob("*/vis_data/scalars.json")):
+    for path in _training_logs(run):
         lines = []
         for text in path.read_text().splitlines():
             # a full disk can cut off a line

@@ -14,7 +14,7 @@ from ..benchmark.launchers import LAUNCHERS
 from ..benchmark.leaderboard import SLURM_GPUS, Plan, lead
 from ..benchmark.settings import program
 from ..config_files import SPEEDS
-from ..training.cfg_options import CfgOptions
+from ..training.cfg_options import add_cfg_options
 from ..training.errors import one_line_errors
 
 
@@ -79,14 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE.json",
         help="measured training steps, for the expected cost of real runs",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=CfgOptions,
-        default={},
-        metavar="KEY=VALUE",
-        help="settings to override in all configs",
-    )
+    add_cfg_options(parser, "settings to override in all configs", default={})
     return parser
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..benchmark.reproduce import reproduce
 from ..checkpoints import guard_loads
 from ..config_files import CONFIGS
-from ..training.cfg_options import CfgOptions
+from ..training.cfg_options import add_cfg_options
 from ..training.errors import one_line_errors
 
 
@@ -34,13 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="of logs (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=CfgOptions,
-        metavar="KEY=VALUE",
-        help="config settings to override",
-    )
+    add_cfg_options(parser)
     return parser
 
 

@@ -58,6 +58,26 @@ class CfgOptions(DictAction):
         return _with_spaces(DictAction._parse_iterable(spaced.replace(" ", SPACE)))
 
 
+def add_cfg_options(
+    parser: ArgumentParser, what: str = "config settings to override", **others: Any
+) -> None:
+    """Add the flag `--cfg-options` to a parser.
+
+    Args:
+        parser: parser of a command.
+        what: help of the flag.
+        others: further settings of the argument, such as its default.
+    """
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=CfgOptions,
+        metavar="KEY=VALUE",
+        help=what,
+        **others,
+    )
+
+
 def _with_spaces(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_with_spaces, value))

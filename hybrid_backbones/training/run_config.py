@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from ..config_files import find_config, similar_bases
 from ..mini.preset import apply_mini
-from .cfg_options import CfgOptions, apply_cfg_options
+from .cfg_options import add_cfg_options, apply_cfg_options
 from .checks import require_data
 from .distributed import join_processes
 from .errors import where_in_config
@@ -28,13 +28,7 @@ TEST_KEYS = ("test_dataloader", "test_cfg", "test_evaluator")
 def add_config_arguments(parser: ArgumentParser) -> None:
     """Add the flags that every command with a config has."""
     parser.add_argument("--mini", action="store_true", help="run on the embedded mini set")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=CfgOptions,
-        metavar="KEY=VALUE",
-        help="config settings to override",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--dangerously-run-code-in-checkpoints",
         dest="run_code",

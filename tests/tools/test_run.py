@@ -216,6 +216,18 @@ def test_a_script_that_lacks_something_says_what(line, message, tmp_path, monkey
         SeedSample().transform(dict(sample_idx=3))
 
 
+def test_a_config_with_own_data_is_refused(tmp_path, monkeypatch):
+    script = tmp_path / "plot.py"
+    script.write_text("raise AssertionError")
+    monkeypatch.setattr(
+        "hybrid_backbones.host_scripts.find_scripts", lambda host: dict(plot=script)
+    )
+    config = tmp_path / "screws.py"
+    config.write_text("own_data = dict(root='/data/screws')")
+    with pytest.raises(ValueError, match=r"screws\.py has own_data, which scripts of mmdet do not"):
+        run_script("mmdet", "plot", [str(config)])
+
+
 def test_the_command_lists_scripts_and_passes_on_their_flags():
     code, out, _ = run_warm("tools/run.py", "mmpretrain")
     assert code == 0

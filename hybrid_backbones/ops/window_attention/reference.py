@@ -11,7 +11,7 @@ from ...layers import are_known, join_heads, split_heads
 from .shifted_windows import cross_region_masks, join_shifted_windows, partition_shifted_windows
 
 # heads, and windows merged into the batch, of one call: PyTorch's kernel for GPUs has either in a
-# dimension of its grid, and splits a larger batch, but not its bias
+# dimension of its grid, https://github.com/pytorch/pytorch/issues/142228
 MAX_HEADS = 2**16 - 1
 
 
@@ -51,7 +51,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         return torch.cat([_attend(*part) for part in zip(*parts, strict=True)])
     attend = partial(F.scaled_dot_product_attention, query, key, value, attn_mask=bias)
     if bias.requires_grad and not any(x.requires_grad for x in (query, key, value)):
-        # PyTorch's kernel for GPUs reads what it has not kept, where this gradient is the only one
+        # for this gradient alone, PyTorch's kernel for GPUs reads what it has not kept,
+        # https://github.com/pytorch/pytorch/issues/148476
         with sdpa_kernel(SDPBackend.MATH):
             return attend()
     return attend()
