@@ -201,9 +201,10 @@ def _stopped_by_signals():
         signal.signal(number, handler)
 
 
-# torchrun, whose processes take a while to save; each signal is to the run that started it
+# torchrun, whose processes take a while to save; each signal is to the run that waits for it
 TORCHRUN = """
 trap 'kill -{again} $PPID; sleep 0.5; touch {saved}; exit 1' TERM
+until [ -e {waits} ]; do sleep 0.1; done
 kill -USR1 $PPID
 while true; do sleep 0.1; done
 """
@@ -214,9 +215,16 @@ while true; do sleep 0.1; done
 def test_a_second_signal_does_not_end_the_wait_for_processes_that_save(
     make, tmp_path, install, monkeypatch, again
 ):
-    run, saved = replace(make("a"), processes=2), tmp_path / "saved"
+    run, saved, waits = replace(make("a"), processes=2), tmp_path / "saved", tmp_path / "waits"
     run.settings.write_text("train_cfg = dict(max_epochs=1)")
-    install(torchrun=TORCHRUN.format(again=again, saved=saved))
+    install(torchrun=TORCHRUN.format(again=again, saved=saved, waits=waits))
+    wait = subprocess.Popen.wait
+
+    def say_and_wait(process, *args, **kwargs):
+        waits.touch()
+        return wait(process, *args, **kwargs)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", say_and_wait)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/torchrun"))
     with pytest.raises(KeyboardInterrupt) as stop:
         one_run.complete(run)
