@@ -47,7 +47,7 @@ class RAMFeatures(NamedTuple):
     padding: Tensor  # (B, H', W'), padding mask of the images, True for padding
 
 
-def resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
+def resize_padding(padding: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize a padding mask ``(B, H', W')`` to the height and width `size` of a map."""
     return F.interpolate(padding[:, None].float(), size)[:, 0] > 0
 
@@ -169,7 +169,9 @@ class RAMBlock(nn.Module):
 
 def _add_positions(patches: Tensor, size: torch.Size, padding: Tensor) -> tuple[Tensor, Tensor]:
     """Return patches ``(B, H·W, C)`` with positions added, and their padding mask ``(B, H·W)``."""
-    padding = resize_padding(padding, size)
+    # as published, first to whole cells of stride 32; here to at least one
+    cells = tuple(max(1, (side + 3) // 32) for side in padding.shape[1:])
+    padding = resize_padding(resize_padding(padding, cells), size)
     positions = padded_positions(padding, patches.shape[2]).to(patches.dtype)
     return patches + positions, padding.flatten(1)
 

@@ -112,7 +112,7 @@ def test_tokens_attend_to_each_other_and_in_the_last_stage_to_real_patches(looks
         torch.randn(2, 16, 4, 5).double(),
         torch.randn(2, 3, 16).double(),
         torch.randn(1, 3, 8).double(),
-        make_padding(2, 32, 40, (32, 40), (17, 24)),
+        make_padding(2, 128, 160, (128, 160), (68, 96)),
     )
     rows = []
     for b in range(2):
@@ -177,6 +177,19 @@ def test_a_row_of_a_batch_is_the_single_image():
         one = network(images[1:], padding[1:], sketch[1:])
     for a, b in zip((*both.maps, both.tokens), (*one.maps, one.tokens), strict=True):
         torch.testing.assert_close(a[1:], b, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_beyond_the_last_whole_cell_of_32_pixels_is_patches_as_published():
+    # 208 pixels are 6 cells and a half, taken as 6 of which the last one begins at pixel 173
+    network, size = build_small(), (208, 32)
+    images, sketch = make_input((1, 3, *size)), make_input((1, 1, 64, 3, 3), 1)
+    with torch.no_grad():
+        whole, within, beyond = (
+            network(images, make_padding(1, *size, (rows, 32)), sketch).tokens
+            for rows in (208, 176, 172)
+        )
+    torch.testing.assert_close(within, whole, rtol=0, atol=0)
+    assert not torch.equal(beyond, whole)
 
 
 def test_recomputation_gives_the_same_gradients():
