@@ -179,6 +179,16 @@ def private_uploads() -> Iterator[Path]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
+def bypass_proxies() -> None:
+    """Let Gradio ask its own server, as it does at the start, past the proxies that are set."""
+    kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    # a star alone stands for all hosts, but means nothing in a list
+    if kept != "*":
+        names = dict.fromkeys([*filter(None, kept.split(",")), *HOSTS])
+        # clients differ in which of the two they read first
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
+
+
 @contextmanager
 def serving(page: gr.Blocks, port: int) -> Iterator[str]:
     """Serve the page on the loopback address within the context.
@@ -189,6 +199,7 @@ def serving(page: gr.Blocks, port: int) -> Iterator[str]:
     # Gradio's own libraries report their use by default
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    bypass_proxies()
     page.queue(api_open=False, default_concurrency_limit=4)
     _, address, _ = page.launch(
         server_name=HOST,

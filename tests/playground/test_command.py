@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import proxy_bypass, urlopen
 
+import gradio as gr
 import pytest
 from tiers import few_of
-from tool_runs import REPOSITORY, run_warm
+from tool_runs import REPOSITORY, free_port, run_warm
 
-from hybrid_backbones.playground.page import training_table
+from hybrid_backbones.playground.page import bypass_proxies, serving, training_table
 from hybrid_backbones.training import mini_models
 from hybrid_backbones.training.mini_models import QUICK, MiniModel, MiniTraining
 
@@ -55,6 +57,30 @@ def test_a_port_in_use_is_one_line():
         code, _, err = run_warm(*COMMAND, CONFIG, "none.pth", "--port", port)
     assert code == 1
     assert err.startswith(f"error: --port {port} cannot be used (Address already in use)")
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY"])
+@pytest.mark.parametrize("kept", ["no_proxy", "NO_PROXY"])
+def test_the_page_is_served_past_a_proxy_which_others_still_use(monkeypatch, name, kept):
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv(kept, "example.org")
+    with gr.Blocks() as page:
+        gr.Markdown("some text")
+    with serving(page, free_port()) as address, urlopen(address) as answer:
+        assert answer.status == 200
+    passed = [host for host in ("127.0.0.1", "example.org", "other.org") if proxy_bypass(host)]
+    assert passed == ["127.0.0.1", "example.org"]
+
+
+def test_a_star_for_all_hosts_stays_one(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("no_proxy", "*")
+    bypass_proxies()
+    assert proxy_bypass("other.org")
 
 
 def test_there_is_no_way_to_share_the_page():
