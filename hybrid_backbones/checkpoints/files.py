@@ -28,8 +28,10 @@ from .paddle import BROKEN_PICKLE, SUFFIX, read_paddle
 
 # how web pages begin, which servers send in place of files
 WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<[!?A-Za-z]")
-# whether code in checkpoints is run; only `guard_loads` sets it
-RUN_CODE: ContextVar[bool] = ContextVar("RUN_CODE", default=False)
+# whether code in checkpoints is run: what the innermost `guard_loads` of this thread says, and what
+# all that are in force say, for threads without one, such as a server's
+RUN_CODE: ContextVar[bool | None] = ContextVar("RUN_CODE", default=None)
+GUARDS: list[bool] = []
 # errors of the zip, pickle and tensor readers for files that are broken or of another kind
 UNREADABLE = (
     *BROKEN_PICKLE,
@@ -89,6 +91,12 @@ torch.serialization.add_safe_globals(
 )
 
 
+def runs_code() -> bool:
+    """Return whether code in checkpoints is run in this thread."""
+    own = RUN_CODE.get()
+    return bool(GUARDS) and all(GUARDS) if own is None else own
+
+
 def read_weights(path: str | Path, map_location: Any = None) -> Any:
     """Read a PyTorch, safetensors or Paddle file, without running code in it.
 
@@ -129,7 +137,7 @@ def read_file(file: str | Path | BinaryIO, map_location: Any = None) -> Any:
     try:
         _require_checksums(file)
         with _allow_safe_globals():
-            return _torch_load(file, map_location, weights_only=not RUN_CODE.get())
+            return _torch_load(file, map_location, weights_only=not runs_code())
     except FileNotFoundError:
         raise
     except UNREADABLE as error:

@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from .fetch import ADDRESS
-from .files import RUN_CODE, read_file
+from .files import GUARDS, RUN_CODE, read_file
 from .load import load_pretrained
 from .published import PUBLISHED
 from .read import read_checkpoint
@@ -38,7 +38,8 @@ def guard_loads(*, run_code: bool = False) -> Iterator[None]:
     :func:`load_pretrained` does.
 
     Args:
-        run_code: whether code in checkpoints runs nevertheless, with all rights of the user.
+        run_code: whether code in checkpoints runs nevertheless, with all rights of the user; in
+            this thread and, unless another guard in force forbids it, in those without their own.
     """
 
     def load(f, map_location=None, *args, **kwargs):
@@ -60,6 +61,7 @@ def guard_loads(*, run_code: bool = False) -> Iterator[None]:
     hosts_own = vars(CheckpointLoader)["load_checkpoint"]
     environment = {name: os.environ.pop(name, None) for name in (FORCED_SAFE, FORCED_UNSAFE)}
     token = RUN_CODE.set(run_code)
+    GUARDS.append(run_code)
     torch.load, PretrainedInit.__call__ = load, _init_pretrained
     CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
     if not run_code:
@@ -69,6 +71,7 @@ def guard_loads(*, run_code: bool = False) -> Iterator[None]:
     finally:
         torch.load, PretrainedInit.__call__ = before
         CheckpointLoader.load_checkpoint = hosts_own
+        GUARDS.remove(run_code)
         RUN_CODE.reset(token)
         os.environ.pop(FORCED_SAFE, None)
         os.environ.update({name: value for name, value in environment.items() if value})

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
-from ..checkpoints.files import RUN_CODE
+from ..checkpoints.files import runs_code
 from .saving import find_last_checkpoint
 from .sharding import divided_like, undivided_type
 
@@ -130,7 +130,7 @@ def adopt_settings(cfg: Config, checkpoint: Mapping) -> list[str]:
                 f"{used} is used"
             )
     for key, registry in RESTORED.items():
-        if not RUN_CODE.get():
+        if not runs_code():
             _require_registered(key, registry, old, new)
         _put(cfg, key, _find(old, key))
     return lines

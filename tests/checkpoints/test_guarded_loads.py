@@ -3,6 +3,8 @@
 import logging
 import os
 import pickle
+import threading
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -173,6 +175,67 @@ def test_who_must_can_run_the_code_after_a_warning(trap, mark, warnings):
     assert "run as a program" in warning
     with pytest.raises(ValueError, match="run code"):
         read_checkpoint(trap)
+
+
+def runs_code(trap, mark, *, is_elsewhere):
+    """Return whether a load, perhaps in a new thread, runs the code of the trap."""
+
+    def load():
+        with suppress(ValueError):
+            read_checkpoint(trap)
+
+    if is_elsewhere:
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+    else:
+        load()
+    ran = mark.is_dir()
+    if ran:
+        mark.rmdir()
+    return ran
+
+
+# what the outer and the inner guard say, and whether code runs within both in this and a new thread
+GUARDED = [(True, True, True, True), (True, False, False, False), (False, True, True, False)]
+
+
+@pytest.mark.parametrize(("outer", "inner", "here", "elsewhere"), GUARDED)
+def test_new_threads_run_code_only_where_all_guards_admit_it(
+    trap, mark, outer, inner, here, elsewhere
+):
+    def seen():
+        return [runs_code(trap, mark, is_elsewhere=elsewhere) for elsewhere in (False, True)]
+
+    with guard_loads(run_code=outer):
+        assert seen() == [outer, outer]
+        with guard_loads(run_code=inner):
+            assert seen() == [here, elsewhere]
+        assert seen() == [outer, outer]
+    assert seen() == [False, False]
+
+
+def test_a_thread_with_its_own_guard_stays_safe_whatever_others_admit(trap, mark):
+    def run():
+        with guard_loads():
+            entered.set()
+            go_on.wait()
+            ran.append(runs_code(trap, mark, is_elsewhere=False))
+            done.set()
+            leave.wait()
+
+    entered, go_on, done, leave = (threading.Event() for _ in range(4))
+    ran = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    entered.wait()
+    with guard_loads(run_code=True):
+        go_on.set()
+        done.wait()
+    # guards end in the reverse order, as each restores what it has found
+    leave.set()
+    thread.join()
+    assert ran == [False]
 
 
 @pytest.mark.parametrize("run_code", [False, True])
