@@ -188,6 +188,10 @@ def build(models: Models) -> None:
 
     @reporting
     def list_layers(name: str) -> Any:
+        return gr.Dropdown([LAST, *layers_of(models.named(name))])
+
+    @reporting
+    def start_over(name: str) -> Any:
         return gr.Dropdown([LAST, *layers_of(models.named(name))], value=LAST)
 
     @reporting
@@ -226,6 +230,9 @@ def build(models: Models) -> None:
         inputs=[upload, name, what, layer], outputs=[gallery, words], api_visibility="private"
     )
     events: list[Any] = [button.click(run, **settings), enlarged.select(run_at, **settings)]
-    upload.change(show_enlarged, upload, enlarged, show_progress="hidden", api_visibility="private")
     cancel.click(None, cancels=events, api_visibility="private")
-    name.change(list_layers, name, layer, show_progress="hidden", api_visibility="private")
+    quiet: dict[str, Any] = dict(show_progress="hidden", api_visibility="private")
+    upload.change(show_enlarged, upload, enlarged, **quiet)
+    name.change(start_over, name, layer, **quiet)
+    # the model at the start is loaded only when it is needed
+    layer.focus(list_layers, name, layer, **quiet)

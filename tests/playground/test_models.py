@@ -12,7 +12,7 @@ from demo_cases import noise
 from mmengine.config import Config
 from PIL import Image
 
-from hybrid_backbones.playground import detect
+from hybrid_backbones.playground import detect, inside
 from hybrid_backbones.playground.detect import find, to_html
 from hybrid_backbones.playground.handlers import reporting
 from hybrid_backbones.playground.images import MAX_SIDE, Picture, read_upload
@@ -186,6 +186,16 @@ def test_handlers_turn_mistakes_into_sentences_and_log_bugs(logged):
     assert logged == ["the playground has a bug"] * 2
     with pytest.raises(Exception, match="Choose a model first"):
         reporting(lambda: Models([]).named(None))()
+
+
+def test_only_another_model_takes_back_the_layer_that_was_chosen(models):
+    with gr.Blocks() as page:
+        inside.build(models)
+    calls = {one.name: one.fn for one in page.fns.values()}
+    for handler, takes_back in (("list_layers", False), ("start_over", True)):
+        given = calls[handler](models[0].name).constructor_args
+        assert given["choices"][1:] == inside.layers_of(models[0])
+        assert ("value" in given) == takes_back
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,11 @@ def test_layers_of_the_chosen_model_can_be_chosen(visit, folder):
     assert "has nothing to show of routes of BiFormer" in visit.sentence()
 
 
+def test_layers_of_the_first_model_can_be_chosen(visit, models):
+    visit.open_tab("Look inside")
+    visit.choose("inside-layer", inside.layers_of(models[0])[0])
+
+
 MISTAKES = {
     "text.png": "This file is no picture that can be read",
     "broken.png": "truncated or not an image",
