@@ -50,6 +50,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        refusal = server.refusal if start else None
+        if start >= len(content) > 0:
+            refusal = 416
+        if refusal:
+            self.send_response(refusal)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
         kind = "text/html" if content.startswith(b"<") else "application/octet-stream"
         self.send_header("Content-Type", kind)
@@ -86,8 +94,8 @@ class WeightsServer(ThreadingHTTPServer):
         self.cut_at = {}
         # paths that are never answered
         self.silent = set()
-        # whether parts of files are sent
-        self.has_ranges = True
+        # whether parts of files are sent, and the status by which they are refused for the moment
+        self.has_ranges, self.refusal = True, None
         # set when half of an answer is sent; the other half follows when `go_on` is set
         self.half_sent, self.go_on, self.closing = (threading.Event() for _ in range(3))
         self.go_on.set()

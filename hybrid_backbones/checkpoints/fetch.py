@@ -12,8 +12,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import gdown
 import huggingface_hub
@@ -236,13 +239,33 @@ def _continue_download(address: str, path: Path) -> None:
         gdown.download(address, str(path), resume=True, timeout=TIMEOUT)
     except FileURLRetrievalError:
         raise
-    except DownloadError:
+    except DownloadError as error:
         if not begun or [part.stat().st_size for part in begun] != sizes:
             raise
-        # the server sends files only from their beginning
+        if not _refuses_rest(address, sizes[0]):
+            raise DownloadError(
+                f"{error} Try again later, which continues {begun[0]}, or delete it to begin anew"
+            ) from error
         for part in begun:
             part.unlink()
         gdown.download(address, str(path), resume=True, timeout=TIMEOUT)
+
+
+def _refuses_rest(address: str, begun: int) -> bool:
+    """Ask a server whether it will never send what follows the bytes that are here.
+
+    Either it sends files only from their beginning, or nothing follows. A server that is busy, or
+    breaks off, may do better the next time.
+    """
+    # in front of files on Google Drive are pages, and it does send parts of files
+    if DRIVE_ID.match(address):
+        return False
+    request = Request(address, headers=dict(Range=f"bytes={begun}-"))
+    try:
+        with urlopen(request, timeout=TIMEOUT) as answer:
+            return answer.status == HTTPStatus.OK
+    except (OSError, HTTPException) as error:
+        return getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 def _require_checkpoint(path: Path, address: str) -> None:

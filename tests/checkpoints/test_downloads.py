@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import re
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gdown.exceptions import DownloadError
 from safetensors.torch import save
 from weights_server import checkpoint, kept
 
@@ -145,6 +147,58 @@ def test_an_interrupted_download_leaves_no_checkpoint_and_goes_on(has_ranges, se
     assert fetch(url).read_bytes() == content
     assert [path.name for path in kept(cache)] == ["a.pth"]
     assert (("GET", "/a.pth", begun) in server.asked) == has_ranges
+
+
+def begin(url, server, cache):
+    """Download the beginning of a file, and return the path of what is kept."""
+    server.cut_at["/a.pth", 0] = 600_000
+    with pytest.raises(ValueError, match="incomplete"):
+        fetch(url)
+    (part,) = kept(cache)
+    return part
+
+
+@pytest.mark.parametrize("refusal", [503, 429, None], ids=["busy", "too many", "cut off"])
+def test_what_was_begun_is_kept_while_the_server_fails_for_a_moment(refusal, server, cache):
+    content = checkpoint(size=400_000)
+    url = server.add("/a.pth", content)
+    part = begin(url, server, cache)
+    begun = part.read_bytes()
+    server.refusal = refusal
+    if refusal is None:
+        server.cut_at["/a.pth", len(begun)] = len(begun)
+    with pytest.raises(ValueError, match=rf"Try again later, .* continues {part}, or delete it"):
+        fetch(url)
+    assert kept(cache) == [part]
+    assert part.read_bytes() == begun
+    server.refusal = None
+    server.asked.clear()
+    assert fetch(url).read_bytes() == content
+    assert ("GET", "/a.pth", len(begun)) in server.asked
+
+
+def test_a_page_in_front_of_a_file_is_not_taken_for_the_whole_file(server, cache, monkeypatch):
+    url = server.add("/file/d/some-id/view", b"<!DOCTYPE html>")
+    monkeypatch.setattr("hybrid_backbones.checkpoints.fetch.DRIVE_ID", re.compile(r".*/d/([\w-]+)"))
+
+    def fails(address, output, **_):
+        Path(f"{output}12345678.part").write_bytes(b"begun")
+        raise DownloadError("too many have asked for it.")
+
+    monkeypatch.setattr("gdown.download", fails)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too many"):
+            fetch(url)
+        assert [path.read_bytes() for path in kept(cache)] == [b"begun"]
+    assert server.asked == []
+
+
+def test_what_was_begun_of_a_shorter_file_is_fetched_anew(server, cache):
+    url = server.add("/a.pth", checkpoint(size=400_000))
+    begin(url, server, cache)
+    server.add("/a.pth", checkpoint(2.0))
+    assert fetch(url).read_bytes() == checkpoint(2.0)
+    assert [path.name for path in kept(cache)] == ["a.pth"]
 
 
 def full_disk(address, output, **_):
