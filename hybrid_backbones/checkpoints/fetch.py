@@ -64,7 +64,8 @@ def fetch(checkpoint: str | Path) -> Path:
         return _fetch_published(given, PUBLISHED[given])
     if ADDRESS.match(given):
         return _cached(given) or _download(given)
-    path = Path(given).expanduser()
+    # unlike that of Path, this leaves the name of a user who does not exist
+    path = Path(os.path.expanduser(given))
     # the path of an empty name is the current folder
     if not given or not path.exists():
         raise ValueError(f"no checkpoint at {given!r}: check the path{similar_names(given)}")

@@ -128,7 +128,7 @@ def _empty_set(error: Exception, match: re.Match) -> str | None:
 
 def _system_error(error: OSError, match: re.Match) -> str | None:
     """Return the operating system's message about a file, if the user can fix the problem."""
-    is_users = isinstance(error, USERS_ERRORS) or error.errno == errno.EROFS
+    is_users = isinstance(error, USERS_ERRORS) or error.errno in (errno.EROFS, errno.ENAMETOOLONG)
     return match[0] if is_users and error.filename is not None else None
 
 

@@ -20,6 +20,11 @@ def test_a_missing_file_is_named(tmp_path):
         load_published(ACmixResNet(DEPTH), tmp_path / "absent.pth")
 
 
+def test_a_path_of_an_unknown_user_is_named():
+    with pytest.raises(ValueError, match=r"no checkpoint at '~no-such-user/absent\.pth'"):
+        load_published(ACmixResNet(DEPTH), "~no-such-user/absent.pth")
+
+
 def test_a_directory_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         load_published(ACmixResNet(DEPTH), tmp_path)

@@ -137,7 +137,7 @@ def test_what_fails_in_a_constructor_is_a_bug():
         assert explain(error_of(lambda kind=kind: HOOKS.build(dict(type=kind)))) is None
 
 
-KINDS = "read-only", "no such address", "invalid", "closed", "process"
+KINDS = "read-only", "long name", "no such address", "invalid", "closed", "process"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,7 @@ KINDS = "read-only", "no such address", "invalid", "closed", "process"
         (KeyError("loss"), None),
         (OSError("of a library, without a file"), None),
         (OSError(errno.EROFS, "Read-only file system", "out.png"), "Read-only .*out.png"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", 256 * "x"), "name too long: 'xxx"),
         (HTTPError("http://host/weights.pth", 404, "Not Found", {}, None), "404: Not Found"),
         (OSError(errno.EINVAL, os.strerror(errno.EINVAL), "handle"), None),
         (OSError(errno.EBADF, os.strerror(errno.EBADF), "handle"), None),
