@@ -71,6 +71,11 @@ def playground(args: Namespace) -> None:
         ValueError: for errors that the user can fix.
         KeyboardInterrupt: when it is stopped.
     """
+    if args.cfg_options and not args.models:
+        raise ValueError(
+            "--cfg-options changes the configs of models that are given, and none is: give CONFIG "
+            "CHECKPOINT, or leave it out"
+        )
     require_device(args.device)
     require_port(args.port)
     stop_on_sigterm()

@@ -34,6 +34,8 @@ MISTAKES = {
     "odd": ((CONFIG,), "expected pairs of CONFIG CHECKPOINT, got 1 arguments"),
     "no config": (("none.py", "none.pth"), "no config at none.py"),
     "no checkpoint": ((CONFIG, "none.pth"), "no checkpoint at none.pth: check the path"),
+    "long name": ((CONFIG, 256 * "x"), "File name too long: 'xxx"),
+    "options": (("--cfg-options", "a=1"), "--cfg-options changes the configs of models that are"),
     "no device": ((CONFIG, "none.pth", "--device", "cuda:77"), "--device cuda:77"),
     "port": ((CONFIG, "none.pth", "--port", "0"), "--port must be from 1 to 65535, got 0"),
 }
