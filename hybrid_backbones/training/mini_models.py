@@ -129,13 +129,14 @@ class MiniTraining:
         """Stop the training that runs, and start no further one; it goes on from there later."""
         with self._changing:
             self._stopping.set()
-            if self._process is not None:
-                self._process.terminate()
+            # the process may end, and be forgotten, at any time
+            if (process := self._process) is not None:
+                process.terminate()
             if self._thread is not None:
                 self._thread.join(PATIENCE)
-            if self._process is not None:
-                self._process.kill()
-                self._process.wait()
+            if (process := self._process) is not None:
+                process.kill()
+                process.wait()
 
     def checkpoint(self, name: str) -> Path:
         """Return the checkpoint of a model.
@@ -170,9 +171,12 @@ class MiniTraining:
         self.states[name] = State("training", 0.0, "starting")
         print_log(f"training {name} on the mini set, in {model.work_dir}", logger="current")
         lines: deque[str] = deque(maxlen=MAX_LINES)
-        self._process = start_alone(model)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        self._process = process = start_alone(model)
+        # a stop in the meantime has found no process
+        if self._stopping.is_set():
+            process.terminate()
+        assert process.stdout is not None
+        for line in process.stdout:
             lines.append(line.strip())
             if self._log:
                 self._log(line.rstrip())
@@ -180,7 +184,7 @@ class MiniTraining:
                 share = _share(step, model)
                 words = f"{100 * share:.0f} %, {step[4]} left"
                 self.states[name] = State("training", share, words)
-        code = self._process.wait()
+        code = process.wait()
         self._process = None
         share = self.states[name].share
         if code == 0 and model.checkpoint:

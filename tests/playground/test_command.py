@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.request import proxy_bypass, urlopen
@@ -166,6 +167,38 @@ def test_a_training_tells_how_far_it_is_and_can_be_stopped(fake):
     assert [state.kind for state in training.states.values()] == ["stopped", "stopped"]
     with pytest.raises(ValueError, match="has not been trained to its end"):
         training.checkpoint("endless")
+
+
+def test_a_stop_while_a_training_starts_ends_it_without_force(fake, monkeypatch):
+    start, processes = mini_models.start_alone, []
+
+    def stop_before_it_starts(model):
+        stopping.start()
+        wait_until(training._stopping.is_set)
+        # long enough that the stop has looked for a process
+        time.sleep(0.5)
+        processes.append(start(model))
+        return processes[0]
+
+    monkeypatch.setattr(mini_models, "start_alone", stop_before_it_starts)
+    monkeypatch.setattr(mini_models, "PATIENCE", 10)
+    training = fake("endless")
+    stopping = threading.Thread(target=training.stop)
+    training.start()
+    training.wait()
+    stopping.join()
+    assert processes[0].returncode == -signal.SIGTERM
+    assert training.states["endless"].kind == "stopped"
+
+
+def test_a_training_that_ends_while_it_is_stopped_is_no_error(fake, monkeypatch):
+    training, process = fake("first"), mini_models.start_alone(fake("endless").models["endless"])
+    # a process that is forgotten as soon as it has been looked at
+    looks = iter([process])
+    forgotten = property(lambda _: next(looks, None))
+    monkeypatch.setattr(MiniTraining, "_process", forgotten, raising=False)
+    training.stop()
+    assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_lines_of_both_kinds_of_logs_are_understood():
