@@ -1,7 +1,7 @@
 """Predict on images with a trained model and draw the results.
 
 The hosts' visualisers draw. Their inferencers are not used: each has other arguments and outputs,
-and they load checkpoints non-strictly and read images with other decoders than training.
+and they load checkpoints non-strictly.
 """
 
 import textwrap
@@ -14,7 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
@@ -24,6 +24,7 @@ from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
 
 from ..checkpoints import dataset_meta, load_trained
+from ..datasets.loading import STRICT
 from ..datasets.palette import palette_for
 from ..training.requirements import require_device, require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
@@ -53,6 +54,8 @@ def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> BaseModel
 def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], Compose]:
     """Build the test pipeline of a config, split after the step that loads the image.
 
+    mmcv's loader of colour images gets the strict decoder, which names files that are no images.
+
     Args:
         cfg: config with a `test_dataloader`.
         *without: types of steps to drop, in addition to `LoadAnnotations`.
@@ -67,6 +70,11 @@ def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], 
         if step["type"].rpartition(".")[2] not in ("LoadAnnotations", *without)
     ]
     load, *rest = Compose(steps).transforms
+    # any other loader gives values that the strict one does not, such as grey ones
+    in_colour = type(load) is LoadImageFromFile and load.color_type == "color"
+    if in_colour and load.imdecode_backend != "tifffile":
+        # files of the command line are on the disk, and need no settings of a file backend
+        load = LoadImageFromFile(load.to_float32, imdecode_backend=STRICT)
     return load, Compose(rest)
 
 

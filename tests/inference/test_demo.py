@@ -10,12 +10,12 @@ import pytest
 import torch
 from demo_cases import FASTER, KINDS, noise, read, save_network
 from helpers import assert_same_tensors
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 
 from hybrid_backbones.datasets.pictures import MAX_ASPECT
 from hybrid_backbones.inference import demo as demo_module
-from hybrid_backbones.inference.demo import build_trained, demo, predict
+from hybrid_backbones.inference.demo import build_pipeline, build_trained, demo, predict
 from hybrid_backbones.mini.preset import apply_mini
 
 # where a whole network predicts: the detector takes longest
@@ -115,16 +115,28 @@ def test_full_configs_predict_on_images_of_any_proportion(repository, tmp_path, 
             assert prediction.pred_sem_seg.data.shape == (1, *pixels.shape[:2])
 
 
+@pytest.mark.parametrize(
+    "loader",
+    [
+        dict(imdecode_backend="strict"),
+        # of the hosts' own configs
+        dict(),
+        dict(imdecode_backend="pillow", backend_args=dict(backend="local"), ignore_empty=True),
+    ],
+    ids=str,
+)
 def test_each_image_of_a_folder_is_drawn_with_one_model(
-    repository, tmp_path, monkeypatch, checkpoints, capsys
+    repository, tmp_path, monkeypatch, checkpoints, capsys, loader
 ):
     kind = "imagenet_swiftformer_xs"
     cfg = read(repository, kind)
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromFile", **loader)
     folder, out = tmp_path / "images", tmp_path / "new" / "pictures"
     (folder / "subfolder").mkdir(parents=True)
     for name in ("a.png", "a.bmp", "with space.jpg"):
         Image.fromarray(noise(60, 40)).save(folder / name)
     (folder / "notes.txt").write_text("not an image")
+    (folder / "Thumbs.db").touch()
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:500])
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     loaded = []
@@ -137,8 +149,33 @@ def test_each_image_of_a_folder_is_drawn_with_one_model(
     assert sorted(path.name for path in written) == ["a.bmp.png", "a.png", "with space.jpg.png"]
     assert sorted(out.iterdir()) == sorted(written)
     assert all(Image.open(path).width >= 512 for path in written)
-    assert "skipped 2 files that cannot be loaded: cut.png, notes.txt" in capsys.readouterr().out
+    skipped = "skipped 3 files that cannot be loaded: Thumbs.db, cut.png, notes.txt"
+    assert skipped in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("loader", "dtype", "shape"),
+    [
+        (dict(), np.uint8, (4, 6, 3)),
+        (dict(to_float32=True), np.float32, (4, 6, 3)),
+        (dict(color_type="grayscale"), np.uint8, (4, 6)),
+        (dict(color_type="unchanged"), np.uint8, (4, 6)),
+    ],
+    ids=str,
+)
+def test_images_have_the_kind_of_values_that_the_config_says(
+    repository, tmp_path, loader, dtype, shape
+):
+    cfg = read(repository, "imagenet_swiftformer_xs")
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromFile", **loader)
+    grey = noise(6, 4)[..., :1]
+    Image.fromarray(grey[..., 0]).save(tmp_path / "grey.png")
+    init_default_scope(cfg.default_scope)
+    load, _ = build_pipeline(cfg)
+    found = load(dict(img_path=str(tmp_path / "grey.png")))["img"]
+    assert (found.dtype, found.shape) == (dtype, shape)
+    assert (found.reshape(4, 6, -1) == grey).all()
 
 
 def run(repository, monkeypatch, command):
