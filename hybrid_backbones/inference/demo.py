@@ -18,7 +18,7 @@ from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
@@ -26,6 +26,7 @@ from mmengine.visualization.utils import img_from_canvas
 from ..checkpoints import dataset_meta, load_trained
 from ..datasets.loading import STRICT
 from ..datasets.palette import palette_for
+from ..settings import tested_dataset, tested_metainfo, type_name
 from ..training.requirements import require_device, require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
 
@@ -63,11 +64,10 @@ def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], 
     Returns:
         first step, which loads the image, and the remaining pipeline.
     """
-    # the type may have a scope as prefix
     steps = [
         step
-        for step in cfg.test_dataloader.dataset.pipeline
-        if step["type"].rpartition(".")[2] not in ("LoadAnnotations", *without)
+        for step in tested_dataset(cfg).pipeline
+        if type_name(step["type"]) not in ("LoadAnnotations", *without)
     ]
     load, *rest = Compose(steps).transforms
     # any other loader gives values that the strict one does not, such as grey ones
@@ -112,9 +112,7 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
     """
     found = dataset_meta(checkpoint)
     if found is None:
-        # lazy, so that the files of the dataset are not required
-        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
-        found = dataset.metainfo
+        found = tested_metainfo(cfg)
     classes = found.get("classes")
     if not classes:
         raise ValueError(
@@ -264,7 +262,7 @@ def demo(
         ValueError: if a file is missing, damaged, does not fit the model or cannot be written.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader", "visualizer")
-    if cfg.test_dataloader.dataset.type == "SketchCocoDataset":
+    if type_name(tested_dataset(cfg).type) == "SketchCocoDataset":
         raise ValueError("the config searches by sketch: use hb sketch-demo")
     require_device(device)
     require_score(score_thr)

@@ -8,15 +8,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from demo_cases import FASTER, KINDS, noise, read, save_network
+from demo_cases import FASTER, KINDS, every_form, in_form, noise, read, save_network
 from helpers import assert_same_tensors
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 
 from hybrid_backbones.datasets.pictures import MAX_ASPECT
+from hybrid_backbones.explain.command import explain
 from hybrid_backbones.inference import demo as demo_module
 from hybrid_backbones.inference.demo import build_pipeline, build_trained, demo, predict
+from hybrid_backbones.inference.sketch import sketch_demo
+from hybrid_backbones.locformer.demo import sketch_size
 from hybrid_backbones.mini.preset import apply_mini
+from hybrid_backbones.playground.models import Model
 
 # where a whole network predicts: the detector takes longest
 every_kind_slowly = pytest.mark.parametrize(
@@ -176,6 +180,35 @@ def test_images_have_the_kind_of_values_that_the_config_says(
     found = load(dict(img_path=str(tmp_path / "grey.png")))["img"]
     assert (found.dtype, found.shape) == (dtype, shape)
     assert (found.reshape(4, 6, -1) == grey).all()
+
+
+@every_form
+def test_a_config_in_whatever_form_has_one_demo(repository, tmp_path, checkpoints, wrapper, form):
+    kind = "imagenet_swiftformer_xs"
+    Image.fromarray(noise(60, 40)).save(tmp_path / "image.png")
+    plain, cfg = read(repository, kind), in_form(read(repository, kind), wrapper, form)
+    checkpoint, drawn = checkpoints(kind, plain), []
+    for i, one in enumerate((plain, cfg)):
+        (path,) = demo(one, tmp_path / "image.png", checkpoint, tmp_path / f"{i}.bmp")
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+@every_form
+def test_searches_by_sketch_are_known_in_whatever_form(repository, tmp_path, wrapper, form):
+    cfg = in_form(read(repository, "locformer_swin_t"), wrapper, form)
+    missing = tmp_path / "none.png"
+    with pytest.raises(ValueError, match="searches by sketch: use hb sketch-demo"):
+        demo(cfg, missing, "none.pth")
+    with pytest.raises(ValueError, match="searches by sketch: say which one"):
+        explain(cfg, missing, "none.pth", tmp_path)
+    with pytest.raises(ValueError, match="no image at"):
+        sketch_demo(cfg, missing, "none.png", "none.pth", tmp_path / "out.png")
+    assert Model("search", cfg, "none.pth").task == "sketch"
+    assert sketch_size(cfg) == 224
+    load, rest = build_pipeline(cfg, "RenderSketch")
+    steps = [type(step).__name__ for step in (load, *rest.transforms)]
+    assert steps == ["LoadImageFromFile", "RoundedResize", "PackSketchInputs"]
 
 
 def run(repository, monkeypatch, command):

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from demo_cases import KINDS, every_kind, noise, read, sample_of, visualizer_of
+from demo_cases import (
+    KINDS,
+    every_form,
+    every_kind,
+    in_form,
+    noise,
+    read,
+    sample_of,
+    visualizer_of,
+)
 from PIL import Image
 
 from hybrid_backbones.inference.demo import draw, read_dataset_meta
@@ -26,6 +35,24 @@ def test_a_checkpoint_that_names_no_classes_gets_those_of_the_data_set(
     assert len(found["palette"]) == len(found["classes"])
     if "palette" in expected:
         assert [list(color) for color in found["palette"]] == list(map(list, expected["palette"]))
+
+
+@every_form
+def test_names_come_from_the_data_set_in_whatever_form(repository, tmp_path, wrapper, form):
+    kind = "fpn_uniformer_xxs"
+    found = visualizer_of(in_form(read(repository, kind), wrapper, form), tmp_path).dataset_meta
+    assert found["classes"] == list(KINDS[kind].METAINFO["classes"])
+
+
+def test_names_that_are_nowhere_are_asked_for(repository, tmp_path):
+    cfg = read(repository, "fpn_uniformer_xxs")
+    for missing in (None, dict(batch_size=1)):
+        cfg.test_dataloader = missing
+        with pytest.raises(ValueError, match=r"fpn.*\.py does not set test_dataloader\.dataset, "):
+            visualizer_of(cfg, tmp_path)
+    # those of the checkpoint are enough
+    meta = dict(dataset_meta=dict(classes=["a"]))
+    assert visualizer_of(cfg, tmp_path, meta=meta).dataset_meta["classes"] == ["a"]
 
 
 def test_names_in_the_checkpoint_come_before_those_in_the_config(repository, tmp_path):
