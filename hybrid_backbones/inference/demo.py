@@ -24,6 +24,7 @@ from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
 
 from ..checkpoints import dataset_meta, load_trained
+from ..datasets.inspection.lettering import plain
 from ..datasets.loading import STRICT
 from ..datasets.palette import palette_for
 from ..settings import tested_dataset, tested_metainfo, type_name
@@ -170,7 +171,7 @@ def _draw_class(
         canvas,
         prediction,
         # wrap lines and scale letters to fit into the figure
-        classes=[textwrap.fill(name, 30) for name in names],
+        classes=[textwrap.fill(plain(name), 30) for name in names],
         text_cfg=dict(size=min(width / 50, height / 6)),
         draw_gt=False,
     )
@@ -180,9 +181,9 @@ def _draw_objects(
     visualizer: Visualizer, pixels: np.ndarray, prediction: BaseDataElement, score_thr: float
 ) -> np.ndarray:
     """Draw boxes and masks with names and scores."""
-    objects = prediction.pred_instances
+    objects, meta = prediction.pred_instances, visualizer.dataset_meta
     objects = objects[objects.scores >= score_thr]
-    require_names(objects.labels.numpy(), visualizer.dataset_meta["classes"])
+    require_names(objects.labels.numpy(), meta["classes"])
     size = picture_size(*pixels.shape[:2])
     canvas = resize(pixels, size, fill=255)
     scale = [size[1] / pixels.shape[1], size[0] / pixels.shape[0]]
@@ -190,10 +191,14 @@ def _draw_objects(
     if "masks" in objects:
         masks = [resize(mask, size, fill=0) for mask in objects.masks.byte().numpy()]
         objects.masks = torch.tensor(np.array(masks, bool).reshape(-1, *canvas.shape[:2]))
-    # the score threshold has been applied above
-    visualizer.add_datasample(
-        "", canvas, type(prediction)(pred_instances=objects), draw_gt=False, pred_score_thr=-1
-    )
+    visualizer.dataset_meta = dict(meta, classes=[*map(plain, meta["classes"])])
+    try:
+        # the score threshold has been applied above
+        visualizer.add_datasample(
+            "", canvas, type(prediction)(pred_instances=objects), draw_gt=False, pred_score_thr=-1
+        )
+    finally:
+        visualizer.dataset_meta = meta
     return visualizer.get_image()
 
 
@@ -204,7 +209,9 @@ def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
     counts = np.bincount(labels.ravel(), minlength=len(names))
     present = [i for i in np.argsort(-counts) if counts[i]]
     entries = [
-        Patch(color=palette[i] / 255, label=f"{names[i]} {100 * counts[i] / labels.size:.1f} %")
+        Patch(
+            color=palette[i] / 255, label=f"{plain(names[i])} {100 * counts[i] / labels.size:.1f} %"
+        )
         for i in present[:MAX_LEGEND]
     ]
     if len(present) > MAX_LEGEND:

@@ -12,7 +12,8 @@ from mmengine.config import Config
 from PIL import Image
 from tiers import few_of
 
-from hybrid_backbones.explain import attention, subject
+from hybrid_backbones.explain import attention
+from hybrid_backbones.explain import subject as subject_module
 from hybrid_backbones.explain.command import explain
 from hybrid_backbones.explain.subject import read_subjects
 from hybrid_backbones.inference.sketch import predict
@@ -85,7 +86,7 @@ def test_a_class_without_a_name_is_refused(repository, tmp_path, monkeypatch, ch
     if kind.startswith("maskrcnn"):
         cfg.model.test_cfg.rcnn.score_thr = 0.0
     # whatever is found has none
-    monkeypatch.setattr(subject, "read_dataset_meta", lambda *_: dict(classes=[]))
+    monkeypatch.setattr(subject_module, "read_dataset_meta", lambda *_: dict(classes=[]))
     with pytest.raises(ValueError, match=r"names of 0 classes, but class \d+ was predicted"):
         list(read_subjects(cfg, [image], checkpoints(kind, cfg), "cpu"))
 
