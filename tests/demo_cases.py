@@ -6,7 +6,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.datasets import ImageNet
 from mmpretrain.structures import DataSample
@@ -26,6 +26,21 @@ FASTER = {
     "test_dataloader.dataset.pipeline.1.scale": (333, 200),
     "model.test_cfg.rcnn.max_per_img": 10,
 }
+# wrappers of test sets, as users have them
+WRAPPERS = {
+    "plain": lambda dataset: dataset,
+    "concatenated": lambda one: dict(type="ConcatDataset", datasets=[one, dict(one, indices=1)]),
+    "repeated": lambda one: dict(type="RepeatDataset", times=2, dataset=one),
+    "concatenated repetitions": lambda one: WRAPPERS["concatenated"](WRAPPERS["repeated"](one)),
+}
+every_form = pytest.mark.parametrize(
+    ("wrapper", "form"),
+    [
+        *((wrapper, "name") for wrapper in WRAPPERS),
+        *(("plain", form) for form in ("class", "path")),
+        ("concatenated repetitions", "class"),
+    ],
+)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -34,6 +49,18 @@ def read(repository, kind):
     cfg.model.backbone.init_cfg = None
     if kind.startswith("maskrcnn"):
         cfg.merge_from_dict(FASTER)
+    return cfg
+
+
+def in_form(cfg, wrapper, form):
+    """Write the test set of a config otherwise: wrapped, and its types as classes or paths."""
+    dataset = cfg.test_dataloader.dataset
+    for part, registry in ((dataset, DATASETS), *((step, TRANSFORMS) for step in dataset.pipeline)):
+        with registry.switch_scope_and_registry(cfg.default_scope) as own:
+            kind = own.get(part.type)
+        names = dict(name=part.type, path=f"{kind.__module__}.{kind.__name__}")
+        part.type = kind if form == "class" else names[form]
+    cfg.test_dataloader.dataset = WRAPPERS[wrapper](dataset)
     return cfg
 
 

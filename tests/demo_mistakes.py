@@ -73,6 +73,7 @@ DEMO_MISTAKES = {
             lambda tmp: ("--out", tmp / "picture.xyz"),
             r"--out must end with one of \.png, \.jpg.*, got .*picture\.xyz",
         ),
+        out_without_a_name=(lambda tmp: ("--out", ""), r"--out has no name: expected an image to"),
         no_ending=(lambda tmp: ("--out", tmp / "picture"), r"--out must end with one of \.png"),
         out_is_a_folder=(
             lambda tmp: ("--out", a_folder(tmp).rename(tmp / "folder.png")),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
+from ..settings import tested_metainfo
 from .commands import match_file
 from .fetch import fetch
 from .load import load_trained
@@ -47,7 +48,8 @@ def convert(cfg: Config, checkpoint: str | Path, out: str | Path) -> None:
         out: file to write, which must not exist.
 
     Raises:
-        ValueError: if the checkpoint does not fit the model, or the file exists.
+        ValueError: if the checkpoint does not fit the model, it names no classes and the config has
+            no test set, or the file exists.
     """
     out = Path(out)
     if out.exists():
@@ -69,9 +71,8 @@ def convert(cfg: Config, checkpoint: str | Path, out: str | Path) -> None:
 
 def _dataset_meta(cfg: Config) -> dict:
     """Return the names and the colours of the classes of a config's test set."""
-    # lazy, so that the files of the dataset are not required
-    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
-    return {key: dataset.metainfo[key] for key in ("classes", "palette") if key in dataset.metainfo}
+    found = tested_metainfo(cfg)
+    return {key: found[key] for key in ("classes", "palette") if key in found}
 
 
 def _write(content: dict, out: Path) -> None:

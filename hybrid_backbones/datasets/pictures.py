@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 # what Pillow raises for damaged files
 DAMAGE = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, TypeError, AttributeError),
-    struct.error,
+    *(OSError, SyntaxError, ValueError, RuntimeError, TypeError, AttributeError, LookupError),
+    *(EOFError, struct.error),
 )
 # a more elongated image would be resized to gigabytes (short side 256) or nothing (long side 1333)
 MAX_ASPECT = 100

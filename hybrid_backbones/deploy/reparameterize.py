@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints import load_trained, read_checkpoint
 from ..mini.preset import dicts
 from ..ops.xvolution import merge_xvolutions
+from ..settings import type_name
 from ..training.requirements import require_keys, require_writable_file
 from ..training.saving import AtomicLocalBackend
 
@@ -30,8 +31,7 @@ def merged_config(cfg: Config) -> Config:
     """
     cfg = deepcopy(cfg)
     for settings in dicts(cfg.model):
-        # the type may have a scope as prefix
-        kind = str(settings.get("type")).rpartition(".")[2]
+        kind = type_name(settings.get("type"))
         if kind == "XVolutionResNet":
             settings.merged = True
         elif kind == "XVolution":

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
+from ..settings import both_sides, tested_dataset, type_name
 from . import resize_steps
 from .compare import BOXES, INPUT
 
@@ -35,10 +36,7 @@ class Resizing:
     """
 
     def __init__(self, cfg: Config):
-        steps = [dict(step) for step in cfg.test_dataloader.dataset.pipeline]
-        for step in steps:
-            # the type may have a scope as prefix
-            step["type"] = step["type"].rpartition(".")[2]
+        steps = [dict(x, type=type_name(x["type"])) for x in tested_dataset(cfg).pipeline]
         steps = [step for step in steps if not step["type"].startswith(OTHER_STEPS)]
         self.steps = [step for step in steps if step.get("scale_factor") != 1]
         if not self.steps:
@@ -129,7 +127,7 @@ def _final_size(steps: list[dict[str, Any]]) -> tuple[int, int] | None:
     """Return the height and width after the last step, or None if they depend on the image."""
     last = steps[-1]
     if last["type"] == "Resize" and not last.get("keep_ratio"):
-        width, height = last["scale"]
+        width, height = both_sides(last["scale"])
         return height, width
     before = steps[-2] if len(steps) > 1 else dict(type=None)
     if last["type"] == "CenterCrop" and before["type"] == "ResizeEdge":

@@ -12,6 +12,8 @@ from typing import Any
 from onnx import ModelProto, TensorProto, helper, inliner
 from onnxscript import UINT8, opset18, script
 
+from ..settings import both_sides
+
 FLOAT32, FLOAT64 = int(TensorProto.FLOAT), int(TensorProto.DOUBLE)
 BYTE, INTEGER = int(TensorProto.UINT8), int(TensorProto.INT64)
 # its own types do not follow what it records
@@ -24,7 +26,7 @@ IMAGES = _bytes["B", 3, None, None]
 
 def keep_ratio(settings: dict[str, Any]) -> Function:
     """Return the size of `Resize` with `keep_ratio`: as large as possible within a scale."""
-    long, short = float(max(settings["scale"])), float(min(settings["scale"]))
+    short, long = sorted(map(float, both_sides(settings["scale"])))
 
     @script(default_opset=op)
     def size(h, w):
@@ -36,7 +38,7 @@ def keep_ratio(settings: dict[str, Any]) -> Function:
 
 def fixed(settings: dict[str, Any]) -> Function:
     """Return the size of `Resize` without `keep_ratio`."""
-    width, height = map(float, settings["scale"])
+    width, height = map(float, both_sides(settings["scale"]))
 
     @script(default_opset=op)
     def size(h, w):

@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 
 from ..inference.pictures import plan
 from ..locformer.demo import read_sketch
+from ..settings import tested_dataset, type_name
 from ..training.requirements import require_device, require_keys
 from .attention_views import on_paper
 from .features import stage_paths
@@ -124,8 +125,8 @@ def explain(
             the model has nothing of what is asked for.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader")
-    dataset = cfg.test_dataloader.dataset
-    by_sketch = dataset.type == "SketchCocoDataset"
+    dataset = tested_dataset(cfg)
+    by_sketch = type_name(dataset.type) == "SketchCocoDataset"
     if by_sketch and not sketches:
         raise ValueError("the config searches by sketch: say which one by --sketch FILE")
     if sketches and not by_sketch:

@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass
 class Panel:
-    """A picture with a title; subclasses draw it.
+    """A picture with a title; subclasses draw it. A ``$`` in its words begins no formula.
 
     Args:
         title: title above the picture.
@@ -49,7 +49,7 @@ class Panel:
 
     def finish(self, axes: Axes) -> None:
         """Draw the title, boxes and mark."""
-        axes.set_title(self.title, fontsize=9)
+        axes.set_title(self.title, fontsize=9, parse_math=False)
         labels = set()
         for (x, y, width, height), colour, label in self.boxes:
             axes.add_patch(
@@ -71,7 +71,9 @@ class Panel:
                 label="position",
             )
         if self.boxes or self.mark is not None:
-            axes.legend(fontsize=6.5, loc="upper right", framealpha=0.75, borderpad=0.3)
+            legend = axes.legend(fontsize=6.5, loc="upper right", framealpha=0.75, borderpad=0.3)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
 
 
 @dataclass
@@ -272,7 +274,7 @@ def draw_figure(
     for axes, panel in zip(grid[: len(panels)], panels, strict=True):
         panel.draw(axes)
         panel.finish(axes)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 

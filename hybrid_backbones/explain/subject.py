@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from ..inference.demo import build_pipeline, build_trained, read_dataset_meta
+from ..inference.demo import build_pipeline, build_trained, read_dataset_meta, require_names
 from ..inference.pictures import load_each
 from ..locformer.data import SKETCHED
 from .capture import Images
@@ -75,6 +75,12 @@ def to_pixels(model: BaseModel, inputs: Tensor, size: tuple[int, int]) -> np.nda
     return np.ascontiguousarray(rgb[: size[0], : size[1]].clip(0, 1))
 
 
+def _name_of(label: int, names: list[str]) -> str:
+    """Return the name of a class, with a ValueError if it has none."""
+    require_names(np.array(label), names)
+    return names[label]
+
+
 def _find_object(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     """Return the detection of the highest score."""
 
@@ -89,7 +95,7 @@ def _find_object(model: BaseModel, batch: dict, names: list[str]) -> Finding:
         return Finding("nothing found", None, None, None)
     best = int(objects.scores.argmax())
     x1, y1, x2, y2 = objects.bboxes[best].tolist()
-    words = f"{names[int(objects.labels[best])]} {objects.scores[best]:.2f}"
+    words = f"{_name_of(int(objects.labels[best]), names)} {objects.scores[best]:.2f}"
     return Finding(
         words,
         (int((y1 + y2) / 2), int((x1 + x2) / 2)),
@@ -116,7 +122,7 @@ def _find_region(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     peak = int(values[label].masked_fill(~mask, -torch.inf).argmax())
     share = areas[label] / labels.numel()
     return Finding(
-        f"{names[label]}, {100 * share:.0f} % of the image",
+        f"{_name_of(label, names)}, {100 * share:.0f} % of the image",
         (peak // labels.shape[1], peak % labels.shape[1]),
         None,
         lambda: logits()[label][mask].mean(),
@@ -133,7 +139,7 @@ def _find_class(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     with torch.no_grad():
         shares = logits().softmax(0)
     label = int(shares.argmax())
-    words = f"{names[label]} {shares[label]:.2f}"
+    words = f"{_name_of(label, names)} {shares[label]:.2f}"
     paths = stage_paths(model)
     if not paths:
         return Finding(words, None, None, lambda: logits()[label])
@@ -209,6 +215,9 @@ def find_subject(
         at: position (y, x) to look from, in pixels of the network's input; None looks from where
             the strongest result is, or from the centre if there is none.
         strokes: rendered sketches ``(Q, S, S)`` that the batch has, of a detector by sketch.
+
+    Raises:
+        ValueError: if the class that is found has no name.
     """
     height, width = size = tuple(batch["data_samples"][0].metainfo["img_shape"][:2])
     words, place, box, score = FINDERS[scope](model, batch, names)

@@ -1,7 +1,7 @@
 """Predict on images with a trained model and draw the results.
 
 The hosts' visualisers draw. Their inferencers are not used: each has other arguments and outputs,
-and they load checkpoints non-strictly and read images with other decoders than training.
+and they load checkpoints non-strictly.
 """
 
 import textwrap
@@ -14,17 +14,20 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from mmengine.visualization.utils import img_from_canvas
 
 from ..checkpoints import dataset_meta, load_trained
+from ..datasets.inspection.lettering import plain
+from ..datasets.loading import STRICT
 from ..datasets.palette import palette_for
+from ..settings import tested_dataset, tested_metainfo, type_name
 from ..training.requirements import require_device, require_keys, require_score
 from .pictures import load_each, picture_size, pixels_of, plan, resize, write
 
@@ -53,6 +56,8 @@ def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> BaseModel
 def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], Compose]:
     """Build the test pipeline of a config, split after the step that loads the image.
 
+    mmcv's loader of colour images gets the strict decoder, which names files that are no images.
+
     Args:
         cfg: config with a `test_dataloader`.
         *without: types of steps to drop, in addition to `LoadAnnotations`.
@@ -60,13 +65,17 @@ def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], 
     Returns:
         first step, which loads the image, and the remaining pipeline.
     """
-    # the type may have a scope as prefix
     steps = [
         step
-        for step in cfg.test_dataloader.dataset.pipeline
-        if step["type"].rpartition(".")[2] not in ("LoadAnnotations", *without)
+        for step in tested_dataset(cfg).pipeline
+        if type_name(step["type"]) not in ("LoadAnnotations", *without)
     ]
     load, *rest = Compose(steps).transforms
+    # any other loader gives values that the strict one does not, such as grey ones
+    in_colour = type(load) is LoadImageFromFile and load.color_type == "color"
+    if in_colour and load.imdecode_backend != "tifffile":
+        # files of the command line are on the disk, and need no settings of a file backend
+        load = LoadImageFromFile(load.to_float32, imdecode_backend=STRICT)
     return load, Compose(rest)
 
 
@@ -104,9 +113,7 @@ def read_dataset_meta(cfg: Config, checkpoint: str | Path) -> dict:
     """
     found = dataset_meta(checkpoint)
     if found is None:
-        # lazy, so that the files of the dataset are not required
-        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True, pipeline=[]))
-        found = dataset.metainfo
+        found = tested_metainfo(cfg)
     classes = found.get("classes")
     if not classes:
         raise ValueError(
@@ -164,7 +171,7 @@ def _draw_class(
         canvas,
         prediction,
         # wrap lines and scale letters to fit into the figure
-        classes=[textwrap.fill(name, 30) for name in names],
+        classes=[textwrap.fill(plain(name), 30) for name in names],
         text_cfg=dict(size=min(width / 50, height / 6)),
         draw_gt=False,
     )
@@ -174,9 +181,9 @@ def _draw_objects(
     visualizer: Visualizer, pixels: np.ndarray, prediction: BaseDataElement, score_thr: float
 ) -> np.ndarray:
     """Draw boxes and masks with names and scores."""
-    objects = prediction.pred_instances
+    objects, meta = prediction.pred_instances, visualizer.dataset_meta
     objects = objects[objects.scores >= score_thr]
-    require_names(objects.labels.numpy(), visualizer.dataset_meta["classes"])
+    require_names(objects.labels.numpy(), meta["classes"])
     size = picture_size(*pixels.shape[:2])
     canvas = resize(pixels, size, fill=255)
     scale = [size[1] / pixels.shape[1], size[0] / pixels.shape[0]]
@@ -184,10 +191,14 @@ def _draw_objects(
     if "masks" in objects:
         masks = [resize(mask, size, fill=0) for mask in objects.masks.byte().numpy()]
         objects.masks = torch.tensor(np.array(masks, bool).reshape(-1, *canvas.shape[:2]))
-    # the score threshold has been applied above
-    visualizer.add_datasample(
-        "", canvas, type(prediction)(pred_instances=objects), draw_gt=False, pred_score_thr=-1
-    )
+    visualizer.dataset_meta = dict(meta, classes=[*map(plain, meta["classes"])])
+    try:
+        # the score threshold has been applied above
+        visualizer.add_datasample(
+            "", canvas, type(prediction)(pred_instances=objects), draw_gt=False, pred_score_thr=-1
+        )
+    finally:
+        visualizer.dataset_meta = meta
     return visualizer.get_image()
 
 
@@ -198,7 +209,9 @@ def _draw_map(pixels: np.ndarray, labels: np.ndarray, meta: dict) -> np.ndarray:
     counts = np.bincount(labels.ravel(), minlength=len(names))
     present = [i for i in np.argsort(-counts) if counts[i]]
     entries = [
-        Patch(color=palette[i] / 255, label=f"{names[i]} {100 * counts[i] / labels.size:.1f} %")
+        Patch(
+            color=palette[i] / 255, label=f"{plain(names[i])} {100 * counts[i] / labels.size:.1f} %"
+        )
         for i in present[:MAX_LEGEND]
     ]
     if len(present) > MAX_LEGEND:
@@ -256,7 +269,7 @@ def demo(
         ValueError: if a file is missing, damaged, does not fit the model or cannot be written.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader", "visualizer")
-    if cfg.test_dataloader.dataset.type == "SketchCocoDataset":
+    if type_name(tested_dataset(cfg).type) == "SketchCocoDataset":
         raise ValueError("the config searches by sketch: use hb sketch-demo")
     require_device(device)
     require_score(score_thr)

@@ -29,6 +29,11 @@ def plan(image: str | Path, out: str | Path | None, *others: str | Path) -> dict
         ValueError: if there is no image, two would have one figure, or `out` cannot be written.
     """
     image = Path(image)
+    if out == "":
+        raise ValueError(
+            "--out has no name: expected an image to write, or a folder for a folder of images; "
+            "without the flag, they are prediction.png and predictions"
+        )
     if image.is_dir():
         out = Path(out or "predictions")
         images = sorted(path for path in image.iterdir() if path.is_file())

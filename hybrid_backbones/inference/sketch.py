@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..locformer.demo import draw, mean_attention, read_sketch
 from ..locformer.fusion import StageFusion
+from ..settings import tested_dataset, type_name
 from ..training.requirements import require_device, require_keys, require_score
 from .demo import build_pipeline, build_trained
 from .pictures import load_each, pixels_of, plan, write
@@ -89,7 +90,7 @@ def sketch_demo(
         ValueError: if a file is missing, damaged, does not fit the model or cannot be written.
     """
     require_keys(cfg, "default_scope", "model", "test_dataloader")
-    if cfg.test_dataloader.dataset.type != "SketchCocoDataset":
+    if type_name(tested_dataset(cfg).type) != "SketchCocoDataset":
         raise ValueError("expected a config that searches by sketch; see hb demo")
     require_device(device)
     require_score(score_thr)

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..datasets.pictures import decode_picture
+from ..settings import tested_dataset, type_name
 from .data import RenderSketch
 from .quickdraw import CANVAS, DrawingFile, Strokes
 
@@ -97,7 +98,8 @@ def render_as_tested(cfg: Config, drawings: Sequence[Strokes]) -> np.ndarray:
 
 
 def _rendering(cfg: Config) -> dict:
-    (step,) = (s for s in cfg.test_dataloader.dataset.pipeline if s["type"] == "RenderSketch")
+    steps = tested_dataset(cfg).pipeline
+    (step,) = (one for one in steps if type_name(one["type"]) == "RenderSketch")
     return step
 
 

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 
 from ..inference.demo import build_pipeline, build_trained, build_visualizer, read_dataset_meta
+from ..settings import tested_dataset, type_name
 from ..training.requirements import require_keys
 
 # what a model does, by the scope of its config
@@ -57,7 +58,7 @@ class Model:
             raise ValueError(
                 f"default_scope of {name} must be one of {[*TASKS]}, got {cfg.default_scope!r}"
             )
-        by_sketch = cfg.test_dataloader.dataset.type == "SketchCocoDataset"
+        by_sketch = type_name(tested_dataset(cfg).type) == "SketchCocoDataset"
         self.task = "sketch" if by_sketch else TASKS[cfg.default_scope]
         if not by_sketch:
             require_keys(cfg, "visualizer")

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..checkpoints import unwrap
+from ..settings import both_sides, innermost_datasets, type_name
 
 # how the names of the steps begin that follow all changes of an image
 LAST_STEPS = ("LoadAnnotations", "Pack")
@@ -32,12 +33,12 @@ def augment_tests(cfg: Config) -> None:
             "--tta needs the config to set tta_model, the host's model for it, such as "
             "dict(type='SegTTAModel'); this one does not"
         )
-    dataset = cfg.test_dataloader.dataset
-    if cfg.get("tta_pipeline") is None:
-        ratios, flip = cfg.get("tta_ratios", [1.0]), cfg.get("tta_flip", True)
-        dataset.pipeline = augmented(dataset.pipeline, ratios, flip=flip)
-    else:
-        dataset.pipeline = cfg.tta_pipeline
+    ratios, flip = cfg.get("tta_ratios", [1.0]), cfg.get("tta_flip", True)
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        if cfg.get("tta_pipeline") is None:
+            dataset.pipeline = augmented(dataset.pipeline, ratios, flip=flip)
+        else:
+            dataset.pipeline = cfg.tta_pipeline
     if "roi_head" in cfg.model and "mask_head" in cfg.model.roi_head:
         _measure_boxes_only(cfg)
     # it draws the inputs and labels of one view, and expects no others
@@ -56,7 +57,7 @@ def augmented(pipeline: Sequence[dict], ratios: Sequence[float], *, flip: bool =
     Raises:
         ValueError: if no step packs the image.
     """
-    kinds = [step["type"].rpartition(".")[2] for step in pipeline]
+    kinds = [type_name(step["type"]) for step in pipeline]
     start = kinds.index("Resize") if "Resize" in kinds else None
     # labels that are loaded after resizing are not flipped
     ends = (i for i in range(start or 0, len(kinds)) if kinds[i].startswith(LAST_STEPS))
@@ -90,7 +91,7 @@ def _scaled(resize: dict, ratio: float) -> dict:
     """Return a step that resizes to `ratio` times the size."""
     if "scale_factor" in resize:
         return dict(resize, scale_factor=resize["scale_factor"] * ratio)
-    return dict(resize, scale=tuple(int(side * ratio) for side in resize["scale"]))
+    return dict(resize, scale=tuple(int(side * ratio) for side in both_sides(resize["scale"])))
 
 
 def _with_flip(step: dict) -> dict:

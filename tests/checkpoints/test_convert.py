@@ -103,6 +103,21 @@ def test_classes_of_the_checkpoint_count(tmp_path):
     assert meta == dict(classes=["a", "b"], palette=[[1] * 3] * 2)
 
 
+def test_classes_are_also_found_in_a_wrapped_set_and_else_asked_for(tmp_path):
+    name = "fpn_uniformer_xxs"
+    torch.save(dict(state_dict=publish(build_model(name))), tmp_path / "published.pth")
+    cfg = Config.fromfile(CONFIGS / f"{name}.py")
+    loader = cfg.test_dataloader
+    loader.dataset = dict(type="ConcatDataset", datasets=[loader.dataset] * 2)
+    convert(cfg, tmp_path / "published.pth", tmp_path / "ours.pth")
+    classes = read_checkpoint(tmp_path / "ours.pth")["meta"]["dataset_meta"]["classes"]
+    assert (classes[0], len(classes)) == CLASSES[name]
+    cfg.pop("test_dataloader")
+    with pytest.raises(ValueError, match=r"xxs\.py does not set test_dataloader\.dataset"):
+        convert(cfg, tmp_path / "published.pth", tmp_path / "other.pth")
+    assert not (tmp_path / "other.pth").exists()
+
+
 def test_files_are_recognised_by_hash_or_name(tmp_path):
     name = "fpn_uniformer_xxs"
     assert recognise(name) is PUBLISHED[name]

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 
-import hybrid_backbones.backbones.xvolution_resnet  # noqa: F401 the configs name it
+from hybrid_backbones.backbones import XVolutionResNet
 from hybrid_backbones.checkpoints import load_trained, read_checkpoint
 from hybrid_backbones.deploy import reparameterize as reparameterization
 from hybrid_backbones.deploy.reparameterize import merged_config, reparameterize, require_equal
@@ -117,9 +117,11 @@ def test_the_merged_config_differs_only_in_what_is_merged(repository):
     assert merged.model.backbone == dict(cfg.model.backbone, merged=True, init_cfg=None)
     assert cfg.model.backbone.init_cfg.type == "Published"
     assert merged.train_dataloader == cfg.train_dataloader
-    cfg = detector(repository, "mmdet.XVolution")
-    dcn = merged_config(cfg).model.backbone.dcn
-    assert dcn == dict(type="MergedXVolution", num_heads=2)
+    for operator in ("mmdet.XVolution", XVolution):
+        dcn = merged_config(detector(repository, operator)).model.backbone.dcn
+        assert dcn == dict(type="MergedXVolution", num_heads=2)
+    cfg = classifier(repository, type=XVolutionResNet)
+    assert merged_config(cfg).model.backbone == dict(cfg.model.backbone, merged=True, init_cfg=None)
 
 
 def metric(work_dir):

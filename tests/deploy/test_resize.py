@@ -5,7 +5,7 @@ import pytest
 import torch
 from detector_cases import build, draw, small_config
 from export_cases import small_classifier, small_segmentor
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, Resize
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope, init_default_scope
 from PIL import Image
@@ -22,6 +22,8 @@ BICUBIC = dict(backend="pillow", interpolation="bicubic")
 PIPELINES = {
     "detector": ("mmdet", [dict(type="Resize", scale=(133, 80), keep_ratio=True)]),
     "fixed": ("mmseg", [dict(type="Resize", scale=(50, 28))]),
+    "square": ("mmseg", [dict(type="Resize", scale=41)]),
+    "within a square": ("mmdet", [dict(type=Resize, scale=83, keep_ratio=True)]),
     "multiple": (
         "mmseg",
         [
@@ -82,6 +84,15 @@ def test_pixels_are_those_of_the_framework_up_to_one_level(kind):
         assert np.abs(ours - expected[..., ::-1]).max() <= len(steps)
         sizes.add(ours.shape[:2])
     assert found.size == (sizes.pop() if len(sizes) == 1 else None)
+
+
+def test_the_steps_of_a_wrapped_test_set_are_exported():
+    cfg = config("mmseg", PIPELINES["fixed"][1])
+    expected = resize.Resizing(cfg)
+    loader = cfg.test_dataloader
+    loader.dataset = dict(type="RepeatDataset", times=2, dataset=loader.dataset)
+    found = resize.Resizing(cfg)
+    assert (found.steps, found.size) == (expected.steps, (28, 50))
 
 
 @pytest.mark.parametrize(

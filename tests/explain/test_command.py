@@ -13,6 +13,7 @@ from PIL import Image
 from tiers import few_of
 
 from hybrid_backbones.explain import attention
+from hybrid_backbones.explain import subject as subject_module
 from hybrid_backbones.explain.command import explain
 from hybrid_backbones.explain.subject import read_subjects
 from hybrid_backbones.inference.sketch import predict
@@ -77,6 +78,17 @@ def test_pixels_are_those_of_the_file(repository, tmp_path, checkpoints, kind):
         assert subject.pixels.shape == (192, 320, 3)
         assert np.abs(subject.pixels * 255 - noise(320, 192)).max() < 0.01
         assert subject.position == (9, 8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_without_a_name_is_refused(repository, tmp_path, monkeypatch, checkpoints, kind):
+    cfg, image = small(repository, kind), make_image(tmp_path / "image.png")
+    if kind.startswith("maskrcnn"):
+        cfg.model.test_cfg.rcnn.score_thr = 0.0
+    # whatever is found has none
+    monkeypatch.setattr(subject_module, "read_dataset_meta", lambda *_: dict(classes=[]))
+    with pytest.raises(ValueError, match=r"names of 0 classes, but class \d+ was predicted"):
+        list(read_subjects(cfg, [image], checkpoints(kind, cfg), "cpu"))
 
 
 @pytest.mark.parametrize("kind", few_of(KINDS))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hybrid_backbones.explain.panels import Heat, Matrix
+from hybrid_backbones.explain.panels import Heat, Matrix, Picture, draw_figure, save_figure
 
 
 def scale_of(panel):
@@ -23,3 +23,10 @@ def test_what_is_counted_has_whole_numbers_on_its_scale(values):
 
 def test_what_is_measured_has_fractions_on_its_scale():
     assert (scale_of(Matrix("kernel", np.array([[0.5, -1.0]]), "weight")) % 1 != 0).any()
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    name, pixels = "IMG$1_$2.png", np.ones((4, 6, 3))
+    panel = Picture(name, pixels, (4, 6), boxes=[((1, 1, 2, 2), "lime", name)])
+    written = save_figure(draw_figure([panel], name), tmp_path / "drawn")
+    assert all(path.stat().st_size for path in written)

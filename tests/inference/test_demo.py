@@ -8,15 +8,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from demo_cases import FASTER, KINDS, noise, read, save_network
+from demo_cases import FASTER, KINDS, every_form, in_form, noise, read, save_network
 from helpers import assert_same_tensors
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 
 from hybrid_backbones.datasets.pictures import MAX_ASPECT
+from hybrid_backbones.explain.command import explain
 from hybrid_backbones.inference import demo as demo_module
-from hybrid_backbones.inference.demo import build_trained, demo, predict
+from hybrid_backbones.inference.demo import build_pipeline, build_trained, demo, predict
+from hybrid_backbones.inference.sketch import sketch_demo
+from hybrid_backbones.locformer.demo import sketch_size
 from hybrid_backbones.mini.preset import apply_mini
+from hybrid_backbones.playground.models import Model
 
 # where a whole network predicts: the detector takes longest
 every_kind_slowly = pytest.mark.parametrize(
@@ -115,16 +119,28 @@ def test_full_configs_predict_on_images_of_any_proportion(repository, tmp_path, 
             assert prediction.pred_sem_seg.data.shape == (1, *pixels.shape[:2])
 
 
+@pytest.mark.parametrize(
+    "loader",
+    [
+        dict(imdecode_backend="strict"),
+        # of the hosts' own configs
+        dict(),
+        dict(imdecode_backend="pillow", backend_args=dict(backend="local"), ignore_empty=True),
+    ],
+    ids=str,
+)
 def test_each_image_of_a_folder_is_drawn_with_one_model(
-    repository, tmp_path, monkeypatch, checkpoints, capsys
+    repository, tmp_path, monkeypatch, checkpoints, capsys, loader
 ):
     kind = "imagenet_swiftformer_xs"
     cfg = read(repository, kind)
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromFile", **loader)
     folder, out = tmp_path / "images", tmp_path / "new" / "pictures"
     (folder / "subfolder").mkdir(parents=True)
     for name in ("a.png", "a.bmp", "with space.jpg"):
         Image.fromarray(noise(60, 40)).save(folder / name)
     (folder / "notes.txt").write_text("not an image")
+    (folder / "Thumbs.db").touch()
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:500])
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     loaded = []
@@ -137,8 +153,62 @@ def test_each_image_of_a_folder_is_drawn_with_one_model(
     assert sorted(path.name for path in written) == ["a.bmp.png", "a.png", "with space.jpg.png"]
     assert sorted(out.iterdir()) == sorted(written)
     assert all(Image.open(path).width >= 512 for path in written)
-    assert "skipped 2 files that cannot be loaded: cut.png, notes.txt" in capsys.readouterr().out
+    skipped = "skipped 3 files that cannot be loaded: Thumbs.db, cut.png, notes.txt"
+    assert skipped in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("loader", "dtype", "shape"),
+    [
+        (dict(), np.uint8, (4, 6, 3)),
+        (dict(to_float32=True), np.float32, (4, 6, 3)),
+        (dict(color_type="grayscale"), np.uint8, (4, 6)),
+        (dict(color_type="unchanged"), np.uint8, (4, 6)),
+    ],
+    ids=str,
+)
+def test_images_have_the_kind_of_values_that_the_config_says(
+    repository, tmp_path, loader, dtype, shape
+):
+    cfg = read(repository, "imagenet_swiftformer_xs")
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromFile", **loader)
+    grey = noise(6, 4)[..., :1]
+    Image.fromarray(grey[..., 0]).save(tmp_path / "grey.png")
+    init_default_scope(cfg.default_scope)
+    load, _ = build_pipeline(cfg)
+    found = load(dict(img_path=str(tmp_path / "grey.png")))["img"]
+    assert (found.dtype, found.shape) == (dtype, shape)
+    assert (found.reshape(4, 6, -1) == grey).all()
+
+
+@every_form
+def test_a_config_in_whatever_form_has_one_demo(repository, tmp_path, checkpoints, wrapper, form):
+    kind = "imagenet_swiftformer_xs"
+    Image.fromarray(noise(60, 40)).save(tmp_path / "image.png")
+    plain, cfg = read(repository, kind), in_form(read(repository, kind), wrapper, form)
+    checkpoint, drawn = checkpoints(kind, plain), []
+    for i, one in enumerate((plain, cfg)):
+        (path,) = demo(one, tmp_path / "image.png", checkpoint, tmp_path / f"{i}.bmp")
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+@every_form
+def test_searches_by_sketch_are_known_in_whatever_form(repository, tmp_path, wrapper, form):
+    cfg = in_form(read(repository, "locformer_swin_t"), wrapper, form)
+    missing = tmp_path / "none.png"
+    with pytest.raises(ValueError, match="searches by sketch: use hb sketch-demo"):
+        demo(cfg, missing, "none.pth")
+    with pytest.raises(ValueError, match="searches by sketch: say which one"):
+        explain(cfg, missing, "none.pth", tmp_path)
+    with pytest.raises(ValueError, match="no image at"):
+        sketch_demo(cfg, missing, "none.png", "none.pth", tmp_path / "out.png")
+    assert Model("search", cfg, "none.pth").task == "sketch"
+    assert sketch_size(cfg) == 224
+    load, rest = build_pipeline(cfg, "RenderSketch")
+    steps = [type(step).__name__ for step in (load, *rest.transforms)]
+    assert steps == ["LoadImageFromFile", "RoundedResize", "PackSketchInputs"]
 
 
 def run(repository, monkeypatch, command):

@@ -3,12 +3,36 @@
 import numpy as np
 import pytest
 import torch
-from demo_cases import KINDS, every_kind, noise, read, sample_of, visualizer_of
+from demo_cases import (
+    KINDS,
+    every_form,
+    every_kind,
+    in_form,
+    noise,
+    read,
+    sample_of,
+    visualizer_of,
+)
+from matplotlib.text import Text
 from PIL import Image
 
 from hybrid_backbones.inference.demo import draw, read_dataset_meta
 from hybrid_backbones.inference.pictures import ENDINGS, MAX_SIDE, picture_size, resize, write
 from hybrid_backbones.mini.preset import apply_mini
+
+
+@pytest.fixture
+def drawn_texts(monkeypatch):
+    """What matplotlib draws as letters, not as a formula."""
+    texts, preprocess = [], Text._preprocess_math
+
+    def watch(self, text):
+        letters, is_math = preprocess(self, text)
+        texts.extend([] if is_math else [letters])
+        return letters, is_math
+
+    monkeypatch.setattr(Text, "_preprocess_math", watch)
+    return texts
 
 
 @every_kind
@@ -26,6 +50,24 @@ def test_a_checkpoint_that_names_no_classes_gets_those_of_the_data_set(
     assert len(found["palette"]) == len(found["classes"])
     if "palette" in expected:
         assert [list(color) for color in found["palette"]] == list(map(list, expected["palette"]))
+
+
+@every_form
+def test_names_come_from_the_data_set_in_whatever_form(repository, tmp_path, wrapper, form):
+    kind = "fpn_uniformer_xxs"
+    found = visualizer_of(in_form(read(repository, kind), wrapper, form), tmp_path).dataset_meta
+    assert found["classes"] == list(KINDS[kind].METAINFO["classes"])
+
+
+def test_names_that_are_nowhere_are_asked_for(repository, tmp_path):
+    cfg = read(repository, "fpn_uniformer_xxs")
+    for missing in (None, dict(batch_size=1)):
+        cfg.test_dataloader = missing
+        with pytest.raises(ValueError, match=r"fpn.*\.py does not set test_dataloader\.dataset, "):
+            visualizer_of(cfg, tmp_path)
+    # those of the checkpoint are enough
+    meta = dict(dataset_meta=dict(classes=["a"]))
+    assert visualizer_of(cfg, tmp_path, meta=meta).dataset_meta["classes"] == ["a"]
 
 
 def test_names_in_the_checkpoint_come_before_those_in_the_config(repository, tmp_path):
@@ -60,6 +102,19 @@ def test_a_class_without_a_name_is_refused(repository, tmp_path, kind):
     draw(visualizer, noise(40, 30), sample_of(kind, 40, 30, label=1), 0.3)
     with pytest.raises(ValueError, match="names of 2 classes, but class 2 was predicted"):
         draw(visualizer, noise(40, 30), sample_of(kind, 40, 30, label=2), 0.3)
+
+
+@every_kind
+def test_class_names_are_drawn_as_they_are(repository, tmp_path, kind, drawn_texts):
+    names = ["$1_$2", "_b"]
+    visualizer = visualizer_of(
+        read(repository, kind), tmp_path, meta=dict(dataset_meta=dict(classes=names))
+    )
+    for label, name in enumerate(names):
+        draw(visualizer, noise(80, 60), sample_of(kind, 80, 60, label=label), 0.3)
+        assert any(name in text for text in drawn_texts)
+        drawn_texts.clear()
+    assert visualizer.dataset_meta["classes"] == names
 
 
 def test_pictures_are_wide_enough_for_text_and_never_too_large():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, Resize
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
@@ -157,6 +157,26 @@ def test_flips_are_packed_where_the_config_lists_what_is_packed():
     steps = [dict(type="Resize", scale=(8, 4)), dict(type="PackDetInputs", meta_keys=("img_id",))]
     (tta,) = augmented([ConfigDict(step) for step in steps], [1.0])
     assert tta["transforms"][-1][0]["meta_keys"] == ("img_id", "flip", "flip_direction")
+
+
+@pytest.mark.parametrize("kind", ["Resize", "mmdet.Resize", Resize], ids=str)
+def test_one_number_is_the_size_of_both_sides(kind):
+    steps = [dict(type=kind, scale=384), dict(type="PackDetInputs")]
+    (tta,) = augmented([ConfigDict(step) for step in steps], [0.5, 1.0])
+    assert [step["scale"] for step in tta["transforms"][0]] == [(192, 192), (384, 384)]
+
+
+def test_each_of_several_test_sets_is_augmented():
+    cfg = Config.fromfile(CONFIGS / "fpn_uniformer_s.py")
+    one = cfg.test_dataloader.dataset
+    short = dict(one, pipeline=[one.pipeline[0], dict(type="PackSegInputs")])
+    other = dict(type="RepeatDataset", times=2, dataset=short)
+    cfg.test_dataloader.dataset = dict(type="ConcatDataset", datasets=[one, other])
+    augment_tests(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    for dataset, num_steps in ((first, 5), (second.dataset, 3)):
+        *_, tta = dataset.pipeline
+        assert (tta.type, len(tta.transforms)) == ("TestTimeAug", num_steps)
 
 
 def test_drawings_of_many_views_are_refused(tmp_path):
