@@ -15,13 +15,20 @@ def small_classifier(repository, folder):
     return _save(cfg, folder, list("abcdef")), cfg
 
 
-def small_segmentor(repository, folder):
+def small_segmentor(repository, folder, **head):
     """Save a small Semantic FPN as small.py and small.pth; return the model and its config."""
     cfg = Config.fromfile(repository / "configs/fpn_swiftformer_l1.py")
     cfg.model.backbone.update(arch=TINY, init_cfg=None)
     cfg.model.neck.update(in_channels=[16] * 4, out_channels=16)
     cfg.model.decode_head.update(in_channels=[16] * 4, channels=16, num_classes=5)
-    return _save(cfg, folder, list("abcde")), cfg
+    cfg.model.decode_head.update(head)
+    return _save(cfg, folder, list("abcde")[: cfg.model.decode_head.num_classes]), cfg
+
+
+def small_binary_segmentor(repository, folder):
+    """Save a small Semantic FPN of two classes, whose head has one channel."""
+    # a fresh one gives sigmoids close to 0.5, on both sides of this
+    return small_segmentor(repository, folder, num_classes=2, out_channels=1, threshold=0.51)
 
 
 def _save(cfg, folder, classes):

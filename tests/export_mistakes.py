@@ -3,6 +3,8 @@
 Each is the command line in an empty folder, what the one line must say, and perhaps the exit code.
 """
 
+import zipfile
+
 import torch
 from demo_mistakes import CLASSIFIER, a_checkpoint, a_folder, an_image
 from torch import nn
@@ -27,6 +29,13 @@ def a_program(tmp, **metadata):
         metadata=dict(preprocessing=dict(resize=None), palette=[[0, 0, 0]] * 3, **metadata),
     )
     return out
+
+
+def a_package(tmp):
+    """Write what AOTInductor's files are known by."""
+    with zipfile.ZipFile(tmp / "file.pt2", "w") as archive:
+        archive.writestr("file/data/aotinductor/model/a.so", "not a program")
+    return tmp / "file.pt2"
 
 
 def export(tmp, *flags, out="new/a.onnx"):
@@ -66,7 +75,11 @@ EXPORT_MISTAKES = {
     ),
     "int8 with images of no folder": (
         lambda tmp: export(tmp, "--int8", tmp / "none"),
-        r"no folder .*none: expected one of images for calibration",
+        r"no folder '.*none': expected one of images for calibration",
+    ),
+    "int8 of a variable that is not set": (
+        lambda tmp: export(tmp, "--int8", ""),
+        r"no folder '': expected one of images for calibration",
     ),
     "int8 without images": (
         lambda tmp: export(tmp, "--int8", tmp),
@@ -79,6 +92,10 @@ EXPORT_MISTAKES = {
     "int8 of a program": (
         lambda tmp: export(tmp, "--int8", "data/mini/imagenet/val", out="new/a.pt2"),
         r"--int8 is for ONNX: expected a file that ends with \.onnx",
+    ),
+    "resizing of a program": (
+        lambda tmp: export(tmp, "--resize", out="new/a.pt2"),
+        r"--resize is for ONNX: expected a file that ends with \.onnx",
     ),
     "aot of onnx": (
         lambda tmp: export(tmp, "--aot"),
@@ -96,6 +113,10 @@ EXPORT_MISTAKES = {
     "draw from a file of another program": (
         lambda tmp: draw(tmp, an_image(tmp).rename(tmp / "a.onnx"), image=an_image(tmp)),
         r"a\.onnx cannot be opened: .",
+    ),
+    "draw from a program that is compiled": (
+        lambda tmp: draw(tmp, a_package(tmp)),
+        r"file\.pt2 is compiled by AOTInductor, .*add --dangerously-run-code-in-checkpoints",
     ),
     "draw an image of another size": (
         lambda tmp: draw(tmp, classifier(tmp)),

@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, with the arguments of the command line unless others are given."""
     args = make_parser().parse_args(arguments)
+    in_8_bits = args.int8 is not None
     with one_line_errors(), guard_loads(run_code=args.run_code):
         report = export_trained(
             read_config(args),
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.size,
             dynamic=args.dynamic,
             resize=args.resize,
-            precision="float16" if args.fp16 else "int8" if args.int8 else "float32",
+            precision="float16" if args.fp16 else "int8" if in_8_bits else "float32",
             calibration=args.int8,
-            evaluate=args.mini and bool(args.int8) and not args.backbone_only,
+            evaluate=args.mini and in_8_bits and not args.backbone_only,
             aot=args.aot,
             backbone_only=args.backbone_only,
             postprocess=not args.no_postprocess,

@@ -19,7 +19,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Draw a trained model's predictions on an image.")
     parser.add_argument("image", help="image file, or folder of images")
     parser.add_argument(
-        "config", help="config of the model, a file or its name; or an exported file alone"
+        "config",
+        help="config of the model, a file or its name; or an exported file alone, which needs "
+        "--dangerously-run-code-in-checkpoints if it was compiled with --aot",
     )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of the model")
     add_drawing_arguments(parser)

@@ -98,7 +98,7 @@ def compare(
             ) from error
         ours = dict(zip(names, outputs, strict=True))
         theirs = dict(zip(names, (x.numpy() for x in reference), strict=True))
-        for name, (difference, bound) in _differences(ours, theirs, bounds).items():
+        for name, (difference, bound) in differences(ours, theirs, bounds).items():
             # this form also rejects NaN
             if not difference <= bound:
                 raise ValueError(
@@ -126,7 +126,7 @@ def require_accuracy(accuracy: dict[str, dict[str, float]]) -> None:
             )
 
 
-def _differences(
+def differences(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], bounds: Bounds
 ) -> dict[str, tuple[float, float]]:
     """Return the error and the bound of each output."""

@@ -20,6 +20,7 @@ from torchvision.ops import roi_align
 from ..layers import pad_to_multiple
 from ..mini.shapes import CLASSES, MAX_SHAPES, draw_scene
 from .candidates import EMPTY, Candidates, Proposals, decode, select_objects
+from .eager import run_model
 
 # number of images that are drawn for a comparison, and of objects in the one that is taken
 NUM_TRIES, ENOUGH = 4, 5
@@ -76,7 +77,17 @@ class SecondStage(nn.Module):
             )
         self.settings = roi_head.test_cfg
         self.boxes: Any = self._stages(roi_head, "bbox")
+        self._require_softmax()
         self.masks: Any = self._stages(roi_head, "mask") if roi_head.with_mask else None
+
+    def _require_softmax(self) -> None:
+        """Check that no loss has scores of its own."""
+        for _, head in self.boxes:
+            if getattr(head, "custom_activation", False):
+                raise ValueError(
+                    f"scores of {type(head.loss_cls).__name__} are not exported, which are no "
+                    "softmax: add --no-postprocess for the anchors"
+                )
 
     @staticmethod
     def _stages(roi_head: Any, kind: str) -> nn.ModuleList:
@@ -158,13 +169,15 @@ class _Detector(nn.Module):
     def example(self, batch: int, height: int, width: int) -> Tensor:
         """Draw the image of a comparison, ``(1, 3, H, W)``: of some, that with the most objects."""
         rng = np.random.default_rng(0)
-        shapes = max(min(height, width) // 8, 2), max(min(height, width) // 2, 2)
+        side = min(height, width)
+        # of an image of one pixel, one pixel
+        shapes = min(max(side // 8, 2), side), min(max(side // 2, 2), side)
         most, chosen = -1, torch.empty(0)
         for _ in range(NUM_TRIES):
             labels = rng.integers(len(CLASSES), size=MAX_SHAPES).tolist()
             pixels, *_ = draw_scene(rng, height, width, labels, shapes=shapes)
             image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
-            number = len(self(image)[0])
+            number = len(run_model(self, (image,))[0])
             if number > most:
                 most, chosen = number, image
             if number >= ENOUGH:
@@ -210,11 +223,14 @@ class Detector(_Detector):
     def __init__(self, model: Any, normalise: nn.Module):
         super().__init__(model, normalise)
         self.second: SecondStage | None = None
+        # lowest probability of a pixel of a mask
+        self.mask_threshold: float | None = None
         self.first = Proposals(self.head) if self.has_two_stages else Candidates(self.head)
         if self.has_two_stages:
             self.second = SecondStage(model.roi_head)
             if self.second.masks is not None:
                 self.names = (*self.names, "masks")
+                self.mask_threshold = self.second.settings.mask_thr_binary
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps, size = self.maps(images), (images.shape[2], images.shape[3])

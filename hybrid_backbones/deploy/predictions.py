@@ -7,11 +7,12 @@ import torch
 from mmengine.registry import VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from ..checkpoints.files import runs_code
 from ..datasets.loading import LoadImageStrict
 from ..inference.demo import draw
 from ..inference.pictures import load_each, pixels_of, plan, write
 from ..training.requirements import require_score
-from .runtime import ExportedModel
+from .runtime import ExportedModel, is_compiled
 
 # framework and its visualizer, by task
 VISUALIZER_TYPES = dict(
@@ -74,12 +75,18 @@ def demo_file(
 
     Raises:
         ValueError: if a file is missing, damaged or cannot be written, the image does not fit the
-            file, or the file predicts nothing that can be drawn.
+            file, the file predicts nothing that can be drawn, or it was compiled by AOTInductor and
+            :func:`~..checkpoints.guard_loads` does not let code run.
     """
     require_score(score_thr)
     if device != "cpu":
         raise ValueError(f"exported files run on the CPU here: leave out --device {device}")
     outs = plan(image, out, file)
+    if is_compiled(Path(file)) and not runs_code():
+        raise ValueError(
+            f"{file} is compiled by AOTInductor, and can do on this machine whatever you can: if "
+            "you would run it as a program, add --dangerously-run-code-in-checkpoints"
+        )
     model = ExportedModel(file)
     task, classes = model.metadata["task"], model.metadata.get("classes")
     outputs = model.metadata["outputs"]

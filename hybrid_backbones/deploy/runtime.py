@@ -222,6 +222,8 @@ def _open_program(path: Path) -> tuple[Runner, dict[str, Any]]:
 
 def is_compiled(path: Path) -> bool:
     """Return whether a ``.pt2`` file is a package of AOTInductor."""
+    if not zipfile.is_zipfile(path):
+        return False
     with zipfile.ZipFile(path) as archive:
         return any("aotinductor" in name for name in archive.namelist())
 

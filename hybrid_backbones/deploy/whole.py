@@ -1,30 +1,28 @@
 """Export of trained models: images of 8 bits in, predictions or feature maps out."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..checkpoints.fetch import fetch, hash_file
 from ..inference.demo import build_trained, read_dataset_meta
-from ..inference.pictures import ENDINGS
+from ..inference.labels import class_logits
 from ..training.requirements import require_keys
 from .accuracy import all_have_size, measure_accuracy
+from .calibration import read_folder
 from .detectors import Anchors, Detector
 from .export import export_onnx, read_size, require_new
+from .formats import require_options
+from .host import require_same_prediction
 from .locformer import SketchSearch, require_search, search_options
-from .runtime import read_image
-
-# number of images for calibration
-MIN_IMAGES, MAX_IMAGES = 8, 128
 
 
 class Normalisation(nn.Module):
@@ -39,7 +37,8 @@ class Normalisation(nn.Module):
 
     def __init__(self, settings: dict[str, Any]):
         super().__init__()
-        self.is_rgb = bool(settings.get("to_rgb") or settings.get("bgr_to_rgb"))
+        # each of the frameworks' names turns the channels
+        self.is_rgb = any(map(settings.get, ("to_rgb", "bgr_to_rgb", "rgb_to_bgr")))
         for name, default in (("mean", 0.0), ("std", 1.0)):
             values = torch.tensor(settings.get(name) or [default] * 3, dtype=torch.float32)
             self.register_buffer(name, values[:, None, None])
@@ -78,6 +77,15 @@ class Classifier(nn.Module):
         super().__init__()
         self.normalise = normalise
         self.model: Any = model
+        # only classifiers need mmpretrain
+        from mmpretrain.models import ClsHead
+
+        # heads of several labels or tasks have no probabilities that sum to 1
+        if not isinstance(model.head, ClsHead):
+            raise ValueError(
+                f"{type(model.head).__name__} is not exported: add --backbone-only for the feature "
+                "maps"
+            )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model.head(self.model.extract_feat(self.normalise(images)))
@@ -114,12 +122,24 @@ class Segmentor(nn.Module):
                 f"{type(model.decode_head).__name__} is not exported: add --backbone-only for the "
                 "feature maps"
             )
+        if model.test_cfg.get("mode") == "slide":
+            raise ValueError(
+                "test_cfg.mode=slide is not exported, whose windows overlap: add --cfg-options "
+                "model.test_cfg.mode=whole, and measure with it what whole images change"
+            )
+        if getattr(model.data_preprocessor, "test_cfg", None):
+            raise ValueError(
+                "data_preprocessor.test_cfg is not exported, which pads images: add --cfg-options "
+                "model.data_preprocessor.test_cfg=None"
+            )
         follow_sizes(model.decode_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        logits = self.model.decode_head(self.model.extract_feat(self.normalise(images)))
-        align = self.model.decode_head.align_corners
-        logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=align)
+        head = self.model.decode_head
+        logits = class_logits(head, head(self.model.extract_feat(self.normalise(images))))
+        logits = F.interpolate(
+            logits, images.shape[2:], mode="bilinear", align_corners=head.align_corners
+        )
         return (logits.argmax(1) if self.argmax else logits,)
 
 
@@ -165,11 +185,13 @@ def export_trained(
         SHA-256 hash of the checkpoint, which the file keeps as well.
 
     Raises:
-        ValueError: as :func:`export_onnx`, or if the checkpoint does not fit or the model can only
-            be exported without its heads.
+        ValueError: as :func:`export_onnx`, or if the checkpoint does not fit, the model can only be
+            exported without its heads, or the file would not predict what its framework does.
     """
     require_keys(cfg, "default_scope", "model", *(["test_dataloader"] if resize else []))
     require_new(Path(out), force=force)
+    # also before `resize` imports its packages
+    require_options(Path(out), aot=options.get("aot", False), precision=precision, resizes=resize)
     size = read_size(size)
     settings = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     if cfg.default_scope not in KINDS and not backbone_only:
@@ -183,7 +205,9 @@ def export_trained(
     if not postprocess and (cfg.default_scope != "mmdet" or backbone_only):
         raise ValueError("--no-postprocess is for whole detectors: leave it out")
     resizing = _resizing(cfg) if resize else None
-    images = read_folder(calibration, None if dynamic or resize else size) if calibration else []
+    images: list[Tensor] = []
+    if calibration is not None:
+        images = read_folder(calibration, None if dynamic or resize else size)
     if evaluate and not dynamic and not all_have_size(cfg, size):
         evaluate = False
         print_log(
@@ -202,6 +226,11 @@ def export_trained(
     if not postprocess:
         kind = Anchors
     whole = kind(model, normalise)
+    if isinstance(whole, Anchors | Detector):
+        options["example"] = whole.example
+    options.setdefault("example", _noise)
+    if kind in KINDS.values():
+        require_same_prediction(model, whole, options["example"](1, *size))
     if resizing and isinstance(whole, Segmentor):
         whole = Segmentor(model, normalise, argmax=False)
     metadata: dict[str, Any] = dict(
@@ -212,17 +241,15 @@ def export_trained(
             std=normalise.std.flatten().tolist(),
             resize=resizing.steps if resizing else None,
         ),
+        checkpoint_sha256=hash_file(fetch(checkpoint)),
     )
-    if Path(checkpoint).is_file():
-        metadata["checkpoint_sha256"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    if getattr(whole, "mask_threshold", None) is not None:
+        metadata["mask_threshold"] = whole.mask_threshold
     if not backbone_only:
         meta = read_dataset_meta(cfg, checkpoint)
         metadata["classes"] = meta["classes"]
         # of pictures of predictions
         metadata["palette"] = [[int(value) for value in colour] for colour in meta["palette"]]
-    if isinstance(whole, Anchors | Detector):
-        options["example"] = whole.example
-    options.setdefault("example", _noise)
     return export_onnx(
         whole,
         out,
@@ -246,39 +273,6 @@ def _resizing(cfg: Config) -> Any:
     from .resize import Resizing
 
     return Resizing(cfg)
-
-
-def read_folder(folder: str | Path, size: int | Sequence[int] | None) -> list[Tensor]:
-    """Read the images of a folder and its subfolders for calibration.
-
-    Args:
-        folder: folder of images.
-        size: height and width to which the images are resized, or None for their own.
-
-    Returns:
-        batches of one image, (1, 3, H, W), RGB, uint8, in the order of their names.
-
-    Raises:
-        ValueError: if there is no such folder, it has fewer than `MIN_IMAGES` images, or one is
-            damaged.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"no folder {folder}: expected one of images for calibration")
-    paths = sorted(x for x in Path(folder).rglob("*") if x.suffix.lower() in ENDINGS)
-    if len(paths) < MIN_IMAGES:
-        raise ValueError(
-            f"{len(paths)} images in {folder}: calibration needs at least {MIN_IMAGES}, such as "
-            "images of the training set"
-        )
-    batches = []
-    # evenly spread over the subfolders, which may be classes
-    for path in paths[:: -(-len(paths) // MAX_IMAGES)]:
-        pixels = read_image(path)
-        if size is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            pixels = mmcv.imresize(pixels, (width, height))
-        batches.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].contiguous())
-    return batches
 
 
 def _noise(batch: int, height: int, width: int) -> Tensor:

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from ..inference.demo import build_pipeline, build_trained, read_dataset_meta, require_names
+from ..inference.labels import class_logits
 from ..inference.pictures import load_each
 from ..locformer.data import SKETCHED
 from .capture import Images
@@ -109,7 +110,8 @@ def _find_region(model: BaseModel, batch: dict, names: list[str]) -> Finding:
     metas = [sample.metainfo for sample in batch["data_samples"]]
 
     def logits() -> Tensor:
-        return model.encode_decode(batch["inputs"], metas)[0]  # (classes, H, W)
+        values = model.encode_decode(batch["inputs"], metas)
+        return class_logits(model.decode_head, values)[0]  # (classes, H, W)
 
     with torch.no_grad():
         values = logits()

@@ -1,9 +1,12 @@
 """Exported segmentors predict what mmseg predicts, at every size."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from export_cases import small_binary_segmentor, small_segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmseg.models.utils.wrappers import Upsample
@@ -11,7 +14,8 @@ from tiers import few_of
 
 from hybrid_backbones.deploy import export_onnx, resampling
 from hybrid_backbones.deploy.resampling import averaging_matrix
-from hybrid_backbones.deploy.whole import Normalisation, Segmentor
+from hybrid_backbones.deploy.whole import Normalisation, Segmentor, export_trained
+from hybrid_backbones.inference.labels import class_logits
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
 CHANNELS = [16, 24, 32, 48]
@@ -88,6 +92,55 @@ def test_a_dynamic_segmentor_predicts_as_mmseg(repository, tmp_path, head):
             assert labels.shape == expected.shape
             # two classes of one pixel may be equal but for rounding
             assert (labels != expected).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.6])
+def test_of_one_channel_the_label_is_whether_the_sigmoid_exceeds_the_threshold(threshold):
+    torch.manual_seed(0)
+    logits, head = torch.randn(2, 1, 9, 7), SimpleNamespace(threshold=threshold)
+    expected = (logits.sigmoid() > threshold).long()
+    assert len(expected.unique()) == 2
+    assert torch.equal(class_logits(head, logits).argmax(1, keepdim=True), expected)
+    several = torch.randn(2, 3, 9, 7)
+    assert class_logits(head, several) is several
+
+
+def test_a_segmentor_of_one_channel_predicts_as_mmseg(repository, tmp_path):
+    with DefaultScope.overwrite_default_scope(None), torch.no_grad():
+        model, cfg = small_binary_segmentor(repository, tmp_path)
+        images = torch.randint(256, (2, 3, 65, 97), dtype=torch.uint8)
+        expected = predict(model, images)
+        assert len(np.unique(expected)) == 2
+        normalise = Normalisation(cfg.model.data_preprocessor)
+        (labels,) = Segmentor(model, normalise)(images)
+        # before a file that resizes enlarges them
+        (logits,) = Segmentor(model, normalise, argmax=False)(images)
+        for found in (labels, logits.argmax(1)):
+            assert (found.numpy() != expected).mean() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"test_cfg": dict(mode="slide", crop_size=(64, 64), stride=(40, 40))},
+            r"slide is not exported.*: add --cfg-options model\.test_cfg\.mode=whole",
+        ),
+        (
+            {"data_preprocessor.test_cfg": dict(size_divisor=32)},
+            r"test_cfg is not exported.*: add .* model\.data_preprocessor\.test_cfg=None",
+        ),
+    ],
+    ids=["windows", "padding"],
+)
+def test_what_mmseg_does_with_images_first_is_refused_with_the_way_out(
+    repository, tmp_path, options, message
+):
+    with DefaultScope.overwrite_default_scope(None):
+        _, cfg = small_segmentor(repository, tmp_path)
+        cfg.merge_from_dict({f"model.{key}": value for key, value in options.items()})
+        with pytest.raises(ValueError, match=message):
+            export_trained(cfg, tmp_path / "small.pth", tmp_path / "a.onnx", 64)
 
 
 def test_a_head_that_chooses_masks_is_refused(repository):

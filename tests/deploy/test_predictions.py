@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from demo_cases import noise, read, sample_of, visualizer_of
+from export_mistakes import a_package
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
+from hybrid_backbones.checkpoints import guard_loads
 from hybrid_backbones.deploy import export_onnx
 from hybrid_backbones.deploy.accuracy import measure_accuracy
 from hybrid_backbones.deploy.predictions import demo_file
@@ -77,6 +79,18 @@ def test_the_picture_is_that_of_the_model(repository, tmp_path, kind):
         nothing = draw(visualizer, pixels, sample_of(kind, WIDTH, HEIGHT, 1), 0.95)
         assert np.array_equal(np.asarray(Image.open(out).convert("RGB")), nothing)
         assert not np.array_equal(nothing, expected)
+
+
+def test_a_compiled_program_is_opened_only_where_code_may_run(tmp_path, monkeypatch):
+    file, image, opened = a_package(tmp_path), tmp_path / "image.png", []
+    Image.fromarray(noise(WIDTH, HEIGHT)).save(image)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", opened.append)
+    with guard_loads(), pytest.raises(ValueError, match=r"add --dangerously-run-code-in-checkpoi"):
+        demo_file(file, image, tmp_path / "out.png")
+    assert not opened
+    with guard_loads(run_code=True), pytest.raises(ValueError, match="cannot be opened"):
+        demo_file(file, image, tmp_path / "out.png")
+    assert opened == [str(file)]
 
 
 @pytest.mark.parametrize("kind", ["imagenet_swiftformer_xs", "fpn_uniformer_xxs"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detector_cases import build, draw, small_config
-from export_cases import small_classifier, small_segmentor
+from export_cases import small_binary_segmentor, small_classifier, small_segmentor
 from mmcv.transforms import Compose, Resize
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope, init_default_scope
@@ -112,7 +112,12 @@ def test_steps_that_cannot_be_exported_are_one_line(steps, message):
 
 
 @pytest.mark.parametrize(
-    "make", [small_classifier, pytest.param(small_segmentor, marks=pytest.mark.exhaustive)]
+    "make",
+    [
+        small_classifier,
+        pytest.param(small_segmentor, marks=pytest.mark.exhaustive),
+        pytest.param(small_binary_segmentor, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_a_file_that_resizes_predicts_as_the_framework_on_any_size(repository, tmp_path, make):
     _, cfg = make(repository, tmp_path)

@@ -4,9 +4,11 @@ import runpy
 import shutil
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from demo_cases import KINDS, noise, read, save_network
 from mmengine.config import Config
 from PIL import Image
@@ -15,7 +17,7 @@ from tiers import few_of
 from hybrid_backbones.explain import attention
 from hybrid_backbones.explain import subject as subject_module
 from hybrid_backbones.explain.command import explain
-from hybrid_backbones.explain.subject import read_subjects
+from hybrid_backbones.explain.subject import find_subject, read_subjects
 from hybrid_backbones.inference.sketch import predict
 from hybrid_backbones.locformer.demo import read_sketch
 from hybrid_backbones.mini.preset import apply_mini
@@ -63,6 +65,27 @@ def test_pictures_and_numbers_of_one_view(repository, tmp_path, checkpoints):
         path = "backbone.stages.1.2.attn"
         expected = attention(subject.model, subject.inputs, path, (40 // 8, 17 // 8))[0]
         assert np.allclose(numbers[path], expected)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_of_one_channel_the_smaller_of_both_classes_is_found(share):
+    """mmseg compares the sigmoid with a threshold; the logits of both classes have one sign."""
+    logits = torch.full((1, 1, 8, 8), -2.0)
+    logits[..., : int(8 * share)] = -1.0
+    logits[0, 0, 3, 1] = -0.5
+    logits[0, 0, 5, 7] = -3.0
+    model = SimpleNamespace(
+        encode_decode=lambda *given: logits,
+        # between the sigmoids of -2 and -1
+        decode_head=SimpleNamespace(threshold=0.2),
+        data_preprocessor=SimpleNamespace(),
+    )
+    sample = SimpleNamespace(metainfo=dict(img_shape=(8, 8)))
+    batch = dict(inputs=torch.zeros(1, 3, 8, 8), data_samples=[sample])
+    subject = find_subject(model, batch, "mmseg", ["ground", "road"])
+    name, place = ("road", (3, 1)) if share < 0.5 else ("ground", (5, 7))
+    assert subject.found == f"{name}, 25 % of the image"
+    assert subject.position == place
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from export_cases import small_classifier, small_segmentor
+from export_cases import small_binary_segmentor, small_classifier, small_segmentor
 from mmengine.registry import MODELS, DefaultScope
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra deploy")
@@ -76,8 +76,9 @@ def test_a_mistake_is_one_line(repository, model, tmp_path, monkeypatch, argumen
     assert (tmp_path / "mine.onnx").read_text() == "mine"
 
 
-def test_a_segmentor_gives_the_label_map_of_the_framework(repository, monkeypatch, tmp_path):
-    model, _ = small_segmentor(repository, tmp_path)
+@pytest.mark.parametrize("make", [small_segmentor, small_binary_segmentor])
+def test_a_segmentor_gives_the_label_map_of_the_framework(repository, monkeypatch, tmp_path, make):
+    model, _ = make(repository, tmp_path)
     export(repository, monkeypatch, *SMALL, "small.onnx", "--size", 64, 96)
     images = torch.randint(256, (1, 3, 64, 96), dtype=torch.uint8)
     session = onnxruntime.InferenceSession("small.onnx")
