@@ -13,6 +13,7 @@ from ..locformer.quickdraw import CANVAS
 from ..mini.queries import has_queries
 from ..mini.settings import dicts
 from ..ops import ACmix
+from ..settings import type_name
 from .probes import count_macs
 
 # numbers of RoIs that OpenMMLab's counters pass through box heads and mask heads
@@ -49,7 +50,7 @@ def count_costs(cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
 def _query_shape(cfg: Config) -> tuple[int, ...]:
     """Return the shape of one query: its sketches, as the validation data renders them."""
     dataset = cfg.val_dataloader.dataset
-    render = next(step for step in dicts(dataset) if step.get("type") == "RenderSketch")
+    render = next(step for step in dicts(dataset) if type_name(step.get("type")) == "RenderSketch")
     side = render.get("size", CANVAS)
     return (1, dataset.num_sketches, 3, side, side)
 

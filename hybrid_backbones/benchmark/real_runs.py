@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from ..config_files import name_config
+from ..settings import type_name
 from .runs import Run
 from .zoo_table import read_zoo
 
@@ -74,7 +75,7 @@ def count_images(cfg: Config) -> int | None:
         batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
         return batch and batch * train["max_iters"]
     dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
-    kind = str(dataset.get("type")).rpartition(".")[2]
+    kind = type_name(dataset.get("type"))
     if kind in DATASETS.get(cfg.default_scope, ()) and train.get("max_epochs"):
         return NUM_IMAGES[cfg.default_scope] * train["max_epochs"]
     return None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..layers import pad_to_multiple
 from ..locformer.demo import sketch_size
+from ..settings import tested_dataset
 from .compare import INPUT
 
 
@@ -34,7 +35,7 @@ def search_options(cfg: Config, num_sketches: int | None) -> dict[str, Any]:
         cfg: config of the detector.
         num_sketches: number of sketches of a query; None for that of the config's test set.
     """
-    dataset, side = cfg.test_dataloader.dataset, sketch_size(cfg)
+    dataset, side = tested_dataset(cfg), sketch_size(cfg)
     number = num_sketches or dataset.get("num_sketches", 1)
 
     def example(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import BatchSampler, DataLoader
 
 from ..backbones.base import HierarchicalBackbone
+from ..settings import type_name
 from .stop import RestOfEpoch
 
 # environment variable with the data root of each framework's configs
@@ -32,7 +33,7 @@ def require_data(cfg: Config, dataset: dict) -> None:
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix", {})
     expected = list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    has_folder = str(dataset.get("type")).rpartition(".")[2] in FOLDER_SPLITS
+    has_folder = type_name(dataset.get("type")) in FOLDER_SPLITS
     keys = ("ann_file", "split") if has_folder else ("ann_file",)
     expected += [dataset[key] for key in keys if dataset.get(key)]
     missing = [name for name in expected if name and not (root / name).exists()]

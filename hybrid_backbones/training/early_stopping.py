@@ -14,6 +14,7 @@ from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 
 from ..mini.settings import dicts
+from ..settings import type_name
 from .saving import AtomicLocalBackend
 
 FILE = "early_stopping.json"
@@ -39,7 +40,7 @@ def read_validations(checkpoint: Path, iteration: int) -> dict[str, dict]:
 def has_stopped(cfg: Config, validations: Mapping[str, dict], iteration: int) -> bool:
     """Return whether a training that stops early has ended at an iteration."""
     hooks = dicts([cfg.get("default_hooks"), cfg.get("custom_hooks")])
-    types = [str(hook.get("type")).rpartition(".")[2] for hook in hooks]
+    types = [type_name(hook.get("type")) for hook in hooks]
     return EarlyStoppingHook.__name__ in types and STOPPED in validations.get(str(iteration), {})
 
 

@@ -60,6 +60,12 @@ def test_a_training_that_stopped_early_has_finished_unless_the_config_stops_no_m
     assert not is_finished(tmp_path, END, Config(dict(custom_hooks=None)))
 
 
+@pytest.mark.parametrize("kind", [EarlyStoppingHook, "mmengine.hooks.EarlyStoppingHook"])
+def test_a_hook_given_as_a_class_or_with_its_module_stops_as_well(tmp_path, kind):
+    part(tmp_path)
+    assert is_finished(tmp_path, END, Config(dict(custom_hooks=[dict(type=kind)])))
+
+
 def test_counts_of_another_training_or_metric_do_not_count(tmp_path):
     part(tmp_path, end=4)
     # the gain of the sixth comes in time
