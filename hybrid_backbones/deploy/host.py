@@ -28,16 +28,22 @@ def require_same_prediction(model: Any, form: Any, images: Tensor) -> None:
     Raises:
         ValueError: if they differ by more than rounding, or the model cannot take such images.
     """
-    theirs = _predict(model, form.task, images)
+    # first, as it names a size that the model cannot take
     ours = _run(form, images)
+    theirs = _predict(model, form.task, images)
     ours = {name: ours[name].astype(values.dtype) for name, values in theirs.items()}
     for name, (difference, bound) in differences(ours, theirs, ROUNDING).items():
         # this form also rejects NaN
         if not difference <= bound:
+            is_share = name == "unpaired"
+            what = (
+                "the share of unmatched objects" if is_share else f"the error of {name}"
+            )
+            way_out = "--no-postprocess for the anchors, or " * (form.task == "detect")
             raise ValueError(
-                f"{type(model).__name__} is not exported as it is set: {name} of the file would "
-                f"differ from the framework's by {difference:.1e}, where {bound:.0e} is allowed; "
-                "add --backbone-only for the feature maps"
+                f"{type(model).__name__} is not exported as it is set, as the file would not "
+                f"predict what the framework does: {what} is {difference:.1e}, where "
+                f"{bound:.0e} is allowed; add {way_out}--backbone-only for the feature maps"
             )
 
 
@@ -61,8 +67,8 @@ def _predict(model: Any, task: str, images: Tensor) -> dict[str, np.ndarray]:
         size = tuple(images.shape[2:])
         meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
         samples = [DetDataSample(metainfo=meta)]
-    # the frameworks' images are BGR
-    found = model.test_step(dict(inputs=[images[0].flip(0)], data_samples=samples))[0]
+    # the frameworks' images are BGR; those of a model without a preprocessor are floats already
+    found = model.test_step(dict(inputs=images.flip(1).float(), data_samples=samples))[0]
     if task == "classify":
         return dict(probabilities=found.pred_score[None].numpy())
     if task == "segment":

@@ -122,6 +122,11 @@ class Segmentor(nn.Module):
                 f"{type(model.decode_head).__name__} is not exported: add --backbone-only for the "
                 "feature maps"
             )
+        if not model.test_cfg:
+            raise ValueError(
+                "model.test_cfg is not set, without which mmseg predicts nothing: add "
+                "--cfg-options model.test_cfg.mode=whole"
+            )
         if model.test_cfg.get("mode") == "slide":
             raise ValueError(
                 "test_cfg.mode=slide is not exported, whose windows overlap: add --cfg-options "

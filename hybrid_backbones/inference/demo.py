@@ -56,7 +56,8 @@ def build_trained(cfg: Config, checkpoint: str | Path, device: str) -> BaseModel
 def build_pipeline(cfg: Config, *without: str) -> tuple[Callable[[dict], dict], Compose]:
     """Build the test pipeline of a config, split after the step that loads the image.
 
-    mmcv's loader of colour images gets the strict decoder, which names files that are no images.
+    mmcv's loader of colour images gets the strict decoder, which names files that are no images,
+    and takes no others than a training does.
 
     Args:
         cfg: config with a `test_dataloader`.

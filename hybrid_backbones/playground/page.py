@@ -184,9 +184,9 @@ def bypass_proxies() -> None:
     kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     # a star alone stands for all hosts, but means nothing in a list
     if kept != "*":
-        names = dict.fromkeys([*filter(None, kept.split(",")), *HOSTS])
-        # clients differ in which of the two they read first
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
+        kept = ",".join(dict.fromkeys([*filter(None, kept.split(",")), *HOSTS]))
+    # clients differ in which of the two they read first
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = kept
 
 
 @contextmanager

@@ -34,7 +34,9 @@ def augment_tests(cfg: Config) -> None:
             "dict(type='SegTTAModel'); this one does not"
         )
     ratios, flip = cfg.get("tta_ratios", [1.0]), cfg.get("tta_flip", True)
-    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+    sets = innermost_datasets(cfg.test_dataloader.dataset)
+    # a set may be there twice
+    for dataset in {id(one): one for one in sets}.values():
         if cfg.get("tta_pipeline") is None:
             dataset.pipeline = augmented(dataset.pipeline, ratios, flip=flip)
         else:

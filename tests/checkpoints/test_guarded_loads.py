@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from hybrid_backbones.checkpoints import guard_loads, read_checkpoint
 
 pytestmark = pytest.mark.upstream
+# seconds to wait for another thread
+PATIENCE = 60
 
 
 class Trap:
@@ -219,19 +221,19 @@ def test_a_thread_with_its_own_guard_stays_safe_whatever_others_admit(trap, mark
     def run():
         with guard_loads():
             entered.set()
-            go_on.wait()
+            go_on.wait(PATIENCE)
             ran.append(runs_code(trap, mark, is_elsewhere=False))
             done.set()
-            leave.wait()
+            leave.wait(PATIENCE)
 
     entered, go_on, done, leave = (threading.Event() for _ in range(4))
     ran = []
     thread = threading.Thread(target=run)
     thread.start()
-    entered.wait()
+    assert entered.wait(PATIENCE)
     with guard_loads(run_code=True):
         go_on.set()
-        done.wait()
+        assert done.wait(PATIENCE)
     # guards end in the reverse order, as each restores what it has found
     leave.set()
     thread.join()

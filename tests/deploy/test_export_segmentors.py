@@ -105,6 +105,12 @@ def test_of_one_channel_the_label_is_whether_the_sigmoid_exceeds_the_threshold(t
     assert class_logits(head, several) is several
 
 
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_a_threshold_that_leaves_one_label_is_refused(threshold):
+    with pytest.raises(ValueError, match=f"must lie between 0 and 1, got {threshold}"):
+        class_logits(SimpleNamespace(threshold=threshold), torch.zeros(1, 1, 2, 2))
+
+
 def test_a_segmentor_of_one_channel_predicts_as_mmseg(repository, tmp_path):
     with DefaultScope.overwrite_default_scope(None), torch.no_grad():
         model, cfg = small_binary_segmentor(repository, tmp_path)
@@ -130,8 +136,9 @@ def test_a_segmentor_of_one_channel_predicts_as_mmseg(repository, tmp_path):
             {"data_preprocessor.test_cfg": dict(size_divisor=32)},
             r"test_cfg is not exported.*: add .* model\.data_preprocessor\.test_cfg=None",
         ),
+        ({"test_cfg": None}, r"model\.test_cfg is not set.*: add .* model\.test_cfg\.mode=whole"),
     ],
-    ids=["windows", "padding"],
+    ids=["windows", "padding", "nothing"],
 )
 def test_what_mmseg_does_with_images_first_is_refused_with_the_way_out(
     repository, tmp_path, options, message

@@ -15,7 +15,7 @@ from hybrid_backbones.deploy import whole
 from hybrid_backbones.deploy.calibration import read_folder
 from hybrid_backbones.deploy.detectors import Detector
 from hybrid_backbones.deploy.host import require_same_prediction
-from hybrid_backbones.deploy.whole import Classifier, Normalisation, export_trained
+from hybrid_backbones.deploy.whole import Classifier, Normalisation, Segmentor, export_trained
 
 SIZE = (70, 90)
 
@@ -47,7 +47,7 @@ def test_a_classifier_is_exported_as_its_framework_predicts(repository, tmp_path
     require_same_prediction(model, Classifier(model, normalise), images)
     own = ClsHead._get_predictions
     monkeypatch.setattr(ClsHead, "_get_predictions", lambda self, x, given: own(self, 2 * x, given))
-    with pytest.raises(ValueError, match=r"probabilities of the file would differ .* --backbone"):
+    with pytest.raises(ValueError, match=r"the error of probabilities is .*; add --backbone"):
         require_same_prediction(model, Classifier(model, normalise), images)
 
 
@@ -64,7 +64,7 @@ def test_labels_that_the_framework_changes_are_noticed(repository, tmp_path, exp
         return samples
 
     monkeypatch.setattr(type(model), "postprocess_result", changed)
-    with pytest.raises(ValueError, match="labels of the file would differ from the framework's"):
+    with pytest.raises(ValueError, match="what the framework does: the error of labels is"):
         export_trained(cfg, *paths, SIZE)
 
 
@@ -75,8 +75,31 @@ def test_a_detector_is_exported_as_its_framework_predicts(
     paths = tmp_path / "small.pth", tmp_path / "a.pt2"
     assert export_trained(cfg, *paths, SIZE)["task"] == "detect"
     cfg.model.data_preprocessor.update(pad_value=100)
-    with pytest.raises(ValueError, match=r"MaskRCNN is not exported as it is set: .* of the file"):
+    with pytest.raises(
+        ValueError,
+        match=r"MaskRCNN is not exported .* the share of objects .* add --no-postprocess",
+    ):
         export_trained(cfg, *paths, SIZE)
+
+
+def test_a_size_that_the_model_cannot_take_is_named(repository, tmp_path):
+    model, cfg = small_classifier(repository, tmp_path)
+    model.head.fc = torch.nn.Sequential(model.head.fc, torch.nn.Unflatten(1, (5, 5)))
+    form = Classifier(model, Normalisation(cfg.data_preprocessor))
+    images = torch.zeros(1, 3, *SIZE, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="the model cannot take images of 70x90 pixels"):
+        require_same_prediction(model, form, images)
+
+
+def test_a_segmentor_without_a_preprocessor_is_exported(repository, tmp_path):
+    model, _ = small_segmentor(repository, tmp_path)
+    model.data_preprocessor = MODELS.build(dict(type="mmengine.BaseDataPreprocessor"))
+    images = torch.randint(256, (1, 3, *SIZE), dtype=torch.uint8)
+    form = Segmentor(model, lambda x: x.flip(1).float())
+    require_same_prediction(model, form, images)
+    form.normalise = lambda x: x.float()
+    with pytest.raises(ValueError, match="the error of labels is"):
+        require_same_prediction(model, form, images)
 
 
 def test_the_threshold_of_masks_is_that_of_the_config(repository, mini_root, tmp_path, exported):

@@ -79,9 +79,10 @@ def test_the_page_is_served_past_a_proxy_which_others_still_use(monkeypatch, nam
     assert passed == ["127.0.0.1", "example.org"]
 
 
-def test_a_star_for_all_hosts_stays_one(monkeypatch):
+@pytest.mark.parametrize("other", ["*", ""])
+def test_a_star_for_all_hosts_stays_one(monkeypatch, other):
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("no_proxy", other)
     bypass_proxies()
     assert proxy_bypass("other.org")
 

@@ -179,6 +179,15 @@ def test_each_of_several_test_sets_is_augmented():
         assert (tta.type, len(tta.transforms)) == ("TestTimeAug", num_steps)
 
 
+def test_a_test_set_that_is_there_twice_is_augmented_once():
+    cfg = Config.fromfile(CONFIGS / "fpn_uniformer_s.py")
+    one = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = dict(type="ConcatDataset", datasets=[])
+    cfg.test_dataloader.dataset.datasets += [one, one]
+    augment_tests(cfg)
+    assert [step.type for step in one.pipeline] == ["LoadImageFromFile", "TestTimeAug"]
+
+
 def test_drawings_of_many_views_are_refused(tmp_path):
     command = ("tools/test.py", f"configs/{NAMES[2]}.py", "w.pth", "--mini", "--work-dir", tmp_path)
     code, _, err = run_warm(*command, "--tta", "--show-dir", tmp_path / "shown")
