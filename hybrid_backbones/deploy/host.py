@@ -36,9 +36,7 @@ def require_same_prediction(model: Any, form: Any, images: Tensor) -> None:
         # this form also rejects NaN
         if not difference <= bound:
             is_share = name == "unpaired"
-            what = (
-                "the share of unmatched objects" if is_share else f"the error of {name}"
-            )
+            what = "the share of unmatched objects" if is_share else f"the error of {name}"
             way_out = "--no-postprocess for the anchors, or " * (form.task == "detect")
             raise ValueError(
                 f"{type(model).__name__} is not exported as it is set, as the file would not "
