@@ -16,7 +16,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import Request, build_opener
 
 import gdown
 import huggingface_hub
@@ -263,7 +263,8 @@ def _refuses_rest(address: str, begun: int) -> bool:
         return False
     request = Request(address, headers=dict(Range=f"bytes={begun}-"))
     try:
-        with urlopen(request, timeout=TIMEOUT) as answer:
+        # the proxies of now, as gdown's; urlopen keeps those of its first use
+        with build_opener().open(request, timeout=TIMEOUT) as answer:
             return answer.status == HTTPStatus.OK
     except (OSError, HTTPException) as error:
         return getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
