@@ -30,8 +30,10 @@ COSTS = {
     "latency_ms": ("inference (ms)", 1),
 }
 PLOTTED = ("params", "macs", "latency_ms")
+# of these, what depends on the machine
+TIMED = {"latency_ms"}
 HEADER = ["config", "ours", "published", *(title for title, _ in COSTS.values())]
-HEADER += ["CPU threads", "config's hash", "weights' hash", "seeds"]
+HEADER += ["measured on", "config's hash", "weights' hash", "seeds"]
 # digits of hashes on the page; all of them are in the CSV
 NUM_DIGITS = 8
 MINI = """\
@@ -146,11 +148,17 @@ def _entry_cells(entry: Entry) -> list[str]:
         entry.in_words(),
         ", ".join(f"{label} {figure:g}" for label, figure in published.items()) or "-",
         *(significant(entry.mean(name), unit) for name, (_, unit) in COSTS.items()),
-        " or ".join(sorted({str(one["threads"]) for one in entry.results})) or "-",
+        _place(entry) or "-",
         f"`{entry.first.digest[:NUM_DIGITS]}`",
         ", ".join(f"`{digest}`" for digest in hashes) or "-",
         ", ".join(str(run.seed) for run in entry.runs),
     ]
+
+
+def _place(entry: Entry) -> str:
+    """Return the device and threads on which its runs were measured."""
+    places = {f"{one['device']}, {_count(one['threads'], 'thread')}" for one in entry.results}
+    return " or ".join(sorted(places))
 
 
 def _caption(runs: Sequence[Run]) -> str:
@@ -168,10 +176,11 @@ def _caption(runs: Sequence[Run]) -> str:
         "of the whole process. The minutes of a training include its validations, and are - of "
         "runs that did not record them. Inference is the "
         "time from one image to its final predictions. "
-        "Runs at the same time slow each other down: compare speeds of rows with equally many CPU "
-        "threads only. A config's hash is that of all its settings "
-        "and, if there are several, of the number of training processes, without the seed; that of "
-        "weights is of names and values, not of the file."
+        "Runs at the same time slow each other down: compare speeds of rows only that were "
+        "measured on the same device with equally many CPU threads. "
+        "A config's hash is that of all its settings and, if there are several, of the number of "
+        "training processes, without the seed; that of weights is of names and values, not of the "
+        "file."
     )
 
 
@@ -232,7 +241,8 @@ def _point(entry: Entry, cost: str) -> Point | None:
     label, values = next(iter(scores.items()))
     name = entry.first.name.partition("_")[2] or entry.first.name
     deviation = stdev(values) if len(values) > 1 else 0.0
-    return Point(name, x / COSTS[cost][1], fmean(values), deviation, label)
+    place = _place(entry) if cost in TIMED else ""
+    return Point(name, x / COSTS[cost][1], fmean(values), deviation, label, place)
 
 
 def to_csv(runs: Iterable[Run]) -> str:

@@ -1,9 +1,11 @@
 """Pictures of a leaderboard: accuracy against a cost, with a panel for each method.
 
-The Pareto front joins the configs that no other one beats in both.
+The Pareto front joins the configs that no other one beats in both. Times of different machines
+cannot be compared, so each machine has its own front.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +19,23 @@ MAX_COLUMNS = 3
 WIDE = 5
 # size of a panel in inches, and of its letters in points: readable at half of the size
 PANEL, LETTERS = (6.4, 5.2), 14
+# of machines
+COLORS = ("tab:red", "tab:blue", "tab:green", "tab:purple", "tab:brown")
 
 
 class Point(NamedTuple):
-    """A config in a panel; `metric` says what the score is, `deviation` is that over seeds."""
+    """A config in a panel.
+
+    `metric` says what the score is, `deviation` is that over seeds, and `place` is the machine on
+    which the cost was measured, empty where it does not depend on one.
+    """
 
     name: str
     cost: float
     score: float
     deviation: float
     metric: str
+    place: str = ""
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -57,8 +66,14 @@ def draw_board(panels: Mapping[str, Sequence[Point]], cost: str, out: Path) -> F
     figure.suptitle(f"Accuracy against {cost}", fontsize=LETTERS + 4)
     for axes in figure.subplots(rows, columns, squeeze=False).flat[len(panels) :]:
         axes.remove()
+    places = dict.fromkeys(p.place for points in panels.values() for p in points)
+    colors = dict(zip(places, cycle(COLORS), strict=False))
     for axes, (title, points) in zip(figure.axes, panels.items(), strict=True):
-        _draw_panel(axes, title, points, cost)
+        _draw_panel(axes, title, points, cost, colors)
+    # below all panels, where it hides no point
+    drawn = [line for axes in figure.axes for line in axes.lines]
+    fronts = {str(line.get_label()): line for line in drawn if line.get_linestyle() == "--"}
+    figure.legend(list(fronts.values()), list(fronts), loc="outside lower center", fontsize=LETTERS)
     # computes the layout, on which the places of names depend
     figure.draw_without_rendering()
     for axes, points in zip(figure.axes, panels.values(), strict=True):
@@ -69,20 +84,26 @@ def draw_board(panels: Mapping[str, Sequence[Point]], cost: str, out: Path) -> F
     return figure
 
 
-def _draw_panel(axes, title: str, points: Sequence[Point], cost: str) -> None:
-    front = pareto_front(points)
-    x, y = [p.cost for p in front], [p.score for p in front]
-    axes.plot(x, y, "--", color="tab:red", lw=1.5, label="Pareto front", zorder=1)
-    for members, color in ((points, "tab:blue"), (front, "tab:red")):
-        axes.errorbar(
-            [p.cost for p in members],
-            [p.score for p in members],
-            yerr=[p.deviation for p in members],
-            fmt="o",
-            markersize=7,
-            capsize=4,
-            color=color,
-        )
+def _draw_panel(
+    axes, title: str, points: Sequence[Point], cost: str, colors: Mapping[str, str]
+) -> None:
+    for place in dict.fromkeys(p.place for p in points):
+        there, color = [p for p in points if p.place == place], colors[place]
+        front = pareto_front(there)
+        label = f"Pareto front, {place}" if place else "Pareto front"
+        x, y = [p.cost for p in front], [p.score for p in front]
+        axes.plot(x, y, "--", color=color, lw=1.5, label=label, zorder=1)
+        for members, fill in ((there, "white"), (front, color)):
+            axes.errorbar(
+                [p.cost for p in members],
+                [p.score for p in members],
+                yerr=[p.deviation for p in members],
+                fmt="o",
+                markersize=7,
+                capsize=4,
+                color=color,
+                markerfacecolor=fill,
+            )
     axes.set_title(title, fontsize=LETTERS)
     axes.set_xlabel(cost, fontsize=LETTERS)
     axes.set_ylabel(" or ".join(dict.fromkeys(p.metric for p in points)), fontsize=LETTERS)
@@ -98,4 +119,3 @@ def _draw_panel(axes, title: str, points: Sequence[Point], cost: str) -> None:
     # all metrics are percentages
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= min(high, 100)])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=LETTERS - 3, loc="lower right")

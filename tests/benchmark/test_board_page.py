@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from hybrid_backbones.benchmark import board_page
 from hybrid_backbones.benchmark.board_page import save_board, write_board
 from hybrid_backbones.cli import leaderboard as commands
 from hybrid_backbones.config_files import SPEEDS
@@ -78,6 +79,22 @@ def test_the_page_names_the_networks_that_are_not_the_smallest(make):
 def test_the_page_says_how_long_a_training_took(make):
     page = page_of([make("maskrcnn_r50", 0, dict(train_seconds=90)), make("retinanet_r50", 0, {})])
     assert [row_of(page, name)[6] for name in ("maskrcnn_r50", "retinanet_r50")] == ["1.5", "-"]
+
+
+def test_the_page_says_on_which_machine_each_row_was_measured(make, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        board_page, "draw_board", lambda panels, cost, _: drawn.update({cost: panels})
+    )
+    places = {"maskrcnn_r50": ("a GPU", 16), "maskrcnn_acmix_r50": ("a CPU", 1)}
+    runs = [make(name, 0, dict(device=d, threads=n)) for name, (d, n) in places.items()]
+    page = page_of(runs)
+    assert row_of(page, "maskrcnn_r50")[9] == "a GPU, 16 threads"
+    assert row_of(page, "maskrcnn_acmix_r50")[9] == "a CPU, 1 thread"
+    # parameters and FLOPs are the same on both
+    for cost, expected in {"inference (ms)": 2, "parameters (M)": 1, "FLOPs (G)": 1}.items():
+        (points,) = drawn[cost].values()
+        assert len({point.place for point in points}) == expected
 
 
 def test_the_page_says_why_a_cost_is_missing(make):
