@@ -156,17 +156,17 @@ def _entry_cells(entry: Entry) -> list[str]:
 
 
 def _place(entry: Entry) -> str:
-    """Return the device and threads on which its runs were measured."""
-    places = {f"{one['device']}, {_count(one['threads'], 'thread')}" for one in entry.results}
-    return " or ".join(sorted(places))
+    return " or ".join(sorted({_machine(result) for result in entry.results}))
+
+
+def _machine(result: dict[str, Any]) -> str:
+    return f"{result['device']}, {_count(result['threads'], 'CPU thread')}"
 
 
 def _caption(runs: Sequence[Run]) -> str:
     results = [run.result for run in runs if run.result is not None]
     places = {
-        f"{one['device']}, {_count(one['threads'], 'CPU thread')}, "
-        f"{_count(one['processes'], 'training process', 'es')}"
-        for one in results
+        f"{_machine(one)}, {_count(one['processes'], 'training process', 'es')}" for one in results
     }
     sizes = {f"{height}×{width}" for height, width in (run.size for run in runs) if height}
     return (

@@ -89,8 +89,8 @@ def test_the_page_says_on_which_machine_each_row_was_measured(make, monkeypatch)
     places = {"maskrcnn_r50": ("a GPU", 16), "maskrcnn_acmix_r50": ("a CPU", 1)}
     runs = [make(name, 0, dict(device=d, threads=n)) for name, (d, n) in places.items()]
     page = page_of(runs)
-    assert row_of(page, "maskrcnn_r50")[9] == "a GPU, 16 threads"
-    assert row_of(page, "maskrcnn_acmix_r50")[9] == "a CPU, 1 thread"
+    assert row_of(page, "maskrcnn_r50")[9] == "a GPU, 16 CPU threads"
+    assert row_of(page, "maskrcnn_acmix_r50")[9] == "a CPU, 1 CPU thread"
     # parameters and FLOPs are the same on both
     for cost, expected in {"inference (ms)": 2, "parameters (M)": 1, "FLOPs (G)": 1}.items():
         (points,) = drawn[cost].values()

@@ -79,7 +79,8 @@ def test_every_network_learns(rows):
 
 
 def test_every_training_was_timed_and_only_two_took_longer_than_ten_minutes(rows):
-    # with its validations; the two took 10.2 and 10.3 minutes, on one thread beside another run
+    # with its validations; ten minutes are the limit, which these two, on one thread beside another
+    # run, did not keep: whoever trains them within it takes them out here
     seconds = {row["config"]: int(row["train_seconds"]) for row in rows}
     longer = {config for config, taken in seconds.items() if taken > 600}
-    assert longer <= {"locformer_swin_t", "retinanet_xvolution_r50"}
+    assert longer == {"locformer_swin_t", "retinanet_xvolution_r50"}
