@@ -29,7 +29,7 @@ NARROW = dict(
 )  # fmt: skip
 # standard deviations of the outputs of last layers, so small that no sigmoid is 1; those of others
 # are 1
-SPREAD = dict(retina_cls=0.7, rpn_cls=1, fc_cls=1, _reg=0.3, conv_logits=3)
+SPREAD = dict(retina_cls=0.7, rpn_cls=1, fc_cls=1, _reg=0.3, conv_logits=0.5)
 
 
 def small_config(repository, mini_root, kind):

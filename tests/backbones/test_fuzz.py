@@ -70,7 +70,10 @@ def check(case):
     torch.manual_seed(case.seed)
     images = LAYOUTS[case.layout](case.batch, 3, case.height, case.width)
     check_rows(copy.deepcopy(model).double().eval(), images.double())
-    check_step(model.train(case.training), images, case)
+    # in bfloat16 oneDNN leaves values of outputs and gradients unwritten where a map is one wide
+    by_onednn = case.dtype != "bfloat16" or map_sides(model, case.width)[-1] > 1
+    with torch.backends.mkldnn.flags(enabled=by_onednn):
+        check_step(model.train(case.training), images, case)
 
 
 def check_rows(model, images):
@@ -94,8 +97,6 @@ def check_step(model, images, case):
     assert [tuple(out.shape) for out in outs] == shapes
     assert all(has_a_format(out) for out in outs)
     assert all(out.isfinite().all() for out in outs)
-    if dtype == torch.bfloat16 and sides[-1][1] == 1:
-        return  # oneDNN leaves memory unwritten in gradients of convolutions of such maps
     # few values normalised together have steep gradients, which float16 holds at a small scale
     (1e-4 * sum(out.float().square().mean() for out in outs)).backward()
     wrong = [
