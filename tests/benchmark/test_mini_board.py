@@ -78,9 +78,7 @@ def test_every_network_learns(rows):
         assert float(row[metric]) >= enough, row["config"]
 
 
-def test_every_training_was_timed_and_only_two_took_longer_than_ten_minutes(rows):
-    # with its validations; ten minutes are the limit, which these two, on one thread beside another
-    # run, did not keep: whoever trains them within it takes them out here
+def test_every_training_took_at_most_ten_minutes(rows):
+    # with its validations
     seconds = {row["config"]: int(row["train_seconds"]) for row in rows}
-    longer = {config for config, taken in seconds.items() if taken > 600}
-    assert longer == {"locformer_swin_t", "retinanet_xvolution_r50"}
+    assert {config: taken for config, taken in seconds.items() if taken > 600} == {}
