@@ -5,7 +5,6 @@ cannot be compared, so each machine has its own front.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +66,15 @@ def draw_board(panels: Mapping[str, Sequence[Point]], cost: str, out: Path) -> F
     for axes in figure.subplots(rows, columns, squeeze=False).flat[len(panels) :]:
         axes.remove()
     places = dict.fromkeys(p.place for points in panels.values() for p in points)
-    colors = dict(zip(places, cycle(COLORS), strict=False))
+    colors = {place: COLORS[i % len(COLORS)] for i, place in enumerate(places)}
     for axes, (title, points) in zip(figure.axes, panels.items(), strict=True):
         _draw_panel(axes, title, points, cost, colors)
     # below all panels, where it hides no point
-    drawn = [line for axes in figure.axes for line in axes.lines]
-    fronts = {str(line.get_label()): line for line in drawn if line.get_linestyle() == "--"}
+    fronts = {
+        label: line
+        for axes in figure.axes
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(list(fronts.values()), list(fronts), loc="outside lower center", fontsize=LETTERS)
     # computes the layout, on which the places of names depend
     figure.draw_without_rendering()

@@ -87,13 +87,15 @@ def test_times_of_different_machines_have_fronts_of_their_own(tmp_path):
     fast = [Point("a", 10.0, 40.0, 0.0, "AP", "fast"), Point("b", 12.0, 45.0, 0.0, "AP", "fast")]
     # on the other machine, both would be worse than the two above
     slow = [Point("c", 30.0, 30.0, 0.0, "AP", "slow"), Point("d", 40.0, 35.0, 0.0, "AP", "slow")]
-    (axes,) = draw_board({"RetinaNet": fast + slow}, "inference (ms)", tmp_path / "a.png").axes
+    figure = draw_board({"RetinaNet": fast + slow}, "inference (ms)", tmp_path / "a.png")
+    (axes,), (legend,) = figure.axes, figure.legends
     fronts = {line.get_label(): line for line in axes.lines if line.get_linestyle() == "--"}
     assert {label: list(line.get_xdata()) for label, line in fronts.items()} == {
         "Pareto front, fast": [10.0, 12.0],
         "Pareto front, slow": [30.0, 40.0],
     }
     assert len({line.get_color() for line in fronts.values()}) == 2
+    assert [text.get_text() for text in legend.get_texts()] == list(fronts)
 
 
 def test_a_damaged_result_is_named(make):
